@@ -1,0 +1,186 @@
+"""What is kept on disk, by Orbax.
+
+workdir/checkpoints/<global step>: the newest snapshots of the run, to resume from. The
+  data need no more than the step: a batch is a function of seed and step.
+workdir/models/phase_03_steps_4: the model of each finished phase, for ever, with a
+  card that says what it is.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.serialization
+import flax.traverse_util
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from progdist.state import Params, Snapshot
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or model is missing, or is not of this configuration."""
+
+
+class Progress(NamedTuple):
+    """How far a saved run had come: `step` updates into phase `phase`."""
+
+    phase: int
+    step: int
+    global_step: int
+
+
+class Checkpoints:
+    """The snapshots of one run, under one global step over all phases."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        """Opens, or creates, the directory; the latest `keep` stay."""
+        policy = ocp.training.preservation_policies.LatestN(keep)
+        self._orbax = ocp.training.Checkpointer(
+            _location(directory),
+            preservation_policy=policy,  # pyright: ignore
+            cleanup_tmp_directories=True,
+        )
+        self._saving: Any = None
+
+    def save(self, global_step: int, snapshot: Snapshot) -> None:
+        """Starts to write a snapshot; ends the write before it first.
+
+        A step that is there already is left as it is.
+        """
+        self.wait()
+        latest = self._orbax.latest
+        if latest is not None and latest.step >= global_step:
+            return
+        step = int(snapshot.state.step)
+        progress: dict[str, Any] = {"phase": snapshot.phase, "step": step}
+        tree = _as_dict(snapshot)
+        self._saving = self._orbax.save_async(
+            global_step, tree, custom_metadata=progress
+        )
+
+    def wait(self) -> None:
+        """Returns when the last write is complete; raises what went wrong with it."""
+        if self._saving is not None:
+            self._saving.result()
+            self._saving = None
+
+    def latest(self) -> Progress | None:
+        """Returns where the newest snapshot stands; None if there is none."""
+        newest = self._orbax.latest
+        if newest is None:
+            return None
+        found: Any = self._orbax.metadata(newest.step).custom_metadata
+        return Progress(found["phase"], found["step"], newest.step)
+
+    def restore(self, progress: Progress, template: Snapshot) -> Snapshot:
+        """Reads a snapshot, onto the devices that the template's arrays are on."""
+        tree = self._orbax.load(progress.global_step, _abstract(_as_dict(template)))
+        state = template.state._replace(**tree["state"])
+        return Snapshot(progress.phase, state, tree["teacher_params"])
+
+    def close(self) -> None:
+        """Waits for the last write."""
+        self.wait()
+        self._orbax.close()
+
+
+def model_dir(workdir: Path, phase: int, num_steps: int) -> Path:
+    """Returns where the model of a phase is kept."""
+    return workdir / "models" / f"phase_{phase:02d}_steps_{num_steps}"
+
+
+def save_model(path: Path, params: Params, card: dict[str, Any]) -> None:
+    """Keeps a model's parameters and its card; one that is there already stays."""
+    if not path.exists():
+        ocp.save(_location(path), {"params": params}, custom_metadata=card)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Returns a model's card.
+
+    Raises:
+      CheckpointError: if there is no model at `path`.
+    """
+    if not path.is_dir() or not ocp.is_orbax_checkpoint(_location(path)):
+        raise CheckpointError(f"{path}: holds no model")
+    card: Any = ocp.metadata(_location(path)).custom_metadata
+    return dict(card or {})
+
+
+def load_model(path: Path, template: Params) -> Params:
+    """Reads the parameters of a model: a directory of `models/`, or a released file.
+
+    Args:
+      path: a directory that `save_model` wrote, or a flax msgpack file with a train
+        state, whose `ema_params` are taken.
+      template: parameters of the network, whose shapes have to agree.
+
+    Raises:
+      CheckpointError: if there is nothing to read, or it belongs to another network.
+    """
+    if path.is_file():
+        return _load_released(path, template)
+    read_card(path)
+    found: Any = ocp.metadata(_location(path)).metadata
+    _check_shapes(path, found["params"], template)
+    return ocp.load(_location(path), _abstract({"params": template}))["params"]
+
+
+def _load_released(path: Path, template: Params) -> Params:
+    """Reads `ema_params`; an array may have axes of 1 that ours has not."""
+    try:
+        tree = flax.serialization.msgpack_restore(path.read_bytes())["ema_params"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: not a flax msgpack file with ema_params ({error})"
+        ) from None
+    leaves = {name: np.squeeze(leaf) for name, leaf in _leaves(tree).items()}
+    _check_shapes(path, _unflatten(leaves), jax.tree.map(np.squeeze, template))
+    ours = _leaves(template)
+    return _unflatten(
+        {
+            name: jax.device_put(
+                leaves[name].reshape(leaf.shape).astype(leaf.dtype), leaf.sharding
+            )
+            for name, leaf in ours.items()
+        }
+    )
+
+
+def _check_shapes(path: Path, found: Params, template: Params) -> None:
+    """Refuses parameters of another network, naming the first leaf that differs."""
+    theirs = {n: x.shape for n, x in _leaves(found).items()}
+    ours = {n: x.shape for n, x in _leaves(template).items()}
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise CheckpointError(
+                f"{path}: {'/'.join(name)} has shape {theirs.get(name, 'none')}, the "
+                f"configured network has {ours.get(name, 'none')}"
+            )
+
+
+def _leaves(tree: Params) -> dict[tuple[str, ...], Any]:
+    return flax.traverse_util.flatten_dict(tree)
+
+
+def _unflatten(leaves: dict[tuple[str, ...], Any]) -> Params:
+    return flax.traverse_util.unflatten_dict(leaves)
+
+
+def _location(path: Path) -> str:
+    """Orbax takes absolute paths only, and fails late on others."""
+    return str(path.absolute())
+
+
+def _as_dict(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "state": snapshot.state._asdict(),
+        "teacher_params": snapshot.teacher_params,
+    }
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+    )

@@ -1,0 +1,160 @@
+"""Writes a dataset of TFDS as array_record files, once, before training.
+
+    python -m progdist.data.prepare --tfds_name=cifar10 --dir=DIR
+    python -m progdist.data.prepare --tfds_name=imagenet2012 --image_size=64 --dir=DIR
+    python -m progdist.data.prepare --tfds_name=lsun/bedroom --image_size=128 --dir=DIR
+
+Needs the extra `prepare`, TensorFlow among it; reading does without. Archives that TFDS
+cannot fetch itself (ILSVRC2012_img_train.tar; any, without a network) belong in
+DIR/downloads/manual under their published names; checksums are those of TFDS.
+
+With --image_size the images are cropped to the centre, resized and stored as PNG.
+LSUN is read with `lmdb`: `tensorflow_io`, which TFDS asks for, loads with no current
+TensorFlow.
+"""
+
+import importlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from jaxtyping import UInt8
+from PIL import Image
+
+from progdist.data.source import DataError
+from progdist.data.tfds import crop_and_resize, data_dir, resampling, resized_name
+
+_TFDS_NAME = flags.DEFINE_string("tfds_name", None, "dataset, as in lsun/bedroom")
+_DIR = flags.DEFINE_string("dir", "", "data directory; by default that of TFDS")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "side to resize to; 0 = as it is")
+
+
+def prepare(tfds_name: str, dir: str = "", image_size: int = 0) -> Path:
+    """Finds or downloads the original archives and writes array_record files.
+
+    Args:
+      tfds_name: name of the dataset in TFDS.
+      dir: data directory; "" is TFDS_DATA_DIR or ~/tensorflow_datasets.
+      image_size: height and width to store; 0 stores the images as they come.
+
+    Returns:
+      The directory of the prepared dataset.
+
+    Raises:
+      DataError: if a package or an archive is missing, or an archive is damaged.
+    """
+    tfds = _import_extra("tensorflow_datasets")
+    _import_extra("tensorflow")
+    if tfds_name.startswith("lsun") and not image_size:
+        raise DataError("images of lsun have many sizes: give --image_size, as in 128")
+    manual_dir = data_dir(dir) / "downloads" / "manual"
+    # Prepared copies on TFDS's storage server have formats without random access.
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    try:
+        builder = make_builder(tfds_name, data_dir(dir), image_size)
+        builder.download_and_prepare(download_config=config)
+    except DataError:
+        raise
+    except Exception as error:  # of many kinds: network, checksum, format, disk
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(
+            f"could not prepare {tfds_name}: {reason}; "
+            f"archives that cannot be downloaded belong in {manual_dir}"
+        ) from error
+    return Path(builder.data_dir)
+
+
+def make_builder(tfds_name: str, root: Path, image_size: int) -> Any:
+    """The TFDS builder that writes array_record files of the wanted size."""
+    tfds = _import_extra("tensorflow_datasets")
+    options = {"data_dir": root, "file_format": "array_record"}
+    builder = tfds.builder(tfds_name, **options)
+    if not image_size:
+        return builder
+    config = builder.builder_config.name if builder.builder_config else None
+    return _resized_class(tfds, builder, image_size)(config=config, **options)
+
+
+def _resized_class(tfds: Any, original: Any, size: int) -> type:
+    """Class of a builder that stores the examples of `original` at size x size."""
+    with tfds.core.registered.skip_registration():
+
+        class Resized(tfds.core.GeneratorBasedBuilder):
+            name = resized_name(original.name, size)
+            VERSION = original.version
+            BUILDER_CONFIGS = original.BUILDER_CONFIGS
+            MANUAL_DOWNLOAD_INSTRUCTIONS = original.MANUAL_DOWNLOAD_INSTRUCTIONS
+            url_infos = original.url_infos
+
+            def _info(self) -> Any:
+                image = tfds.features.Image(
+                    shape=(size, size, 3), encoding_format="png"
+                )
+                features = {**original.info.features, "image": image}
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
+
+            def _split_generators(self, dl_manager: Any) -> Any:
+                # A further parameter, `pipeline`, would make TFDS start Apache Beam.
+                splits = original._split_generators(dl_manager)
+                return {s.name: self._generate_examples(**s.gen_kwargs) for s in splits}
+
+            def _generate_examples(self, **source: Any) -> Iterator[Any]:
+                is_lsun = original.name == "lsun"
+                read = _read_lsun if is_lsun else original._generate_examples
+                for key, example in read(**source):
+                    image = _resized(example["image"], size, original.name)
+                    yield key, {**example, "image": image}
+
+    return Resized
+
+
+def _read_lsun(
+    extracted_dir: os.PathLike[str], file_path: str
+) -> Iterator[tuple[int, dict]]:
+    """Examples of an LSUN database, as TFDS describes them."""
+    lmdb = _import_extra("lmdb")
+    path = Path(extracted_dir) / file_path
+    with lmdb.open(str(path), readonly=True, lock=False) as base, base.begin() as view:
+        for number, (key, jpeg) in enumerate(view.cursor()):
+            yield number, {"id": key.decode(), "image": io.BytesIO(jpeg)}
+
+
+def _resized(
+    encoded: io.BytesIO | io.BufferedReader, size: int, name: str
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes, crops and resizes one image."""
+    with Image.open(encoded) as image:
+        rgb = image.convert("RGB")
+    return np.asarray(crop_and_resize(rgb, size, size, resampling(name)))
+
+
+def _import_extra(module: str) -> Any:
+    """Imports a package of the extra, or says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DataError(
+            f"preparing data needs {module} ({error}); "
+            "install it with pip install 'progdist[prepare]'"
+        ) from error
+
+
+def main(argv: list[str]) -> None:
+    """Command line: prints the directory that was written, or one line of error."""
+    if argv[1:]:
+        raise app.UsageError(f"stray arguments: {argv[1:]}")
+    try:
+        print(prepare(_TFDS_NAME.value or "", _DIR.value, _IMAGE_SIZE.value))
+    except DataError as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("tfds_name")
+    app.run(main)

@@ -1,0 +1,78 @@
+"""What a network may predict, and how one prediction fixes the others.
+
+With z_t = alpha x + sigma eps and v = alpha eps - sigma x (paper, section 4), any one
+of x, eps and v gives the other two.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from progdist.diffusion.schedules import alpha_sigma, over_pixels
+
+Target = Literal["x", "eps", "v", "both"]
+
+
+class Prediction(NamedTuple):
+    """A denoiser's answer in three forms; z_t = alpha x + sigma eps holds."""
+
+    x: Float[Array, "b *d"]
+    eps: Float[Array, "b *d"]
+    v: Float[Array, "b *d"]
+
+
+Denoise = Callable[[Float[Array, "b *d"], Float[Array, " b"]], Prediction]
+"""A denoiser: z_t and its logsnr_t to the prediction there."""
+
+
+def from_output(
+    output: Float[Array, "b *o"],
+    z_t: Float[Array, "b *d"],
+    logsnr_t: Float[Array, " b"],
+    target: Target,
+) -> Prediction:
+    """Completes a raw network output to a full `Prediction`.
+
+    Args:
+      output: shaped like z_t; for "both" with twice its last axis, x first, eps second.
+        The network then means x̂ = sigma² x_out + alpha (z_t - sigma eps_out), which is
+        the v-prediction v = alpha eps_out - sigma x_out.
+      z_t: the noisy images.
+      logsnr_t: log-SNR of z_t; finite.
+      target: what the output stands for.
+
+    Raises:
+      ValueError: if `target` is not one of `Target`.
+    """
+    alpha, sigma = alpha_sigma(over_pixels(logsnr_t, z_t))
+    match target:
+        case "x":
+            x = output
+            return Prediction(x, (z_t - alpha * x) / sigma, (alpha * z_t - x) / sigma)
+        case "eps":
+            eps = output
+            return Prediction(
+                (z_t - sigma * eps) / alpha, eps, (eps - sigma * z_t) / alpha
+            )
+        case "v":
+            v = output
+        case "both":
+            x_out, eps_out = jnp.split(output, 2, axis=-1)
+            v = alpha * eps_out - sigma * x_out
+        case _:
+            raise ValueError(f"target: {target!r} is not one of {get_args(Target)}")
+    return Prediction(alpha * z_t - sigma * v, sigma * z_t + alpha * v, v)
+
+
+def clip(
+    prediction: Prediction, z_t: Float[Array, "b *d"], logsnr_t: Float[Array, " b"]
+) -> Prediction:
+    """Clips x̂ to [-1, 1], the range of images, and recomputes eps and v from it."""
+    return from_output(jnp.clip(prediction.x, -1.0, 1.0), z_t, logsnr_t, "x")
+
+
+def num_outputs(target: Target) -> int:
+    """Returns how many times the image's channels the network has to put out."""
+    return 2 if target == "both" else 1

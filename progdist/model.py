@@ -1,0 +1,63 @@
+"""The configured model: a network, what its output means, and its schedule."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from progdist import evaluate, parallel
+from progdist.config import Config
+from progdist.diffusion.prediction import Target, num_outputs
+from progdist.diffusion.schedules import Schedule, make_schedule
+from progdist.nets.unet import UNet
+from progdist.state import Params
+
+
+class Model(NamedTuple):
+    """All of a model but its parameters."""
+
+    net: UNet
+    output: Target
+    schedule: Schedule
+    image_shape: tuple[int, int, int]
+
+
+def make_model(config: Config, dropout: float = 0.0) -> Model:
+    """Returns the configured model, with a dropout rate for training."""
+    fields = dataclasses.asdict(config.model)
+    output = fields.pop("output")
+    channels = config.data.image_shape[-1] * num_outputs(output)
+    fields["dtype"] = jnp.dtype(fields["dtype"])
+    fields["head_dim"] = fields["head_dim"] or None
+    net = UNet(**fields, dropout=dropout, out_ch=channels)
+    schedule = make_schedule(config.schedule)
+    return Model(net, output, schedule, config.data.image_shape)
+
+
+def init_params(model: Model, seed: int, mesh: Mesh) -> Params:
+    """Returns fresh parameters on every device."""
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+
+    def init() -> Params:
+        z = jnp.zeros((1, *model.image_shape))
+        return model.net.init(key, z, jnp.zeros(1), jnp.zeros(1, int))["params"]
+
+    return parallel.replicate(jax.jit(init)(), mesh)
+
+
+def make_sampler(
+    model: Model, mesh: Mesh, name: evaluate.SamplerName, gamma: float
+) -> evaluate.Sampler:
+    """Returns the compiled sampler of that name; see `evaluate.make_sampler`."""
+    return evaluate.make_sampler(
+        model.net,
+        model.output,
+        model.schedule,
+        model.image_shape,
+        model.net.num_classes,
+        mesh,
+        name,
+        gamma,
+    )

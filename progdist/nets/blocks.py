@@ -1,0 +1,238 @@
+"""The pieces of the U-Net: normalisation, resampling, residual and attention blocks.
+
+Images and feature maps are [b, h, w, c]. Parameters are float32; `dtype` is the dtype
+of the computation, in which statistics and softmax stay float32. Kernels that close a
+residual branch start at zero, so that a fresh block is the identity (up to its
+shortcut). Names of modules and parameters are those of the checkpoints released with
+Salimans & Ho (2022).
+"""
+
+import math
+import zlib
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+Resample = Literal["down", "up"]
+
+
+def num_groups(channels: int) -> int:
+    """Groups of a GroupNorm: 32 wherever 64 divides the channels, fewer below."""
+    return max(1, math.gcd(64, channels) // 2)
+
+
+def downsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Halves height and width, both even: the mean of each 2x2 square."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Doubles height and width: the nearest neighbour."""
+    b, h, w, c = x.shape
+    # The transpose of a broadcast is a sum; that of a gather (repeat) a slow scatter.
+    x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
+    return x.reshape(b, 2 * h, 2 * w, c)
+
+
+def space_to_depth(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b i j d"]:
+    """Folds squares of size x size pixels into channels: d = size² c, c innermost."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // size, size, w // size, size, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // size, w // size, -1)
+
+
+def depth_to_space(x: Float[Array, "b i j d"], size: int) -> Float[Array, "b h w c"]:
+    """Unfolds channels into squares of pixels; the inverse of `space_to_depth`."""
+    b, i, j, _ = x.shape
+    x = x.reshape(b, i, j, size, size, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, i * size, j * size, -1)
+
+
+def dropout(
+    x: Float[Array, "b h w c"], keys: Key[Array, " b"], rate: float, site: str
+) -> Float[Array, "b h w c"]:
+    """Drops entries of each example with a mask from that example's own key.
+
+    So the result for an example does not depend on the batch, or the device, it is in.
+
+    Args:
+      x: the features.
+      keys: one key per example, the same for every site.
+      rate: the probability of a zero, in [0, 1).
+      site: the name of this place in the network; different names, different masks.
+    """
+    number = zlib.crc32(site.encode())
+
+    def keep(key: Array) -> Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, number), 1 - rate, shape)
+
+    shape = x.shape[1:]
+    return jnp.where(jax.vmap(keep)(keys), x / (1 - rate), jnp.zeros_like(x))
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation, optionally modulated: norm(x) (1 + scale) + shift.
+
+    Equal to `flax.linen.GroupNorm`. The moments come from sums per channel, and
+    everything after them is one x * a + b, which is several times faster on CPU than
+    to reshape the image into groups.
+    """
+
+    dtype: Any = jnp.float32
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        modulation: tuple[Float[Array, "b c"], Float[Array, "b c"]] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        """Normalises over height, width and the channels of a group."""
+        channels = x.shape[-1]
+        gain = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        mean, inv_std = group_moments(x, num_groups(channels), self.epsilon)
+        a = inv_std * gain[None]
+        b = bias[None] - mean * a
+        if modulation is not None:
+            scale, shift = modulation
+            a, b = a * (1 + scale), b * (1 + scale) + shift
+        return (x * a[:, None, None] + b[:, None, None]).astype(self.dtype)
+
+
+def group_moments(
+    x: Float[Array, "b h w c"], groups: int, epsilon: float
+) -> tuple[Float[Array, "b c"], Float[Array, "b c"]]:
+    """Mean and 1 / sqrt(variance + epsilon) of each channel's group, >= float32."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    batch, height, width, channels = x.shape
+    size = height * width * channels // groups
+
+    def mean_of(values: Array) -> Array:
+        sums = values.sum((1, 2)).reshape(batch, groups, -1).sum(2)
+        return jnp.repeat(sums / size, channels // groups, axis=1)
+
+    mean = mean_of(x)
+    variance = jnp.maximum(mean_of(x * x) - mean * mean, 0.0)
+    return mean, jax.lax.rsqrt(variance + epsilon)
+
+
+class Conv3x3(nn.Module):
+    """A 3x3 convolution with bias, zero padding, the same size out as in."""
+
+    features: int
+    zero: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """Convolves."""
+        init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape[3:], jnp.float32)
+        x = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel,
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return x + bias.astype(self.dtype)[None, None, None]
+
+
+class ResNetBlock(nn.Module):
+    """Two convolutions with a shortcut, modulated by the embedding.
+
+    The published block: x + conv(dropout(swish(modulated norm(conv(swish(norm(x))))))),
+    the branch and the shortcut resampled alike, no 1 / sqrt(2).
+    """
+
+    features: int
+    dropout: float = 0.0
+    resample: Resample | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        emb: Float[Array, "b e"],
+        dropout_keys: Key[Array, " b"] | None = None,
+    ) -> Float[Array, "b h2 w2 d"]:
+        """Returns features at the resampled size; without keys there is no dropout."""
+        h = nn.swish(GroupNorm(self.dtype, name="norm1")(x))
+        if self.resample is not None:
+            resize = {"down": downsample, "up": upsample}[self.resample]
+            h, x = resize(h), resize(x)
+        h = Conv3x3(self.features, dtype=self.dtype, name="conv1")(h)
+        project = nn.Dense(2 * self.features, dtype=self.dtype, name="temb_proj")
+        scale, shift = jnp.split(project(nn.swish(emb)), 2, axis=-1)
+        h = nn.swish(GroupNorm(self.dtype, name="norm2")(h, (scale, shift)))
+        if dropout_keys is not None and self.dropout > 0:
+            h = dropout(h, dropout_keys, self.dropout, "/".join(self.path))
+        h = Conv3x3(self.features, zero=True, dtype=self.dtype, name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, dtype=self.dtype, name="nin_shortcut")(x)
+        return x + h
+
+
+class AttnBlock(nn.Module):
+    """Self-attention over all pixels, x + attention(norm(x)).
+
+    Attributes:
+      num_heads: number of heads, where `head_dim` is None.
+      head_dim: channels of a head; the number of heads follows.
+    """
+
+    num_heads: int = 1
+    head_dim: int | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Attends.
+
+        Raises:
+          ValueError: if the heads do not divide the channels.
+        """
+        b, height, width, channels = x.shape
+        heads = self._heads(channels)
+
+        def project(name: str) -> nn.DenseGeneral:
+            return nn.DenseGeneral(heads, dtype=self.dtype, name=name)
+
+        h = GroupNorm(self.dtype, name="norm")(x).reshape(b, height * width, channels)
+        h = attention(project("q")(h), project("k")(h), project("v")(h))
+        h = nn.DenseGeneral(
+            channels,
+            axis=(-2, -1),
+            kernel_init=nn.initializers.zeros,
+            dtype=self.dtype,
+            name="proj_out",
+        )(h)
+        return x + h.reshape(x.shape)
+
+    def _heads(self, channels: int) -> tuple[int, int]:
+        """(heads, channels of a head)."""
+        heads = channels // self.head_dim if self.head_dim else self.num_heads
+        size = self.head_dim or channels // max(1, heads)
+        if heads * size != channels:
+            raise ValueError(
+                f"num_heads={self.num_heads}, head_dim={self.head_dim}: "
+                f"heads must divide the {channels} channels of an attention block"
+            )
+        return heads, size
+
+
+def attention(
+    q: Float[Array, "b n k d"], k: Float[Array, "b n k d"], v: Float[Array, "b n k d"]
+) -> Float[Array, "b n k d"]:
+    """softmax(q k / sqrt(d)) v for each of the k heads, the softmax in float32."""
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
+    weights = jax.nn.softmax(logits.astype(jnp.promote_types(q.dtype, jnp.float32)))
+    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)

@@ -1,0 +1,93 @@
+"""Data parallelism over all devices of all processes, on one mesh axis, "data"."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Device
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+PyTree = Any
+AXIS = "data"
+
+
+def make_mesh(devices: Sequence[Device] | None = None) -> Mesh:
+    """Returns a mesh of one axis, "data", over the devices; by default over all."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def pmap(
+    fn: Callable,
+    mesh: Mesh,
+    in_axes: Sequence[int | None],
+    out_axes: Any,
+    donate_argnums: tuple[int, ...] = (),
+) -> Callable:
+    """Maps `fn` over the devices, as `jax.pmap` does, and compiles it.
+
+    Differs from `jax.pmap` in what the caller holds: global arrays, a batch with its
+    whole leading axis and replicated trees without a device axis, so that neither
+    checkpoints nor results know how many devices there are. Inside, `fn` sees its
+    device's rows and may use collectives over "data".
+
+    Args:
+      fn: the function of one device's rows.
+      mesh: from `make_mesh`.
+      in_axes: for each argument 0 (split by rows) or None (replicated).
+      out_axes: the same for the result, or a tuple of them for a tuple of results.
+      donate_argnums: arguments whose memory the result may reuse.
+    """
+    spec = {0: PartitionSpec(AXIS), None: PartitionSpec()}
+    outputs = (
+        tuple(spec[axis] for axis in out_axes)
+        if isinstance(out_axes, tuple)
+        else spec[out_axes]
+    )
+    mapped = jax.shard_map(
+        fn, mesh=mesh, in_specs=tuple(spec[axis] for axis in in_axes), out_specs=outputs
+    )
+    return jax.jit(mapped, donate_argnums=donate_argnums)
+
+
+def value_and_mean_grad(loss: Callable, params: PyTree) -> tuple[PyTree, PyTree]:
+    """Returns loss(params) and its gradient, averaged over the devices of a `pmap`.
+
+    Parameters arrive replicated, and the gradient of a replicated value is already a
+    sum over devices. Casting them to device-varying first makes each device's gradient
+    its own, and the mean below the only sum there is: of loss and gradient together.
+    """
+    varying = jax.tree.map(lambda p: jax.lax.pcast(p, AXIS, to="varying"), params)
+    return jax.lax.pmean(jax.value_and_grad(loss)(varying), AXIS)
+
+
+def rows_here(num_local: int) -> tuple[jax.Array, int]:
+    """Inside a `pmap`: this device's rows of the global batch, and the global size."""
+    first = jax.lax.axis_index(AXIS) * num_local
+    return first + jnp.arange(num_local), num_local * jax.lax.axis_size(AXIS)
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Returns the tree on every device, in memory of its own.
+
+    The copy matters: `device_put` may share memory with its argument, and donating the
+    result would then delete the original.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(lambda t: jax.tree.map(jnp.copy, t), out_shardings=sharding)(tree)
+
+
+def shard(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Returns this process's rows as part of global arrays split over the devices."""
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.tree.map(
+        lambda rows: jax.make_array_from_process_local_data(sharding, rows), tree
+    )
+
+
+def local_rows(batch_size: int) -> slice:
+    """Returns the rows of a global batch that this process has to provide."""
+    share = batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)

@@ -1,0 +1,35 @@
+"""What a run's workdir shows: pictures and tables from the files a run leaves.
+
+Reads `metrics.jsonl`, `eval.jsonl` and `samples/*.npz`; writes PNG files beside
+them. Needs no accelerator and imports no JAX. Every `write_*` draws whatever is
+there so far, returns the path of its picture, and returns None (and writes
+nothing) where there is nothing to draw yet.
+
+In all of it "teacher" means the undistilled model of phase 0, and a number of
+steps N is a number of network calls.
+"""
+
+from progdist.report.curves import write_curves
+from progdist.report.images import image_grid, save_npz, save_png, square_grid
+from progdist.report.quality import write_quality
+from progdist.report.rows import Evaluation, read_evaluations, read_rows
+from progdist.report.samples import write_comparison, write_samples
+from progdist.report.tables import closing_table, markdown_table
+from progdist.report.trajectories import write_trajectories
+
+__all__ = [
+    "Evaluation",
+    "closing_table",
+    "image_grid",
+    "markdown_table",
+    "read_evaluations",
+    "read_rows",
+    "save_npz",
+    "save_png",
+    "square_grid",
+    "write_comparison",
+    "write_curves",
+    "write_quality",
+    "write_samples",
+    "write_trajectories",
+]

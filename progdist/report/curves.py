@@ -1,0 +1,161 @@
+"""The loss of a run over all of its phases."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from progdist.report.rows import read_rows, require
+from progdist.report.style import (
+    FAINT,
+    GREY,
+    STUDENT,
+    TEACHER,
+    bare_axes,
+    log_ticks,
+    make_figure,
+    save_figure,
+)
+
+_SMOOTH_PARTS = 30  # a running mean spans one 30th of a phase,
+_SMOOTH_LEAST = 5  # but never fewer rows than this
+_NARROW = 0.05  # of the width: a phase less wide has its N written upwards
+
+
+class Curve(NamedTuple):
+    """The metrics of one phase, by global step."""
+
+    phase: int
+    num_steps: int
+    global_step: Int[np.ndarray, " n"]
+    loss: Float[np.ndarray, " n"]
+    learning_rate: Float[np.ndarray, " n"]
+
+    @property
+    def colour(self) -> str:
+        """The student's colour, or the teacher's in phase 0."""
+        return STUDENT if self.phase else TEACHER
+
+
+def read_curves(workdir: str | Path) -> list[Curve]:
+    """Reads `metrics.jsonl`, a curve per phase.
+
+    Steps that a resumed run has gone through twice count as the last time.
+    Losses with no place on a logarithmic axis (0, not finite) are left out.
+
+    Raises:
+      ValueError: if a row lacks one of the fields of `Curve`.
+    """
+    path = Path(workdir, "metrics.jsonl")
+    rows = [require(row, Curve._fields, path) for row in read_rows(path)]
+    latest = {row["global_step"]: row for row in rows}
+    by_phase: dict[int, list[dict[str, Any]]] = {}
+    for _, row in sorted(latest.items()):
+        if 0 < row["loss"] < math.inf:
+            by_phase.setdefault(row["phase"], []).append(row)
+    return [_curve(phase, rows) for phase, rows in sorted(by_phase.items())]
+
+
+def smooth(values: Float[np.ndarray, " n"], window: int) -> Float[np.ndarray, " n"]:
+    """Running mean over `window` values, over fewer where they begin and end."""
+    ones = np.ones(min(window, len(values)))
+    total = np.convolve(values, ones, mode="same")
+    return total / np.convolve(np.ones_like(values), ones, mode="same")
+
+
+def write_curves(workdir: str | Path) -> Path | None:
+    """Writes `figures/training.png`: loss (log) and learning rate by global step."""
+    curves = read_curves(workdir)
+    if not curves:
+        return None
+    return save_figure(Path(workdir, "figures", "training.png"), curves_figure(curves))
+
+
+def curves_figure(curves: Sequence[Curve]) -> Figure:
+    """Draws at least one curve: losses above, learning rates below."""
+    figure = make_figure(8.0, 4.4)
+    loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    _draw_losses(loss_axes, curves)
+    _draw_rates(rate_axes, curves)
+    _mark_phases(loss_axes, rate_axes, curves)
+    return figure
+
+
+def _curve(phase: int, rows: Sequence[dict[str, Any]]) -> Curve:
+    def column(name: str) -> np.ndarray:
+        return np.array([row[name] for row in rows], dtype=np.float64)
+
+    step = column("global_step").astype(np.int64)
+    return Curve(
+        phase, rows[0]["num_steps"], step, column("loss"), column("learning_rate")
+    )
+
+
+def _draw_losses(axes: Axes, curves: Sequence[Curve]) -> None:
+    for curve in curves:
+        window = max(_SMOOTH_LEAST, len(curve.loss) // _SMOOTH_PARTS)
+        # In the logarithm, as it is drawn: a spike moves the line, not more.
+        line = np.exp(smooth(np.log(curve.loss), window))
+        faint = {"color": curve.colour, "alpha": 0.28, "linewidth": 0.7}
+        axes.plot(curve.global_step, curve.loss, **faint)
+        mark = "o" if len(line) == 1 else None
+        axes.plot(curve.global_step, line, marker=mark, c=curve.colour, lw=1.6, ms=3)
+    axes.set_yscale("log")
+    bare_axes(axes)
+    log_ticks(axes)
+    axes.set_ylabel("loss", fontsize=10)
+
+
+def _draw_rates(axes: Axes, curves: Sequence[Curve]) -> None:
+    for curve in curves:
+        axes.plot(curve.global_step, curve.learning_rate, c=curve.colour, lw=1.3)
+    bare_axes(axes)
+    peak = max(float(curve.learning_rate.max()) for curve in curves)
+    axes.set_ylim(bottom=0)
+    axes.set_yticks([0, peak], ["0", f"{peak:.3g}"])
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_ylabel("learning\nrate", fontsize=9)
+    axes.set_xlabel("update", fontsize=10)
+
+
+def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve]) -> None:
+    """Draws a line where each phase begins and writes its N above it."""
+    begins = [int(curve.global_step[0]) for curve in curves]
+    end = max(int(curves[-1].global_step[-1]), begins[-1] + 1)
+    loss.set_xlim(begins[0], end)
+    for axes in (loss, rate):
+        for begin in begins[1:]:
+            axes.axvline(begin, color=FAINT, linewidth=0.8, zorder=0)
+    spans = list(zip(begins, [*begins[1:], end], strict=True))
+    share = [(stop - begin) / (end - begins[0]) for begin, stop in spans]
+    # The last phase may have only begun: it says nothing about the others.
+    narrow = any(
+        s < _NARROW for s, c in zip(share[:-1], curves, strict=False) if c.phase
+    )
+    for curve, span in zip(curves, spans, strict=True):
+        _name_phase(loss, curve, sum(span) / 2, upwards=narrow and curve.phase > 0)
+    if curves[-1].phase:
+        title = "students, by number of steps"
+        above = 42 if narrow else 20
+        loss.set_title(title, loc="right", fontsize=9, color=GREY, pad=above)
+
+
+def _name_phase(axes: Axes, curve: Curve, x: float, upwards: bool) -> None:
+    axes.annotate(
+        f"{curve.num_steps}" if curve.phase else "teacher",
+        (x, 1),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        rotation=90 if upwards else 0,
+        fontsize=9,
+        color=curve.colour,
+    )

@@ -1,0 +1,81 @@
+"""Grids of images, pixel for pixel, and files of them that are never half there."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+_MIN_PIXELS = 48  # below this an 8x8 digit cannot be read on a screen
+_WHITE = 255
+
+
+def image_grid(
+    images: UInt8[np.ndarray, "r c h w ch"],
+    upscale: int | None = None,
+    padding: int = 2,
+) -> UInt8[np.ndarray, "H W ch"]:
+    """Lays images out in r rows and c columns on white.
+
+    Args:
+      images: 1 (grey) or 3 (RGB) channels.
+      upscale: whole factor, each pixel repeated; None takes the least that
+        makes an image 48 pixels high and wide.
+      padding: white pixels between images (not around the grid), not scaled.
+    """
+    r, c, h, w, ch = images.shape
+    scale = least_upscale(h, w) if upscale is None else upscale
+    scaled = images.repeat(scale, axis=2).repeat(scale, axis=3)
+    room = ((0, 0), (0, 0), (0, padding), (0, padding), (0, 0))
+    cells = np.pad(scaled, room, constant_values=_WHITE)
+    height, width = h * scale + padding, w * scale + padding
+    grid = cells.transpose(0, 2, 1, 3, 4).reshape(r * height, c * width, ch)
+    return grid[: r * height - padding, : c * width - padding]
+
+
+def least_upscale(h: int, w: int, pixels: int = _MIN_PIXELS) -> int:
+    """The least whole factor that brings both sides to `pixels`."""
+    return max(1, -(-pixels // min(h, w)))
+
+
+def square_grid(images: UInt8[np.ndarray, "n h w ch"]) -> UInt8[np.ndarray, "H W ch"]:
+    """Lays n images out as a grid as square as can be, white where they end."""
+    n = len(images)
+    columns = int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    blank = np.full((rows * columns - n, *images.shape[1:]), _WHITE, np.uint8)
+    filled = np.concatenate([images, blank])
+    return image_grid(filled.reshape(rows, columns, *images.shape[1:]))
+
+
+def save_png(path: str | Path, image: UInt8[np.ndarray, "h w ch"]) -> Path:
+    """Writes a grey or RGB image; a reader sees the old file or the whole new one.
+
+    Makes the folder where it is missing and returns the path.
+    """
+    grey = image.shape[-1] == 1
+    picture = Image.fromarray(image[..., 0] if grey else image)
+    return _write(path, lambda file: picture.save(file, format="PNG"))
+
+
+def save_npz(path: str | Path, **arrays: np.ndarray) -> Path:
+    """Writes named arrays, with the same promise as `save_png`."""
+    return _write(path, lambda file: np.savez_compressed(file, **arrays))  # pyright: ignore
+
+
+def _write(path: str | Path, write: Callable[[BinaryIO], None]) -> Path:
+    """Lets `write` fill a file beside the path, then puts that in its place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The writer's id: two reports on one workdir must not share a file.
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,83 @@
+"""The look that all figures share: colours, sizes, axes, how they are saved.
+
+Colours are those of Okabe and Ito (2008), told apart with any colour vision.
+Figures are made without pyplot, so there is no state between them and no
+display is needed.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import (
+    FuncFormatter,
+    Locator,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+)
+
+from progdist.report.images import save_png
+
+STUDENT = "#0072B2"
+TEACHER = "#D55E00"
+ANCESTRAL = "#009E73"
+INK = "#262626"
+GREY = "#757575"
+FAINT = "#D9D9D9"
+
+DPI = 150
+
+
+def make_figure(width: float, height: float, arrange: bool = True) -> Figure:
+    """An empty white figure of the given size in inches.
+
+    Args:
+      width: inches.
+      height: inches.
+      arrange: fit axes and their labels into the figure; False leaves every
+        position to the caller.
+    """
+    engine = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08) if arrange else None
+    figure = Figure((width, height), dpi=DPI, layout=engine, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(path: str | Path, figure: Figure) -> Path:
+    """Draws a figure of `make_figure` and writes it as PNG, whole or not at all."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    rgb = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    return save_png(path, rgb)
+
+
+def bare_axes(axes: Axes) -> None:
+    """Leaves of the frame the two lines that carry numbers, and a faint grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(colors=GREY, labelcolor=INK, labelsize=9, length=3)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def log_ticks(axes: Axes) -> None:
+    """Labels a logarithmic y axis in plain numbers, however far it reaches."""
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(_log_locator(high / low))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def steps_text(num_steps: int) -> str:
+    """A number of steps in words: "1 step", "64 steps"."""
+    return f"{num_steps} step" if num_steps == 1 else f"{num_steps} steps"
+
+
+def _log_locator(ratio: float) -> Locator:
+    if ratio < 6:  # too little for 1, 2, 5: even steps
+        return MaxNLocator(6)
+    return LogLocator(subs=(1.0, 2.0, 5.0) if ratio < 300 else (1.0,))

@@ -1,0 +1,146 @@
+"""What a finished phase leaves: images, distances to the data, figures, a table."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from progdist import checkpoint, data, evaluate, report
+from progdist.config import Evaluation
+from progdist.journal import Journal
+from progdist.model import Model, init_params, make_sampler
+from progdist.progressive import Phase
+from progdist.state import Params
+
+METRIC = "FD-pixels"
+# The last rounds are the ones whose paths can be seen whole, as in the paper's figure.
+_MOST_STEPS_DRAWN, _PATHS_DRAWN = 4, 3
+
+
+class Results:
+    """Measures and draws the models of a run; what is there already is not redone."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        model: Model,
+        mesh: Mesh,
+        evaluation: Evaluation,
+        source: data.Source,
+        journal: Journal,
+        note: Callable,
+    ) -> None:
+        """Takes the pieces of the run; `note` shows something to the user."""
+        self._workdir, self._model, self._mesh = workdir, model, mesh
+        self._evaluation, self._source = evaluation, source
+        self._journal, self._note = journal, note
+        self._first = jax.process_index() == 0
+        # Compiled on first use, once for all numbers of steps.
+        self._sampler = functools.cache(
+            lambda name: make_sampler(model, mesh, name, evaluation.gamma)
+        )
+
+    @functools.cached_property
+    def _data_moments(self) -> evaluate.Moments:
+        return evaluate.source_moments(self._source)
+
+    def add(self, phase: Phase, params: Params, teacher_params: Params) -> None:
+        """Measures a phase's model and the undistilled teacher at its N, and draws."""
+        kind = f"phase_{phase.number:02d}"
+        if phase.number:
+            self._measure(phase, "student", "ddim", params, kind)
+            kind = f"baseline_{phase.number:02d}"
+        self._measure(phase, "teacher", "ddim", teacher_params, kind)
+        self._measure(phase, "teacher", "ancestral", teacher_params)
+        if self._first:
+            report.write_samples(self._workdir)
+
+    def conclude(self, phases: Sequence[Phase]) -> None:
+        """Writes the figures of the whole run and shows its table."""
+        if self._first:
+            self._save_paths(phases)
+            report.write_quality(self._workdir)
+            report.write_comparison(self._workdir)
+            report.write_curves(self._workdir)
+            report.write_trajectories(self._workdir)
+            self._note(report.closing_table(self._workdir))
+            self._note(f"figures: {self._workdir / 'figures'}")
+
+    def _measure(
+        self,
+        phase: Phase,
+        role: str,
+        sampler: evaluate.SamplerName,
+        params: Params,
+        samples: str = "",
+    ) -> None:
+        """Adds a row to eval.jsonl, after the first images as samples/<samples>.npz."""
+        row = {
+            "phase": phase.number,
+            "role": role,
+            "sampler": sampler,
+            "num_steps": phase.num_steps,
+            "metric": METRIC,
+        }
+        if any(row.items() <= done.items() for done in self._journal.evaluations()):
+            return
+        images = self._draw(self._sampler(sampler), params, phase.num_steps)
+        if samples and self._first:
+            report.save_npz(
+                self._workdir / "samples" / f"{samples}.npz",
+                images=images[: self._evaluation.grid_images],
+                num_steps=np.array(phase.num_steps),
+                phase=np.array(phase.number),
+            )
+        value = evaluate.frechet_distance(
+            evaluate.pixel_moments(iter([images])), self._data_moments
+        )
+        row |= {"value": value, "num_samples": len(images)}
+        self._journal.evaluation(row, phase.end_update)
+        self._note(
+            f"  {role} {sampler:9} N = {phase.num_steps:<5} {METRIC} {value:.4g}"
+        )
+
+    def _draw(
+        self, sampler: evaluate.Sampler, params: Params, num_steps: int
+    ) -> np.ndarray:
+        settings = self._evaluation
+        batches = evaluate.draw_images(
+            sampler,
+            params,
+            settings.seed,
+            settings.num_samples,
+            num_steps,
+            settings.batch_size,
+            self._mesh,
+        )
+        return np.concatenate(list(batches))
+
+    def _save_paths(self, phases: Sequence[Phase]) -> None:
+        """Writes the states of a few samples on their way, for the last students."""
+        path = self._workdir / "samples" / "trajectories.npz"
+        few = [p for p in phases[1:] if p.num_steps <= _MOST_STEPS_DRAWN]
+        if path.exists() or not few:
+            return
+        template = init_params(self._model, 0, self._mesh)
+        key = jax.random.key(self._evaluation.seed)
+        indices = jnp.arange(_PATHS_DRAWN)
+        z_1 = evaluate.image_noise(key, indices, self._model.image_shape)
+        classes = self._model.net.num_classes
+        states = {}
+        for phase in few:
+            model = checkpoint.model_dir(self._workdir, phase.number, phase.num_steps)
+            states[f"N{phase.num_steps}"] = evaluate.draw_trajectory(
+                self._model.net,
+                checkpoint.load_model(model, template),
+                self._model.output,
+                self._model.schedule,
+                z_1,
+                phase.num_steps,
+                indices % classes if classes else None,
+            )
+        report.save_npz(path, **states)

@@ -1,0 +1,114 @@
+"""Draws images from a run: python -m progdist.sample --workdir=… --num_steps=4.
+
+Image i depends on the seed and i alone. Exit codes: 0 done; 2 bad input, in one line.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from jaxtyping import UInt8
+
+from progdist import checkpoint, cli, evaluate, parallel, report
+from progdist.config import Config, ConfigError, check_devices, from_json
+from progdist.model import init_params, make_model, make_sampler
+
+FLAGS = flags.FLAGS
+_SUFFIXES = (".png", ".npz")
+
+
+class Request(NamedTuple):
+    """What to draw: num images in num_steps network calls each, from a seed."""
+
+    num_steps: int
+    num: int
+    seed: int
+    sampler: evaluate.SamplerName
+    teacher: bool
+
+
+def draw(config: Config, workdir: Path, request: Request) -> UInt8[np.ndarray, "n *d"]:
+    """Draws from the finished round with that many steps, or from the teacher.
+
+    Raises:
+      CheckpointError: if no finished round has that many steps.
+    """
+    mesh = parallel.make_mesh()
+    check_devices(config, jax.device_count())
+    path = find_model(workdir, None if request.teacher else request.num_steps)
+    model = make_model(config)
+    params = checkpoint.load_model(path, init_params(model, config.seed, mesh))
+    batches = evaluate.draw_images(
+        make_sampler(model, mesh, request.sampler, config.evaluation.gamma),
+        params,
+        request.seed,
+        request.num,
+        request.num_steps,
+        config.evaluation.batch_size,
+        mesh,
+    )
+    return np.concatenate(list(batches))
+
+
+def find_model(workdir: Path, num_steps: int | None) -> Path:
+    """Returns the model of the round with num_steps; of phase 0 for None.
+
+    Raises:
+      CheckpointError: if it is not there; says which are.
+    """
+    found = {}
+    for path in sorted((workdir / "models").glob("phase_*_steps_*")):
+        match = re.fullmatch(r"phase_(\d+)_steps_(\d+)", path.name)
+        if match:
+            found[int(match[2]) if int(match[1]) or num_steps else None] = path
+    if num_steps not in found:
+        steps = ", ".join(str(n) for n in sorted(n for n in found if n)) or "none yet"
+        raise checkpoint.CheckpointError(
+            f"--num_steps={num_steps}: no finished model with that many steps in "
+            f"{workdir / 'models'}; there is {steps}"
+        )
+    return found[num_steps]
+
+
+def main(argv: list[str]) -> None:
+    """Draws what the flags describe."""
+    cli.parse(FLAGS, argv, required=("workdir", "num_steps", "out"))
+    for name in ("num_steps", "num"):
+        if FLAGS[name].value < 1:
+            raise cli.UsageError(f"--{name}={FLAGS[name].value}: must be at least 1")
+    out, workdir = Path(FLAGS.out).expanduser(), Path(FLAGS.workdir).expanduser()
+    if out.suffix not in _SUFFIXES:
+        raise cli.UsageError(f"--out={out}: must end in {' or '.join(_SUFFIXES)}")
+    if not out.absolute().parent.is_dir():
+        raise cli.UsageError(f"--out={out}: there is no directory {out.parent}")
+    if not workdir.is_dir():
+        raise ConfigError(f"--workdir={workdir}: no such directory")
+    config = from_json(workdir / "config.json")
+    cli.prepare_devices(config)
+    request = Request(
+        FLAGS.num_steps, FLAGS.num, FLAGS.seed, FLAGS.sampler, FLAGS.teacher
+    )
+    images = draw(config, workdir, request)
+    if out.suffix == ".png":
+        report.save_png(out, report.square_grid(images))
+    else:
+        report.save_npz(out, images=images)
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "Directory of a run.")
+    flags.DEFINE_integer("num_steps", None, "Network calls an image.")
+    flags.DEFINE_integer("num", 64, "How many images.")
+    flags.DEFINE_integer("seed", 0, "Image i depends on this and i alone.", 0)
+    flags.DEFINE_string("out", None, "Where to: a grid as .png, or bytes as .npz.")
+    flags.DEFINE_enum("sampler", "ddim", ["ddim", "ancestral"], "How to step.")
+    flags.DEFINE_bool("teacher", False, "Draw from the undistilled teacher instead.")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.exit_with(main, sys.argv)

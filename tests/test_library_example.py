@@ -1,0 +1,42 @@
+"""The README's library example runs as printed and does what it says."""
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def example() -> str:
+    """The first Python block after the line '## As a library'."""
+    section = re.search(
+        r"^## As a library$.*?^```python\n(.*?)^```$",
+        README.read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert section, "README.md has no Python block under '## As a library'"
+    return section[1]
+
+
+def test_the_example_distils_two_steps_into_one(example):
+    names = {"__name__": "example"}
+    exec(compile(example, str(README), "exec"), names)
+    images, reference = np.asarray(names["images"]), np.asarray(names["reference"])
+    assert images.shape == reference.shape == (16, 1)
+    assert reference.std() > 0.5  # not all alike
+    assert np.abs(images - reference).max() < 1e-3
+
+
+def test_the_example_imports_the_library_alone(example):
+    imported = set()
+    for node in ast.walk(ast.parse(example)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module)
+    allowed = ("jax", "optax", "progdist.diffusion", "progdist.losses")
+    assert all(name.startswith(allowed) for name in imported), imported

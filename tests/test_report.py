@@ -1,0 +1,567 @@
+"""The report shows what is in the files, whole, and as far as they go."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.text import Annotation
+from PIL import Image
+
+from progdist import report
+from progdist.report.curves import curves_figure, read_curves, smooth
+from progdist.report.labels import Box
+from progdist.report.quality import quality_figure
+from progdist.report.samples import Block, Samples, rows_figure
+from progdist.report.trajectories import trajectories_figure
+
+N_0 = 16
+PHASES = 4  # students with 8, 4, 2, 1 steps
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def evaluation(phase, role, sampler, num_steps, value, metric="FD-pixels") -> dict:
+    return {
+        "phase": phase,
+        "role": role,
+        "sampler": sampler,
+        "num_steps": num_steps,
+        "metric": metric,
+        "value": value,
+        "num_samples": 2000,
+    }
+
+
+def evaluations(phases: int) -> list[dict]:
+    rows = [evaluation(0, "teacher", "ddim", N_0, 2.0)]
+    for k in range(1, phases + 1):
+        n = N_0 >> k
+        rows.append(evaluation(k, "student", "ddim", n, 2.0 + 1 / n))
+        rows.append(evaluation(k, "teacher", "ddim", n, 2.0 + 16 / n))
+        rows.append(evaluation(k, "teacher", "ancestral", n, 2.0 + 32 / n))
+    return rows
+
+
+def metrics(phases: int, per_phase: int = 20) -> list[dict]:
+    return [
+        {
+            "global_step": k * per_phase + step,
+            "phase": k,
+            "step": step,
+            "num_steps": N_0 >> k,
+            "loss": 0.1 * 2.0**-k / (1 + step),
+            "learning_rate": 1e-3 * (1 - step / per_phase),
+        }
+        for k in range(phases + 1)
+        for step in range(per_phase)
+    ]
+
+
+def images(phase: int, n: int = 12, shape=(8, 8, 1)) -> np.ndarray:
+    return np.random.default_rng(phase).integers(0, 256, (n, *shape), np.uint8)
+
+
+def trajectories(steps=(4, 2, 1), k=2, shape=(8, 8, 1)) -> dict[int, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {n: rng.normal(size=(n + 1, k, *shape)).astype(np.float32) for n in steps}
+
+
+def make_workdir(path: Path, phases: int = PHASES, shape=(8, 8, 1)) -> Path:
+    folder = path / "samples"
+    folder.mkdir()
+    write_jsonl(path / "eval.jsonl", evaluations(phases))
+    write_jsonl(path / "metrics.jsonl", metrics(phases))
+    for k in range(phases + 1):
+        arrays = {"num_steps": N_0 >> k, "phase": k}
+        drawn = images(k, shape=shape)
+        np.savez(folder / f"phase_{k:02d}.npz", images=drawn, **arrays)
+        if k:
+            drawn = images(100 + k, shape=shape)
+            np.savez(folder / f"baseline_{k:02d}.npz", images=drawn, **arrays)
+    if phases:
+        states = {f"N{n}": z for n, z in trajectories(shape=shape).items()}
+        np.savez(folder / "trajectories.npz", **states)
+    return path
+
+
+def place_of(picture: np.ndarray, image: np.ndarray, scale: int) -> tuple[int, int]:
+    """Finds where the image, scaled up, stands in the picture."""
+    block = image.repeat(scale, 0).repeat(scale, 1)
+    h, w = block.shape[:2]
+    windows = np.lib.stride_tricks.sliding_window_view(picture, (h, w), (0, 1))
+    # The corners first: comparing every window whole would take seconds.
+    ends = np.s_[:: h - 1, :: w - 1]
+    hits = (windows[..., *ends] == np.moveaxis(block[ends], -1, 0)).all((2, 3, 4))
+    found = [
+        (y, x)
+        for y, x in np.argwhere(hits)
+        if (picture[y : y + h, x : x + w] == block).all()
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+# Rows
+
+
+def test_cut_anywhere_the_file_reads_as_its_whole_rows(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": i, "name": "σ"} for i in range(3)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    for size in range(len(text) + 1):
+        path.write_bytes(text[:size])
+        # A row is whole once its brace is there, with or without the newline.
+        assert report.read_rows(path) == rows[: text[:size].count(b"}")]
+
+
+@pytest.mark.parametrize("bad", ['{"step": 1', "[1, 2]", '{"a": 1}{"a": 2}'])
+def test_a_bad_line_before_the_last_is_named(tmp_path, bad):
+    path = tmp_path / "eval.jsonl"
+    path.write_text(f'{{"step": 0}}\n{bad}\n{{"step": 2}}\n')
+    with pytest.raises(
+        ValueError, match=r"eval\.jsonl, line 2: not (a )?JSON"
+    ) as error:
+        report.read_rows(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_whole_last_line_is_not_excused(tmp_path):
+    path = tmp_path / "eval.jsonl"
+    path.write_text('{"step": 0}\n{"step"\n')
+    with pytest.raises(ValueError, match="line 2"):
+        report.read_rows(path)
+
+
+def test_no_file_yet_has_no_rows_but_no_folder_is_an_error(tmp_path):
+    assert report.read_rows(tmp_path / "eval.jsonl") == []
+    with pytest.raises(FileNotFoundError, match="no-run"):
+        report.read_rows(tmp_path / "no-run" / "eval.jsonl")
+
+
+def test_the_later_measurement_counts_and_metrics_do_not_mix(tmp_path):
+    rows = [
+        evaluation(1, "student", "ddim", 8, 3.0),
+        evaluation(1, "student", "ddim", 8, 40.0, metric="FD-other"),
+        evaluation(1, "student", "ddim", 8, 2.5),
+    ]
+    write_jsonl(tmp_path / "eval.jsonl", rows)
+    assert [e.value for e in report.read_evaluations(tmp_path)] == [2.5]
+    assert [e.value for e in report.read_evaluations(tmp_path, "FD-other")] == [40.0]
+
+
+def test_a_row_without_a_field_is_named(tmp_path):
+    write_jsonl(tmp_path / "eval.jsonl", [{"phase": 0, "value": 1.0}])
+    with pytest.raises(ValueError, match=r"eval\.jsonl: a row lacks role, sampler"):
+        report.read_evaluations(tmp_path)
+    write_jsonl(tmp_path / "metrics.jsonl", [{"phase": 0, "loss": 1.0}])
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: a row lacks"):
+        report.write_curves(tmp_path)
+
+
+# Grids and files
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9)),
+    st.sampled_from([1, 3]),
+    st.integers(1, 4),
+    st.integers(0, 3),
+)
+def test_every_image_is_in_its_cell_and_all_else_is_white(size, ch, upscale, padding):
+    r, c, h = size
+    drawn = np.random.default_rng(0).integers(0, 255, (r, c, h, h + 1, ch), np.uint8)
+    grid = report.image_grid(drawn, upscale, padding)
+    height, width = h * upscale + padding, (h + 1) * upscale + padding
+    assert grid.shape == (r * height - padding, c * width - padding, ch)
+    rest = grid.copy()
+    for i in range(r):
+        for j in range(c):
+            top, left = i * height, j * width
+            cell = np.s_[top : top + h * upscale, left : left + (h + 1) * upscale]
+            scaled = drawn[i, j].repeat(upscale, 0).repeat(upscale, 1)
+            np.testing.assert_array_equal(grid[cell], scaled)
+            rest[cell] = 255
+    assert (rest == 255).all()
+
+
+@pytest.mark.parametrize("h", [4, 8, 28, 32, 64])
+def test_an_image_is_at_least_48_pixels_by_itself(h):
+    side = report.image_grid(np.zeros((1, 1, h, h, 1), np.uint8)).shape[0]
+    assert side >= 48
+    assert side % h == 0
+    assert side < 48 + h or side == h
+
+
+@pytest.mark.parametrize(("ch", "mode"), [(1, "L"), (3, "RGB")])
+def test_a_png_holds_the_very_pixels(tmp_path, ch, mode):
+    image = images(0, n=1, shape=(5, 7, ch))[0]
+    path = report.save_png(tmp_path / "folder" / "a.png", image)
+    with Image.open(path) as picture:
+        assert picture.mode == mode
+        np.testing.assert_array_equal(np.asarray(picture).reshape(image.shape), image)
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    path = report.save_png(tmp_path / "a.png", images(0, n=1)[0])
+    before = path.read_bytes()
+
+    def fail(self, name, **kwargs):
+        Path(name).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        report.save_png(path, images(1, n=1)[0])
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_png_comes_into_place_by_renaming_alone(tmp_path, monkeypatch):
+    names = []
+    save = Image.Image.save
+
+    def record(self, name, **kwargs):
+        names.append(Path(name))
+        save(self, name, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "save", record)
+    path = report.save_png(tmp_path / "a.png", images(0, n=1)[0])
+    assert path.exists()
+    assert path not in names
+    assert {name.parent for name in names} == {tmp_path}
+
+
+# Samples
+
+
+def test_a_label_stands_at_the_middle_of_its_row():
+    rows = np.zeros((3, 2, 8, 8, 1), np.uint8)
+    figure = rows_figure(["a", "b", "c"], [Block("left", rows), Block("right", rows)])
+    height = figure.get_figheight() * figure.dpi
+    middles = [t.get_position()[1] * height for t in figure.texts[:3]]
+    bottom = figure.images[0].oy
+    assert [image.oy for image in figure.images] == [bottom, bottom]
+    expected = [bottom + 40 + 84 * row for row in (2, 1, 0)]
+    np.testing.assert_allclose(middles, expected, atol=1)
+
+
+def test_samples_are_named_by_who_drew_them_and_in_how_many_steps():
+    labels = [Samples(images(k), N_0 >> k, k).label for k in (0, 1, PHASES)]
+    assert labels == ["teacher, 16 steps", "student, 8 steps", "student, 1 step"]
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3)])
+def test_rows_are_phases_and_columns_are_noises(tmp_path, shape):
+    path = report.write_samples(make_workdir(tmp_path, shape=shape), columns=3)
+    picture = np.asarray(Image.open(path))
+    scale = -(-80 // shape[0])
+    places = np.array(
+        [
+            [place_of(picture, images(k, shape=shape)[j], scale) for j in range(3)]
+            for k in range(PHASES + 1)
+        ]
+    )
+    assert (np.ptp(places[..., 0], axis=1) == 0).all()
+    assert (np.ptp(places[..., 1], axis=0) == 0).all()
+    assert (np.diff(places[..., 0], axis=0) > 0).all()
+    assert (np.diff(places[..., 1], axis=1) > 0).all()
+
+
+def test_each_phase_gets_a_plain_grid_of_all_its_images(tmp_path):
+    report.write_samples(make_workdir(tmp_path))
+    for k in range(PHASES + 1):
+        grid = np.asarray(Image.open(tmp_path / "samples" / f"phase_{k:02d}.png"))
+        assert grid.shape == (3 * 50 - 2, 4 * 50 - 2)
+        np.testing.assert_array_equal(grid[100:148:6, 150:198:6], images(k)[11, ..., 0])
+
+
+def test_student_and_teacher_stand_side_by_side(tmp_path):
+    path = report.write_comparison(make_workdir(tmp_path), columns=2)
+    picture = np.asarray(Image.open(path))
+    for k in range(1, PHASES + 1):
+        student = place_of(picture, images(k)[1], 10)
+        teacher = place_of(picture, images(100 + k)[1], 10)
+        assert student[0] == teacher[0]
+        assert student[1] < teacher[1]
+
+
+def test_an_unreadable_file_is_named(tmp_path):
+    make_workdir(tmp_path, phases=0)
+    (tmp_path / "samples" / "phase_01.npz").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(ValueError, match=r"phase_01\.npz: not a whole npz file"):
+        report.write_samples(tmp_path)
+    np.savez(tmp_path / "samples" / "phase_01.npz", images=images(1))
+    with pytest.raises(ValueError, match=r"phase_01\.npz: lacks num_steps, phase"):
+        report.write_samples(tmp_path)
+    (tmp_path / "samples" / "trajectories.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"trajectories\.npz: not a whole npz file"):
+        report.write_trajectories(tmp_path)
+
+
+# Quality
+
+
+def read(workdir: Path) -> list[report.Evaluation]:
+    return report.read_evaluations(workdir)
+
+
+def test_quality_shows_every_value_at_its_number_of_calls(tmp_path):
+    axes = quality_figure(read(make_workdir(tmp_path))).axes[0]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    steps = [1, 2, 4, 8]
+    assert drawn["distilled student"] == [[n, 2 + 1 / n] for n in steps]
+    assert drawn["teacher, DDIM"] == [[n, 2 + 16 / n] for n in steps] + [[16, 2]]
+    assert drawn["teacher, ancestral"] == [[n, 2 + 32 / n] for n in steps]
+    assert {y for _, y in drawn["teacher at 16 steps"]} == {2.0}
+
+
+def test_quality_axes_are_logarithmic_with_whole_numbers_of_calls(tmp_path):
+    axes = quality_figure(read(make_workdir(tmp_path))).axes[0]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    names = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert names == ["1", "2", "4", "8", "16"]
+    assert (
+        np.diff(axes.transData.transform([(int(n), 1) for n in names])[:, 0])
+    ).min() > 0
+    assert "FD-pixels" in axes.get_ylabel()
+
+
+def power_laws(seed: int) -> list[report.Evaluation]:
+    """Distances that fall with the number of steps, as those of samplers do."""
+    rng = np.random.default_rng(seed)
+    phases = int(rng.integers(1, 14))
+    floor = rng.uniform(0.1, 10)
+    rows = []
+    for role, sampler in (
+        ("student", "ddim"),
+        ("teacher", "ddim"),
+        ("teacher", "ancestral"),
+    ):
+        factor = rng.uniform(0.2, 3) if role == "student" else rng.uniform(5, 50)
+        power = rng.uniform(0.5, 1.5)
+        for k in range(role == "student", phases + 1):
+            n = 2 ** (phases - k)
+            value = float(floor * (1 + factor / n**power))
+            rows.append(report.Evaluation(k, role, sampler, n, "FD", value, 10))
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_names_lie_on_no_line_and_on_no_other_name(seed):
+    rows = power_laws(seed)
+    axes = quality_figure(rows).axes[0]
+    frame = Box(*axes.get_window_extent().extents)
+    boxes = [Box(*text.get_window_extent().extents) for text in axes.texts]
+    assert len(boxes) == 4
+    corners = [axes.transData.transform(line.get_xydata()) for line in axes.lines]
+    lines = np.concatenate([np.linspace(c[:-1], c[1:], 500) for c in corners], axis=1)
+    lines = lines.reshape(-1, 2)
+    for index, box in enumerate(boxes):
+        assert box.inside(frame)
+        assert box.distances(lines).min() > 0
+        for other in boxes[index + 1 :]:
+            assert box.distances(other.outline()).min() > 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_a_value_without_a_place_on_a_log_axis_is_left_out(tmp_path, value):
+    rows = [*evaluations(1), evaluation(2, "student", "ddim", 4, value)]
+    write_jsonl(tmp_path / "eval.jsonl", rows)
+    assert report.write_quality(tmp_path).stat().st_size > 10_000
+
+
+# Tables
+
+
+def test_the_table_has_the_numbers_most_calls_first(tmp_path):
+    lines = report.markdown_table(make_workdir(tmp_path)).splitlines()
+    assert lines[0] == "FD-pixels of 2,000 samples, lower is better."
+    assert lines[2] == (
+        "| network calls | student | teacher DDIM | teacher ancestral "
+        "| student / teacher at 16 |"
+    )
+    assert lines[4:] == [
+        "| 16 | – | 2.00 | – | – |",
+        "| 8 | 2.12 | 4.00 | 6.00 | 1.06 |",
+        "| 4 | 2.25 | 6.00 | 10.0 | 1.12 |",
+        "| 2 | 2.50 | 10.0 | 18.0 | 1.25 |",
+        "| 1 | 3.00 | 18.0 | 34.0 | 1.50 |",
+    ]
+
+
+def test_both_tables_have_the_same_content(tmp_path):
+    workdir = make_workdir(tmp_path)
+    table = report.closing_table(workdir)
+    title, _, header, _, *lines = report.markdown_table(workdir).splitlines()
+    cells = [[str(c) for c in column.cells] for column in table.columns]
+    rows = [list(row) for row in zip(*cells, strict=True)]
+    assert rows == [line.strip("| ").split(" | ") for line in lines]
+    assert [c.header for c in table.columns] == header.strip("| ").split(" | ")
+    assert f"{table.title}." == title
+
+
+def test_without_the_teachers_number_there_is_no_ratio(tmp_path):
+    write_jsonl(tmp_path / "eval.jsonl", [evaluation(1, "student", "ddim", 4, 1234.5)])
+    last = report.markdown_table(tmp_path).splitlines()[-1]
+    assert last == "| 4 | 1,234 | – | – | – |"
+
+
+# Training curves
+
+
+def test_a_phase_begins_where_its_first_update_is(tmp_path):
+    loss, rate = curves_figure(read_curves(make_workdir(tmp_path))).axes
+    names = [t.get_text() for t in loss.texts if isinstance(t, Annotation)]
+    assert names == ["teacher", "8", "4", "2", "1"]
+    for axes in (loss, rate):
+        begins = [
+            x[0] for x in (line.get_xdata() for line in axes.lines) if x[0] == x[1]
+        ]
+        assert begins == [20, 40, 60, 80]
+    assert loss.get_yscale() == "log"
+    assert loss.get_xlim() == rate.get_xlim() == (0, 99)
+
+
+def test_updates_gone_through_twice_count_as_the_last_time(tmp_path):
+    rows = metrics(0)
+    again = [{**row, "loss": 7.0} for row in rows[10:15]]
+    write_jsonl(tmp_path / "metrics.jsonl", [*rows[:15], *again, *rows[15:]])
+    (curve,) = read_curves(tmp_path)
+    assert curve.global_step.tolist() == list(range(20))
+    assert (curve.loss == 7.0).nonzero()[0].tolist() == [10, 11, 12, 13, 14]
+
+
+def test_the_first_row_of_a_run_can_be_drawn(tmp_path):
+    write_jsonl(tmp_path / "metrics.jsonl", [{**metrics(0)[0], "learning_rate": 0.0}])
+    assert report.write_curves(tmp_path).exists()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.floats(-10, 10), min_size=1, max_size=40),
+    st.integers(1, 60),
+)
+def test_smoothing_keeps_length_constants_and_bounds(values, window):
+    y = np.array(values)
+    smoothed = smooth(y, window)
+    assert smoothed.shape == y.shape
+    assert smoothed.min() >= y.min() - 1e-9
+    assert smoothed.max() <= y.max() + 1e-9
+    np.testing.assert_allclose(smooth(np.full_like(y, 3.0), window), 3.0)
+
+
+# Trajectories
+
+
+def arrows(axes) -> list[tuple[float, float, float]]:
+    """Begin, end and height of each arrow."""
+    found = [t for t in axes.texts if isinstance(t, Annotation)]
+    return [(t.xyann[0], t.xy[0], t.xy[1]) for t in found]
+
+
+def test_there_is_one_arrow_per_network_call():
+    axes = trajectories_figure(trajectories()).axes[0]
+    by_height: dict[float, int] = {}
+    for *_, y in arrows(axes):
+        by_height[y] = by_height.get(y, 0) + 1
+    downwards = [by_height[y] for y in sorted(by_height, reverse=True)]
+    assert downwards == [4, 2, 1, 4, 2, 1]
+    assert len(axes.images) == 2 * (5 + 3 + 2)
+
+
+def test_the_one_step_arrow_spans_the_four_arrows():
+    found = arrows(trajectories_figure(trajectories(k=1)).axes[0])
+    top, bottom = max(y for *_, y in found), min(y for *_, y in found)
+    four = [a for a in found if a[2] == top]
+    (one,) = [a for a in found if a[2] == bottom]
+    assert one[0] == min(begin for begin, *_ in four)
+    assert one[1] == max(end for _, end, _ in four)
+
+
+def test_equal_times_stand_in_one_column():
+    axes = trajectories_figure(trajectories(k=1)).axes[0]
+    columns: dict[float, int] = {}
+    for image in axes.images:
+        left, right, *_ = image.get_extent()
+        x = round((left + right) / 2, 9)
+        columns[x] = columns.get(x, 0) + 1
+    assert [columns[x] for x in sorted(columns)] == [3, 1, 2, 1, 3]
+    names = {"noise $z_1$", "$z_{3/4}$", "$z_{1/2}$", "$z_{1/4}$", "image $x$"}
+    found = [t for t in axes.texts if t.get_text() in names]
+    at = [t.get_position()[0] for t in found]
+    np.testing.assert_allclose(at, sorted(columns), atol=1e-9)
+    np.testing.assert_allclose(np.diff(at), np.diff(at)[0])
+
+
+def test_a_state_is_shown_as_it_is_within_the_range():
+    paths = {1: np.linspace(-2, 2, 2 * 64).reshape(2, 1, 8, 8, 1).astype(np.float32)}
+    shown = trajectories_figure(paths).axes[0].images[0].get_array()
+    expected = np.clip((paths[1][0, 0] + 1) / 2, 0, 1)
+    np.testing.assert_allclose(np.asarray(shown), expected.repeat(3, -1), atol=1e-6)
+
+
+def test_students_of_many_steps_are_left_out(tmp_path):
+    (tmp_path / "samples").mkdir()
+    states = {f"N{n}": z for n, z in trajectories(steps=(16,)).items()}
+    np.savez(tmp_path / "samples" / "trajectories.npz", **states)
+    assert report.write_trajectories(tmp_path) is None
+
+
+# The whole
+
+
+WRITERS = [
+    report.write_samples,
+    report.write_comparison,
+    report.write_quality,
+    report.write_trajectories,
+    report.write_curves,
+]
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3)])
+def test_every_picture_fits_a_page_and_a_download(tmp_path, shape):
+    workdir = make_workdir(tmp_path, shape=shape)
+    for write in WRITERS:
+        path = write(workdir)
+        with Image.open(path) as picture:
+            assert 800 <= picture.width <= 1500
+            assert picture.height <= 1500
+        assert path.stat().st_size < 1_000_000
+    left = {p.name for p in workdir.rglob(".*")}
+    assert not left
+
+
+def test_with_the_teacher_alone_there_are_partial_pictures(tmp_path):
+    workdir = make_workdir(tmp_path, phases=0)
+    drawn = {write.__name__: write(workdir) for write in WRITERS}
+    assert drawn.pop("write_comparison") is None
+    assert drawn.pop("write_trajectories") is None
+    assert all(path.stat().st_size > 5_000 for path in drawn.values())
+    assert report.markdown_table(workdir).endswith("| 16 | – | 2.00 | – | – |\n")
+
+
+def test_of_an_empty_workdir_nothing_is_drawn(tmp_path):
+    assert [write(tmp_path) for write in WRITERS] == [None] * len(WRITERS)
+    assert not list(tmp_path.iterdir())
+    assert report.closing_table(tmp_path).row_count == 0
+    assert report.markdown_table(tmp_path) == "No evaluations yet.\n"
+
+
+def test_the_report_loads_neither_jax_nor_pyplot():
+    code = (
+        "import sys, progdist.report;"
+        "print({'jax', 'matplotlib.pyplot'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "set()", done.stderr
