@@ -102,10 +102,7 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises:
       CheckpointError: if there is no model at `path`.
     """
-    if not path.is_dir() or not ocp.is_orbax_checkpoint(_location(path)):
-        raise CheckpointError(f"{path}: holds no model")
-    card: Any = ocp.metadata(_location(path)).custom_metadata
-    return dict(card or {})
+    return dict(_metadata(path).custom_metadata or {})
 
 
 def load_model(path: Path, template: Params) -> Params:
@@ -121,10 +118,18 @@ def load_model(path: Path, template: Params) -> Params:
     """
     if path.is_file():
         return _load_released(path, template)
-    read_card(path)
-    found: Any = ocp.metadata(_location(path)).metadata
-    _check_shapes(path, found["params"], template)
+    _check_shapes(path, _metadata(path).metadata["params"], template)
     return ocp.load(_location(path), _abstract({"params": template}))["params"]
+
+
+def _metadata(path: Path) -> Any:
+    """Returns what Orbax knows of a model without reading its arrays."""
+    try:
+        return ocp.metadata(_location(path))
+    except (OSError, ValueError, ocp.errors.InvalidLayoutError) as error:
+        raise CheckpointError(
+            f"{path}: holds no model ({type(error).__name__})"
+        ) from None
 
 
 def _load_released(path: Path, template: Params) -> Params:

@@ -106,11 +106,13 @@ def draw_trajectory(
     z_1: Float[Array, "b *d"],
     num_steps: int,
     label: Int[Array, " b"] | None = None,
-) -> Float[np.ndarray, "n+1 b *d"]:
+) -> Float[np.ndarray, "states b *d"]:
     """Returns the DDIM states z_t from the noise to the image, t = 1 first."""
 
     @jax.jit
-    def states(params: Params, z_1: Float[Array, "b *d"]) -> Float[Array, "n+1 b *d"]:
+    def states(
+        params: Params, z_1: Float[Array, "b *d"]
+    ) -> Float[Array, "states b *d"]:
         denoise = bind(net, params, output, label)
         return samplers.trajectory(denoise, schedule, z_1, num_steps).z
 

@@ -66,7 +66,8 @@ def find_model(workdir: Path, num_steps: int | None) -> Path:
         if match:
             found[int(match[2]) if int(match[1]) or num_steps else None] = path
     if num_steps not in found:
-        steps = ", ".join(str(n) for n in sorted(n for n in found if n)) or "none yet"
+        finished = sorted(n for n in found if n is not None)
+        steps = ", ".join(map(str, finished)) or "none yet"
         raise checkpoint.CheckpointError(
             f"--num_steps={num_steps}: no finished model with that many steps in "
             f"{workdir / 'models'}; there is {steps}"

@@ -139,7 +139,7 @@ def make_train_step(
         value, gradient = parallel.value_and_mean_grad(mean_loss, state.params)
         learning_rate = rate(state.step, round_.num_updates)
         state = apply_gradient(state, gradient, optimizer, learning_rate, ema_decay)
-        norms = optax.global_norm(gradient), optax.global_norm(state.params)
+        norms = optax.tree.norm(gradient), optax.tree.norm(state.params)
         return state, Metrics(value, *norms, learning_rate)
 
     return parallel.pmap(step, mesh, (None, None, 0), (None, None), donate_argnums=(0,))

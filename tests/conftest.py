@@ -1,4 +1,4 @@
-"""Strict JAX for every test: no rank promotion, no silent transfers of dtype."""
+"""Strict JAX for every test, on eight simulated devices."""
 
 import os
 
@@ -7,5 +7,5 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
 
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_debug_key_reuse", False)

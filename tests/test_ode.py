@@ -10,7 +10,7 @@ from progdist.diffusion import ode
 from progdist.diffusion.samplers import sample, trajectory
 from progdist.diffusion.schedules import Cosine, make_schedule
 from tests import toy
-from tests.toy import Counted, alpha_sigma, float64
+from tests.toy import Counted, alpha_sigma, float64, unchecked
 
 MEAN, STD = 0.2, 0.5
 NAMES = ["cosine", "linear", "linear_beta", "linear_beta_discrete"]
@@ -39,7 +39,9 @@ def test_drift_and_diffusion_are_the_derivatives(name, t):
     _, sigma = alpha_sigma(schedule(jnp.array(t)))
     np.testing.assert_allclose(ode.drift(schedule, jnp.array(t)), f, rtol=1e-6)
     np.testing.assert_allclose(
-        ode.squared_diffusion(schedule, jnp.array(t)), dsigma2 - 2 * f * sigma**2, rtol=1e-6
+        ode.squared_diffusion(schedule, jnp.array(t)),
+        dsigma2 - 2 * f * sigma**2,
+        rtol=1e-6,
     )
 
 
@@ -50,7 +52,10 @@ def test_drift_and_diffusion_of_the_cosine_in_closed_form(t):
     b = np.arctan(np.exp(-10))
     a = np.arctan(np.exp(10)) - b
     np.testing.assert_allclose(
-        [ode.drift(Cosine(), jnp.array(t)), ode.squared_diffusion(Cosine(), jnp.array(t))],
+        [
+            ode.drift(Cosine(), jnp.array(t)),
+            ode.squared_diffusion(Cosine(), jnp.array(t)),
+        ],
         [-a * np.tan(a * t + b), 2 * a * np.tan(a * t + b)],
         rtol=1e-12,
     )
@@ -127,9 +132,7 @@ def test_the_last_stage_is_finite_in_float32(name):
         assert np.isfinite(solve(num_steps)).all()
 
 
-@pytest.mark.parametrize(
-    ("problem", "rtol"), [("gaussian", 1e-3), ("gaussian", 1e-7), ("two_modes", 1e-5)]
-)
+@pytest.mark.parametrize(("problem", "rtol"), [("gaussian", 1e-4), ("two_modes", 1e-5)])
 @float64
 def test_the_adaptive_solver_counts_its_calls(problem, rtol, monkeypatch):
     solve, steps = diffrax.diffeqsolve, {}
@@ -140,7 +143,9 @@ def test_the_adaptive_solver_counts_its_calls(problem, rtol, monkeypatch):
         return solution
 
     monkeypatch.setattr(diffrax, "diffeqsolve", spying)
-    exact = toy.gaussian(MEAN, STD) if problem == "gaussian" else toy.two_modes(0.9, 0.02)
+    exact = (
+        toy.gaussian(MEAN, STD) if problem == "gaussian" else toy.two_modes(0.9, 0.02)
+    )
     z_1, denoise = jnp.linspace(-2.0, 2.0, 5)[None], Counted(exact)
     calls, solution = denoise.during(
         lambda: ode.integrate_adaptive(denoise, Cosine(), z_1, rtol, rtol)
@@ -150,10 +155,10 @@ def test_the_adaptive_solver_counts_its_calls(problem, rtol, monkeypatch):
         assert steps["num_rejected_steps"] > 0
 
 
-@pytest.mark.parametrize("rtol", [1e-3, 1e-6])
 @float64
-def test_the_adaptive_solver_meets_its_tolerance(rtol):
-    z_1, denoise = jnp.linspace(-2.0, 2.0, 5)[None], toy.gaussian(MEAN, STD)
+def test_the_adaptive_solver_meets_its_tolerance():
+    rtol, z_1 = 1e-6, jnp.linspace(-2.0, 2.0, 5)[None]
+    denoise = toy.gaussian(MEAN, STD)
     z = ode.integrate_adaptive(denoise, Cosine(), z_1, rtol, rtol).z
     # local errors of size rtol (1 + |z|) add up over a few tens of steps
     exact = toy.gaussian_flow(z_1, -20.0, 20.0, MEAN, STD)
@@ -194,4 +199,4 @@ def test_ddim_and_the_ode_share_their_limit():
 
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="method: 'midpoint' is not one of"):
-        ode.tableau.__wrapped__("midpoint")
+        unchecked(ode.tableau)("midpoint")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from progdist.diffusion.prediction import Target, clip, from_output, num_outputs
-from tests.toy import alpha_sigma, float64, quick
+from tests.toy import alpha_sigma, float64, quick, unchecked
 
 TARGETS = get_args(Target)
 number = st.floats(-2, 2)
@@ -71,7 +71,12 @@ def test_a_prediction_explains_z(target, out, z, logsnr):
     # z_t = alpha x + sigma eps holds whatever the network says
     shape = (1, 2, 2 * num_outputs(target))
     z_t, at = jnp.full((1, 2, 2), z), jnp.array([logsnr])
-    p = completed(jnp.asarray(np.linspace(-1, out, np.prod(shape))).reshape(shape), z_t, at, target)
+    p = completed(
+        jnp.asarray(np.linspace(-1, out, np.prod(shape))).reshape(shape),
+        z_t,
+        at,
+        target,
+    )
     alpha, sigma = alpha_sigma(logsnr)
     np.testing.assert_allclose(alpha * p.x + sigma * p.eps, z_t, atol=1e-11)
     np.testing.assert_allclose(alpha * p.eps - sigma * p.x, p.v, atol=1e-11)
@@ -99,7 +104,9 @@ def test_squared_errors_differ_by_the_snr(guess, x, eps, logsnr):
     error_eps, error_v = np.square(p.eps - truth["eps"]), np.square(p.v - truth["v"])
     snr = np.exp(logsnr)
     np.testing.assert_allclose(error_eps, snr * error_x, rtol=1e-9, atol=1e-11 * snr)
-    np.testing.assert_allclose(error_v, (1 + snr) * error_x, rtol=1e-9, atol=1e-11 * snr)
+    np.testing.assert_allclose(
+        error_v, (1 + snr) * error_x, rtol=1e-9, atol=1e-11 * snr
+    )
 
 
 @quick
@@ -132,4 +139,4 @@ def test_both_needs_twice_the_channels():
 def test_an_unknown_target_is_refused():
     one = jnp.ones((1, 1))
     with pytest.raises(ValueError, match="target: 'score' is not one of"):
-        from_output.__wrapped__(one, one, jnp.ones(1), "score")
+        unchecked(from_output)(one, one, jnp.ones(1), "score")

@@ -24,7 +24,9 @@ def _one(value):
 def test_diffuse_adds_noise_in_the_stated_shares(x, eps, logsnr):
     alpha, sigma = alpha_sigma(logsnr)
     z = diffuse(jnp.full((1, 2, 2), x), _one(logsnr), jnp.full((1, 2, 2), eps))
-    np.testing.assert_allclose(z, np.full((1, 2, 2), alpha * x + sigma * eps), atol=1e-14)
+    np.testing.assert_allclose(
+        z, np.full((1, 2, 2), alpha * x + sigma * eps), atol=1e-14
+    )
 
 
 @quick
@@ -33,7 +35,10 @@ def test_diffuse_adds_noise_in_the_stated_shares(x, eps, logsnr):
 def test_two_forward_steps_are_one(x, pair):
     # q(z_t | z_s) after q(z_s | x) is q(z_t | x) = N(alpha_t x, sigma_t²)
     logsnr_t, logsnr_s = pair[0], pair[0] + pair[1]
-    (alpha_s, sigma_s), (alpha_t, sigma_t) = alpha_sigma(logsnr_s), alpha_sigma(logsnr_t)
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = (
+        alpha_sigma(logsnr_s),
+        alpha_sigma(logsnr_t),
+    )
     q = forward(_one(alpha_s * x), _one(logsnr_s), _one(logsnr_t))
     gain = forward(_one(1.0), _one(logsnr_s), _one(logsnr_t)).mean
     np.testing.assert_allclose(q.mean, [alpha_t * x], atol=1e-13)
@@ -49,13 +54,16 @@ def test_posterior_is_bayes_rule(x, z_t, pair):
     # Given x, (z_s, z_t) is Gaussian: means alpha x, variances sigma² and covariance
     # (alpha_t / alpha_s) sigma_s². Conditioning on z_t gives q(z_s | z_t, x).
     logsnr_t, logsnr_s = pair[0], pair[0] + pair[1]
-    (alpha_s, sigma_s), (alpha_t, sigma_t) = alpha_sigma(logsnr_s), alpha_sigma(logsnr_t)
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = (
+        alpha_sigma(logsnr_s),
+        alpha_sigma(logsnr_t),
+    )
     gain = alpha_t / alpha_s * sigma_s**2 / sigma_t**2
     mean = alpha_s * x + gain * (z_t - alpha_t * x)
     variance = sigma_s**2 - gain**2 * sigma_t**2
     q = posterior(_one(z_t), _one(x), _one(logsnr_t), _one(logsnr_s))
     np.testing.assert_allclose(q.mean, [mean], atol=1e-13)
-    np.testing.assert_allclose(q.variance, [variance], atol=1e-14 * sigma_s**2)
+    np.testing.assert_allclose(q.variance, [variance], atol=1e-14 * float(sigma_s**2))
 
 
 @float64
@@ -80,7 +88,9 @@ def test_variances_of_a_short_step_do_not_cancel_in_float32(exponent):
     lower = posterior(z, z, logsnr_t, logsnr_s).variance
     upper = forward(z, logsnr_s, logsnr_t).variance
     np.testing.assert_allclose(lower, [share * alpha_sigma(1.0)[1] ** 2], rtol=1e-6)
-    np.testing.assert_allclose(upper, [share * alpha_sigma(1 - step)[1] ** 2], rtol=1e-6)
+    np.testing.assert_allclose(
+        upper, [share * alpha_sigma(1 - step)[1] ** 2], rtol=1e-6
+    )
 
 
 def test_every_image_has_its_own_time():

@@ -1,0 +1,45 @@
+"""Fashion-MNIST, 28x28 grey.
+
+python -m progdist.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+
+Data: Debian's package dataset-fashion-mnist, or --config.data.dir with the idx files.
+HARDWARE_AND_TIME
+EXPECTED
+"""
+
+from configs.variants import select
+from progdist.config import Config, Data, Distillation, Model, Training
+
+
+def get_config(variant: str | None = None) -> Config:
+    """Returns the configuration; the variant is "" or "smoke"."""
+    config = Config(
+        data=Data(name="fashion_mnist", image_shape=(28, 28, 1)),
+        # 7x7 patches of 4x4 pixels, so that two cores can train it.
+        model=Model(
+            output="v",
+            ch=64,
+            emb_ch=128,
+            ch_mult=(1,),
+            num_res_blocks=1,
+            num_heads=4,
+            patch_size=4,
+        ),
+        base=Training(
+            num_updates=10_000,
+            batch_size=64,
+            learning_rate=1e-3,
+            warmup_updates=200,
+            anneal="linear",
+            ema_decay=0.999,
+        ),
+        distill=Distillation(
+            num_updates=1300,
+            batch_size=64,
+            learning_rate=1e-3,
+            start_steps=64,
+            long_rounds=2,
+            long_num_updates=2300,
+        ),
+    )
+    return select(config, variant)

@@ -1,0 +1,53 @@
+"""ImageNet at 64x64, class-conditional: the published values.
+
+python -m progdist.main --config=configs/imagenet64.py --workdir=runs/imagenet64
+
+Data: labelled images of 64x64, prepared once by
+  python -m progdist.data.prepare --tfds_name=imagenet2012 --image_size=64 --dir=DIR
+  from the two archives of ImageNet in DIR/downloads/manual       (--config.data.dir).
+Hardware and time: 550k updates of batch 2048 and 10 rounds of 50k on 295.9M
+  parameters. Not run here in full; :smoke is, on made
+  images.
+Expected (FID, as published): 16.08, 7.36, 3.88, 2.95 in 1, 2, 4, 8 steps.
+"""
+
+from configs.variants import select
+from progdist.config import Config, Data, Distillation, Evaluation, Model, Training
+
+
+def get_config(variant: str | None = None) -> Config:
+    """Returns the configuration; the variant is "" or "smoke"."""
+    config = Config(
+        data=Data(
+            name="tfds", tfds_name="imagenet2012", image_shape=(64, 64, 3), flip=True
+        ),
+        model=Model(
+            output="both",
+            ch=192,
+            emb_ch=768,
+            ch_mult=(1, 2, 3, 4),
+            num_res_blocks=3,
+            attn_resolutions=(8, 16, 32),
+            head_dim=64,
+            num_classes=1000,
+        ),
+        base=Training(
+            num_updates=550_000,
+            batch_size=2048,
+            learning_rate=3e-4,
+            warmup_updates=1000,
+            ema_decay=0.9999,
+            dropout=0.1,
+        ),
+        distill=Distillation(
+            num_updates=50_000,
+            batch_size=2048,
+            learning_rate=1e-4,
+            start_steps=1024,
+            long_rounds=2,
+            long_num_updates=100_000,
+        ),
+        evaluation=Evaluation(num_samples=50_000, batch_size=512, grid_images=64),
+        save_every=5000,
+    )
+    return select(config, variant)

@@ -1,0 +1,31 @@
+"""LSUN bedrooms at 128x128, unconditional: the published values.
+
+python -m progdist.main --config=configs/lsun_bedroom.py --workdir=runs/lsun_bedroom
+
+Data: prepared once by
+  python -m progdist.data.prepare --tfds_name=lsun/bedroom --image_size=128 --dir=DIR
+                                                                   (--config.data.dir).
+Hardware and time: 400k updates of batch 2048 and 10 rounds of 50k on 139.6M
+  parameters. Not run here in full; :smoke is, on made
+  images of 32x32.
+Expected: the paper gives its FID as a curve only.
+"""
+
+import dataclasses
+
+from configs import imagenet64
+from configs.variants import select
+from progdist.config import Config, Data
+
+
+def get_config(variant: str | None = None) -> Config:
+    """Returns the configuration; the variant is "" or "smoke"."""
+    config = imagenet64.get_config()
+    config.data = Data(
+        name="tfds", tfds_name="lsun/bedroom", image_shape=(128, 128, 3), flip=True
+    )
+    config.model = dataclasses.replace(
+        config.model, ch=64, ch_mult=(1, 2, 4, 6, 8), num_classes=0
+    )
+    config.base.num_updates = 400_000
+    return select(config, variant)

@@ -1,0 +1,53 @@
+import json
+
+import pytest
+
+from progdist.journal import Journal
+
+
+def row(step):
+    return {
+        "global_step": step,
+        "phase": 0,
+        "step": step,
+        "num_steps": 4,
+        "loss": 1.0,
+        "learning_rate": 0.1,
+        "grad_norm": 1.0,
+        "steps_per_second": 2.0,
+    }
+
+
+def steps(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["global_step"] for line in lines]
+
+
+def test_a_resumed_run_leaves_neither_holes_nor_doubles(tmp_path):
+    journal = Journal(tmp_path, 0)
+    for step in (5, 10, 15):
+        journal.metrics(row(step))
+    journal.close()
+    journal = Journal(tmp_path, 10)  # the newest checkpoint is of step 10
+    for step in (15, 20):
+        journal.metrics(row(step))
+    journal.close()
+    assert steps(tmp_path) == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "eval.jsonl"])
+def test_a_line_that_was_cut_short_is_dropped_before_the_next(tmp_path, name):
+    (tmp_path / name).write_text(json.dumps(row(5)) + '\n{"global_st')
+    journal = Journal(tmp_path, 5)
+    journal.metrics(row(10))
+    journal.evaluation({"metric": "m", "role": "r", "sampler": "s", "value": 1.0}, 10)
+    journal.close()
+    for line in (tmp_path / name).read_text().splitlines():
+        json.loads(line)
+
+
+def test_only_the_first_process_writes(tmp_path):
+    journal = Journal(tmp_path, 0, active=False)
+    journal.metrics(row(5))
+    journal.close()
+    assert list(tmp_path.iterdir()) == []

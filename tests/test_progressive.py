@@ -1,0 +1,91 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from progdist import progressive
+from progdist.state import Snapshot, init_state, make_optimizer
+from tests import tiny
+from tests.toy import quick
+
+
+def test_the_published_plan_of_cifar10():
+    phases = progressive.plan(800_000, 50_000, 8192, 1, 2, 2, 100_000)
+    assert [p.num_steps for p in phases] == [2**k for k in range(13, -1, -1)]
+    assert [p.num_updates for p in phases[-3:]] == [50_000, 100_000, 100_000]
+    assert phases[-1].end_update == 800_000 + 11 * 50_000 + 2 * 100_000
+
+
+@quick
+@given(st.integers(1, 5), st.integers(0, 6), st.integers(2, 4), st.integers(1, 9))
+def test_every_plan_ends_at_end_steps_and_leaves_no_gap(end, rounds, ratio, updates):
+    phases = progressive.plan(7, updates, end * ratio**rounds, end, ratio)
+    assert len(phases) == rounds + 1
+    assert phases[-1].num_steps == end
+    for one, other in itertools.pairwise(phases):
+        assert one.num_steps == ratio * other.num_steps
+        assert one.end_update == other.first_update
+        assert other.number == one.number + 1
+
+
+@pytest.mark.parametrize("steps", [(6, 1, 2), (8, 3, 2), (8, 1, 3), (1, 2, 2)])
+def test_steps_that_no_number_of_rounds_connects_are_refused(steps):
+    with pytest.raises(ValueError, match="must be end_steps"):
+        progressive.num_rounds(*steps)
+
+
+def test_a_given_teacher_is_not_trained():
+    first = progressive.plan(0, 10, 4, 1)[0]
+    assert first.num_updates == first.end_update == 0
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_advance_makes_teacher_and_student_of_the_finished_model(ema):
+    optimizer = make_optimizer(1.0, 0.0)
+    finished = init_state(tiny.params(), optimizer, keep_ema=True)
+    finished = finished._replace(ema_params=tiny.params(1), step=jnp.int32(9))
+    opt_state = jax.tree.map(lambda x: x + 1, finished.opt_state)
+    finished = finished._replace(opt_state=opt_state)
+    begun = progressive.advance(Snapshot(2, finished, ()), optimizer, ema)
+    assert begun.phase == 3
+    assert begun.state.step == 0
+    assert (begun.state.ema_params is not None) == ema
+    fresh = optimizer.init(tiny.params())
+    for a, b in (
+        (begun.teacher_params, tiny.params(1)),
+        (begun.state.params, tiny.params(1)),
+        (begun.state.opt_state, fresh),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_run_goes_on_from_any_phase_and_swaps_between_phases_only(start):
+    phases, events = progressive.plan(5, 5, 4, 1), []
+
+    def train(phase, snapshot):
+        assert snapshot.phase == phase.number
+        events.append(("train", phase.num_steps))
+        return snapshot
+
+    def begin_round(snapshot):
+        events.append("swap")
+        return snapshot._replace(phase=snapshot.phase + 1)
+
+    def finish(phase, snapshot):
+        events.append(("finish", phase.num_steps))
+
+    state = init_state(tiny.params(), make_optimizer(1.0, 0.0), keep_ema=False)
+    last = progressive.run(
+        phases, Snapshot(start, state, ()), train, finish, begin_round
+    )
+    expected = []
+    for phase in phases[start:]:
+        expected += ["swap"] if phase.number > start else []
+        expected += [("train", phase.num_steps), ("finish", phase.num_steps)]
+    assert events == expected
+    assert last.phase == 2

@@ -1,0 +1,117 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from progdist import parallel, step
+from progdist.diffusion.schedules import Cosine
+from progdist.state import init_state, learning_rate, make_optimizer
+from tests import tiny
+
+RATE = functools.partial(learning_rate, peak=0.1, warmup_updates=0, anneal="linear")
+LOSSES = {
+    "base": step.make_base_loss(tiny.TinyNet(), "v", Cosine(), "truncated_snr"),
+    "distill": step.make_distill_loss(
+        tiny.TinyNet(), "v", Cosine(), "truncated_snr", ratio=2
+    ),
+}
+
+
+def train(loss, num_devices, num_steps=(4,), updates=3, optimizer=None):
+    """Parameters and metrics after some updates of each round, on some devices."""
+    mesh = parallel.make_mesh(jax.devices()[:num_devices])
+    optimizer = optimizer or optax.identity()
+    train_step = step.make_train_step(loss, optimizer, RATE, 0.9, mesh)
+    state = parallel.replicate(init_state(tiny.params(), optimizer, True), mesh)
+    for n in num_steps:
+        constants = jnp.int32(n), jnp.int32(10), jax.random.key(n)
+        round_ = step.Round(*parallel.replicate((tiny.params(1), *constants), mesh))
+        for _ in range(updates):
+            batch = parallel.shard(tiny.batch(8), mesh)
+            state, metrics = jax.block_until_ready(train_step(state, round_, batch))
+    return state, metrics
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_eight_devices_equal_one(kind):
+    """With plain gradient descent, which a wrong factor in the gradient changes."""
+    one, eight = (train(LOSSES[kind], n) for n in (1, 8))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_one_trace_serves_all_rounds():
+    traces = []
+
+    def counted(*args):
+        traces.append(1)
+        return LOSSES["distill"](*args)
+
+    train(
+        counted,
+        2,
+        num_steps=(4096, 64, 1),
+        updates=2,
+        optimizer=make_optimizer(1.0, 0.0),
+    )
+    assert len(traces) == 1
+
+
+def test_random_numbers_do_not_depend_on_the_number_of_devices():
+    key, image = jax.random.key(0), tiny.batch(8).image
+
+    def drawn(num_devices):
+        mesh = parallel.make_mesh(jax.devices()[:num_devices])
+        draw = parallel.pmap(step._draw, mesh, (None, 0), 0)
+        draws = draw(parallel.replicate(key, mesh), parallel.shard(image, mesh))
+        return draws.u, draws.eps, jax.random.key_data(draws.dropout_keys)
+
+    for a, b in zip(drawn(1), drawn(8), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_times_cover_the_unit_interval_evenly():
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    draw = parallel.pmap(step._draw, mesh, (None, 0), 0)
+    u = np.sort(draw(jax.random.key(3), tiny.batch(64).image).u)
+    assert u[0] >= 0
+    assert u[-1] < 1
+    np.testing.assert_allclose(np.diff(u), 1 / 64, atol=1e-6)
+
+
+def test_two_updates_see_different_noise():
+    key, image = jax.random.key(0), tiny.batch(8).image
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    draw = parallel.pmap(step._draw, mesh, (None, 0), 0)
+    first, second = (draw(jax.random.fold_in(key, s), image) for s in (0, 1))
+    assert not np.allclose(first.eps, second.eps)
+    assert len(np.unique(np.asarray(first.eps))) == first.eps.size
+
+
+def test_metrics_report_the_gradient_before_clipping_and_the_rate():
+    state, metrics = train(
+        LOSSES["base"], 1, updates=3, optimizer=make_optimizer(1e-6, 0.0)
+    )
+    assert metrics.grad_norm > 1e-3
+    np.testing.assert_allclose(metrics.learning_rate, 0.1 * (1 - 2 / 10), rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.param_norm, optax.tree.norm(state.params), rtol=1e-6
+    )
+
+
+def test_the_distilled_round_leaves_its_teacher_alone():
+    """The gradient with respect to the whole round is zero."""
+    round_ = step.Round(tiny.params(1), jnp.int32(4), jnp.int32(10), jax.random.key(0))
+    batch = jax.tree.map(jnp.asarray, tiny.batch(4))
+    keys = jax.random.split(jax.random.key(1), 4)
+    draws = step.Draws(jnp.linspace(0, 0.9, 4), jnp.ones_like(batch.image), keys)
+
+    def loss(teacher_params):
+        round_now = round_._replace(teacher_params=teacher_params)
+        return LOSSES["distill"](tiny.params(), round_now, batch, draws).sum()
+
+    gradient = jax.grad(loss)(round_.teacher_params)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
