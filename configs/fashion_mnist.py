@@ -26,7 +26,7 @@ def get_config(variant: str | None = None) -> Config:
             patch_size=4,
         ),
         base=Training(
-            num_updates=10_000,
+            num_updates=20_000,
             batch_size=64,
             learning_rate=1e-3,
             warmup_updates=200,
@@ -34,12 +34,12 @@ def get_config(variant: str | None = None) -> Config:
             ema_decay=0.999,
         ),
         distill=Distillation(
-            num_updates=1300,
+            num_updates=2500,
             batch_size=64,
             learning_rate=1e-3,
             start_steps=64,
             long_rounds=2,
-            long_num_updates=2300,
+            long_num_updates=5000,
         ),
     )
     return select(config, variant)
