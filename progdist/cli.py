@@ -1,12 +1,15 @@
 """What the commands share: flags, devices, and one clear line for a mistake."""
 
+import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 from absl import flags, logging
+from ml_collections import config_flags
 
 from progdist.checkpoint import CheckpointError
 from progdist.config import Config, ConfigError
@@ -20,23 +23,59 @@ class UsageError(ValueError):
     """A missing, unknown or wrong flag."""
 
 
-def parse(values: flags.FlagValues, argv: list[str], required: Sequence[str]) -> None:
-    """Parses the command line.
+def define_config(values: flags.FlagValues) -> None:
+    """Defines --config, with overrides by the type of each field."""
+    for choices in _literals(Config):
+        # Not among the types that ml_collections knows.
+        config_flags.register_flag_parser_for_type(
+            choices, flags.EnumParser(list(get_args(choices)))
+        )
+    config_flags.DEFINE_config_file(
+        "config", None, "configs/NAME.py[:variant]", flag_values=values
+    )
+
+
+def get_config(values: flags.FlagValues) -> Config:
+    """Returns the parsed configuration.
+
+    Raises:
+      UsageError: if the file is not there, or returns something else.
+    """
+    config: Any = values["config"].value
+    try:
+        found = type(config.seed)
+    except (OSError, AttributeError) as error:
+        raise UsageError(f"--config: {_last_line(error)}") from None
+    if found is not int or not isinstance(config, Config):
+        raise UsageError("--config: get_config must return a progdist.config.Config")
+    return config
+
+
+def parse(
+    values: flags.FlagValues,
+    argv: list[str],
+    about: str | None,
+    required: Sequence[str],
+) -> None:
+    """Parses the command line; --help shows `about` and the flags, and ends.
 
     Raises:
       UsageError: if a flag is missing, unknown or wrong, or a word is left over.
     """
+    if {"--help", "-h"} & set(argv[1:]):
+        print(f"{about}\n{values.get_help()}")
+        sys.exit(0)
     try:
         rest = values(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(" ".join(str(error).split())) from None
-    except (OSError, ImportError, SyntaxError) as error:
-        raise UsageError(f"--config: {' '.join(str(error).split())}") from None
+    except flags.Error as error:
+        raise UsageError(_last_line(error)) from None
+    except Exception as error:  # the file is a program, and may raise anything
+        raise UsageError(f"--config: {_last_line(error)}") from None
     if len(rest) > 1:
-        raise UsageError(f"{rest[1]!r}: not a flag; flags are --name=value")
+        raise UsageError(f"{rest[1]!r} is not a flag; flags are --name=value")
     for name in required:
         if values[name].value is None:
-            raise UsageError(f"--{name}: missing; see --help")
+            raise UsageError(f"--{name} is missing; see --help")
 
 
 def prepare_devices(config: Config) -> None:
@@ -72,6 +111,22 @@ def _devices_of(config: Config) -> int:
     sizes.append(config.evaluation.batch_size)
     fitting = (n for n in range(1, most + 1) if all(s % n == 0 for s in sizes))
     return max(fitting, default=1)
+
+
+def _literals(cls: type) -> Iterator[Any]:
+    """The types of the fields that take one of a few words, nested ones too."""
+    hints: dict[str, Any] = get_type_hints(cls)
+    for hint in hints.values():
+        if dataclasses.is_dataclass(hint):
+            yield from _literals(hint)
+        elif get_origin(hint) is Literal:
+            yield hint
+
+
+def _last_line(error: Exception) -> str:
+    """What an error says at the end; ml_collections puts tracebacks before it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip().removeprefix("progdist.config.ConfigError: ")
 
 
 def _fail(message: str, code: int) -> None:

@@ -166,10 +166,13 @@ def _claim(config: Config, workdir: Path) -> None:
         if changed:
             raise ConfigError(f"{path} is of another run: " + "; ".join(changed))
     elif jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(to_json(config))
-        os.replace(part, path)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            part.write_text(to_json(config))
+            os.replace(part, path)
+        except OSError as error:
+            raise ConfigError(f"--workdir={workdir}: {error.strerror}") from None
 
 
 def _make_base(config: Config, mesh: Mesh) -> Trainer:

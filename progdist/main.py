@@ -1,6 +1,10 @@
-"""Trains a teacher and distils it: python -m progdist.main --config=… --workdir=….
+"""Trains a teacher and distils it, round by round, to fewer and fewer steps.
 
-Exit codes: 0 done; 2 bad input, in one line; 3 training diverged.
+  python -m progdist.main --config=configs/digits.py --workdir=runs/digits
+
+The same command again goes on where it stopped. One field of the configuration is
+changed by --config.base.num_updates=100. Exit codes: 0 done; 2 bad input, in one line;
+3 training diverged; 130 interrupted.
 """
 
 import sys
@@ -8,29 +12,30 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
-from progdist import cli
+from progdist import cli, experiment
 from progdist.config import check
 
-FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file(
-    "config", None, "Configuration file, as in configs/digits.py[:variant]."
+FLAGS = flags.FlagValues()
+cli.define_config(FLAGS)
+flags.DEFINE_string(
+    "workdir", None, "Directory of the run, made if there is none.", flag_values=FLAGS
 )
-flags.DEFINE_string("workdir", None, "Directory of the run, made if there is none.")
-flags.DEFINE_bool("distributed", False, "Join the processes of a cluster first.")
+flags.DEFINE_bool(
+    "distributed", False, "Join the processes of a cluster first.", flag_values=FLAGS
+)
 
 
 def main(argv: list[str]) -> None:
     """Runs the experiment that the flags describe."""
-    cli.parse(FLAGS, argv, required=("config", "workdir"))
-    check(FLAGS.config)
-    cli.prepare_devices(FLAGS.config)
-    if FLAGS.distributed:
+    cli.parse(FLAGS, argv, __doc__, required=("config", "workdir"))
+    config = cli.get_config(FLAGS)
+    check(config)
+    workdir = Path(str(FLAGS["workdir"].value)).expanduser().absolute()
+    cli.prepare_devices(config)
+    if FLAGS["distributed"].value:
         jax.distributed.initialize()
-    from progdist import experiment  # after the checks, which should answer at once
-
-    experiment.run(FLAGS.config, Path(FLAGS.workdir).expanduser().absolute())
+    experiment.run(config, workdir)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Draws images from a run: python -m progdist.sample --workdir=… --num_steps=4.
+"""Draws images from any finished round of a run.
+
+  python -m progdist.sample --workdir=runs/digits --num_steps=4 --out=grid.png
 
 Image i depends on the seed and i alone. Exit codes: 0 done; 2 bad input, in one line.
 """
@@ -6,7 +8,7 @@ Image i depends on the seed and i alone. Exit codes: 0 done; 2 bad input, in one
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -14,10 +16,21 @@ from absl import flags
 from jaxtyping import UInt8
 
 from progdist import checkpoint, cli, evaluate, parallel, report
-from progdist.config import Config, ConfigError, check_devices, from_json
+from progdist.config import Config, check_devices, from_json
 from progdist.model import init_params, make_model, make_sampler
 
-FLAGS = flags.FLAGS
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
+flags.DEFINE_integer("num_steps", None, "Network calls an image.", 1, flag_values=FLAGS)
+flags.DEFINE_integer("num", 64, "How many images.", 1, flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Of the noise.", 0, flag_values=FLAGS)
+flags.DEFINE_string("out", None, "A grid as .png, or all as .npz.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "sampler", "ddim", get_args(evaluate.SamplerName), "Kind.", flag_values=FLAGS
+)
+flags.DEFINE_bool(
+    "teacher", False, "Draw from the undistilled teacher.", flag_values=FLAGS
+)
 _SUFFIXES = (".png", ".npz")
 
 
@@ -77,39 +90,30 @@ def find_model(workdir: Path, num_steps: int | None) -> Path:
 
 def main(argv: list[str]) -> None:
     """Draws what the flags describe."""
-    cli.parse(FLAGS, argv, required=("workdir", "num_steps", "out"))
-    for name in ("num_steps", "num"):
-        if FLAGS[name].value < 1:
-            raise cli.UsageError(f"--{name}={FLAGS[name].value}: must be at least 1")
-    out, workdir = Path(FLAGS.out).expanduser(), Path(FLAGS.workdir).expanduser()
-    if out.suffix not in _SUFFIXES:
-        raise cli.UsageError(f"--out={out}: must end in {' or '.join(_SUFFIXES)}")
-    if not out.absolute().parent.is_dir():
-        raise cli.UsageError(f"--out={out}: there is no directory {out.parent}")
+    cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
+    values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
+    out = Path(values["out"]).expanduser()
+    workdir = Path(values["workdir"]).expanduser()
+    _check_out(out)
     if not workdir.is_dir():
-        raise ConfigError(f"--workdir={workdir}: no such directory")
+        raise cli.UsageError(f"--workdir={workdir}: no such directory")
     config = from_json(workdir / "config.json")
     cli.prepare_devices(config)
-    request = Request(
-        FLAGS.num_steps, FLAGS.num, FLAGS.seed, FLAGS.sampler, FLAGS.teacher
-    )
+    request = Request(*(values[name] for name in Request._fields))
     images = draw(config, workdir, request)
     if out.suffix == ".png":
         report.save_png(out, report.square_grid(images))
     else:
         report.save_npz(out, images=images)
+    print(f"{len(images)} images in {values['num_steps']} steps each: {out}")
 
 
-def _define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Directory of a run.")
-    flags.DEFINE_integer("num_steps", None, "Network calls an image.")
-    flags.DEFINE_integer("num", 64, "How many images.")
-    flags.DEFINE_integer("seed", 0, "Image i depends on this and i alone.", 0)
-    flags.DEFINE_string("out", None, "Where to: a grid as .png, or bytes as .npz.")
-    flags.DEFINE_enum("sampler", "ddim", ["ddim", "ancestral"], "How to step.")
-    flags.DEFINE_bool("teacher", False, "Draw from the undistilled teacher instead.")
+def _check_out(out: Path) -> None:
+    if out.suffix not in _SUFFIXES:
+        raise cli.UsageError(f"--out={out}: must end in {' or '.join(_SUFFIXES)}")
+    if not out.absolute().parent.is_dir():
+        raise cli.UsageError(f"--out={out}: there is no directory {out.parent}")
 
 
 if __name__ == "__main__":
-    _define_flags()
     cli.exit_with(main, sys.argv)

@@ -1,0 +1,145 @@
+import dataclasses
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from progdist.config import (
+    Config,
+    ConfigError,
+    Data,
+    check,
+    check_devices,
+    differences,
+    from_json,
+    to_json,
+)
+from progdist.experiment import make_plan
+from progdist.model import make_model
+
+PUBLISHED = {
+    "cifar10": (60_004_099, "x", 8192, 800_000, 128, 5e-5),
+    "imagenet64": (295_905_222, "both", 1024, 550_000, 2048, 1e-4),
+    "lsun_bedroom": (139_578_502, "both", 1024, 400_000, 2048, 1e-4),
+    "lsun_church": (139_578_502, "both", 1024, 400_000, 2048, 1e-4),
+}
+NAMES = ["digits", "fashion_mnist", *PUBLISHED]
+
+
+def load(name, variant=None) -> Config:
+    return importlib.import_module(f"configs.{name}").get_config(variant)
+
+
+def num_parameters(config):
+    model = make_model(config)
+    z = jax.ShapeDtypeStruct((1, *config.data.image_shape), np.float32)
+    logsnr, label = (jax.ShapeDtypeStruct((1,), t) for t in (np.float32, np.int32))
+    tree = jax.eval_shape(model.net.init, jax.random.key(0), z, logsnr, label)
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_values(name):
+    config = load(name)
+    distill = config.distill
+    assert PUBLISHED[name] == (
+        num_parameters(config),
+        config.model.output,
+        distill.start_steps,
+        config.base.num_updates,
+        distill.batch_size,
+        distill.learning_rate,
+    )
+    assert (distill.num_updates, distill.long_rounds) == (50_000, 2)
+    assert (distill.long_num_updates, distill.anneal) == (100_000, "linear")
+    assert (distill.ema_decay, distill.dropout, distill.weight_decay) == (0, 0, 0)
+    assert (config.base.ema_decay, config.base.warmup_updates) == (0.9999, 1000)
+    assert config.base.weight == distill.weight == "truncated_snr"
+    assert config.base.clip_norm == distill.clip_norm == 1
+    assert config.schedule == "cosine"
+    assert config.data.flip
+
+
+@pytest.mark.parametrize("variant", [None, "smoke"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_configuration_passes_its_check(name, variant):
+    config = load(name, variant)
+    check(config)
+    check_devices(config, 8)
+    assert make_plan(config)[-1].num_steps == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_smoke_variant_keeps_what_is_special(name):
+    full, small = load(name), load(name, "smoke")
+    for field in ("output", "ch_mult", "attn_resolutions", "num_classes", "patch_size"):
+        assert getattr(full.model, field) == getattr(small.model, field)
+    assert full.data.flip == small.data.flip
+    assert num_parameters(small) < 4_000_000
+
+
+def test_another_variant_is_refused():
+    with pytest.raises(ConfigError, match="variant 'tiny' is not one of smoke"):
+        load("digits", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("seed", -1, "config.seed=-1: must be at least 0"),
+        ("seed", 1.5, "config.seed=1.5: must be of type int"),
+        ("save_every", 150, "a multiple of config.log_every=100"),
+        ("schedule", "cos", "must be one of cosine, linear,"),
+        ("data.image_shape", (8, 8, 2), r"must be \(height, width, 1 or 3\)"),
+        ("data.image_shape", [8, 8, 1], "must be a tuple of integers"),
+        ("data.image_shape", (9, 8, 1), "divisible by 2"),
+        ("data.name", "tfds", "config.data.tfds_name='': must be a TFDS data set"),
+        ("model.ch", 7, "config.model.ch=7: must be even"),
+        ("model.ch_mult", (), "at least one factor"),
+        ("model.num_heads", 5, "config.model.num_heads=5: must be a divisor"),
+        ("model.head_dim", 36, "config.model.head_dim=36: must be a divisor"),
+        ("base.learning_rate", 0.0, "config.base.learning_rate=0.0: must be above 0"),
+        ("base.ema_decay", 1.0, r"must be in \[0, 1\)"),
+        ("distill.weight", "snr2", "config.distill.weight='snr2': must be one of"),
+        ("distill.start_steps", 48, "config.distill.start_steps=48: must be end_steps"),
+        ("distill.ratio", 1, "config.distill.ratio=1: must be at least 2"),
+        ("distill.long_num_updates", 0, "config.distill.long_num_updates=0"),
+        ("evaluation.gamma", 1.5, "config.evaluation.gamma=1.5: must be 0 to 1"),
+        ("evaluation.num_samples", 1, "must be at least 2"),
+    ],
+)
+def test_a_bad_value_is_refused_by_field_value_and_rule(field, value, message):
+    config = node = load("digits")
+    *path, name = field.split(".")
+    for part in path:
+        node = getattr(node, part)
+    setattr(node, name, value)
+    with pytest.raises(ConfigError, match=message):
+        check(config)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused():
+    with pytest.raises(ConfigError, match=r"base\.batch_size=64: must be a mult"):
+        check_devices(load("digits"), 6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_keeps_everything(tmp_path, name):
+    (tmp_path / "config.json").write_text(to_json(load(name)))
+    assert from_json(tmp_path / "config.json") == load(name)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"sede": 1}', '{"data": 3}', "\xff"])
+def test_another_file_is_refused_by_its_name(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text.encode("latin1"))
+    with pytest.raises(ConfigError, match=r"config\.json: not a configuration"):
+        from_json(tmp_path / "config.json")
+
+
+def test_differences_name_old_and_new_of_what_matters():
+    old, new = load("digits"), load("digits")
+    new.base.learning_rate, new.data = 0.5, Data(dir="/elsewhere")
+    new.keep_checkpoints += 1
+    assert differences(old, new) == ["base.learning_rate: 0.001 → 0.5"]
+    assert differences(old, dataclasses.replace(old)) == []

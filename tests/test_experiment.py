@@ -1,0 +1,228 @@
+"""The whole job, in small: trained, interrupted, resumed, drawn from."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs.digits import get_config
+from progdist import checkpoint, experiment, parallel, sample
+from progdist.config import ConfigError, check
+from progdist.journal import Journal
+from progdist.loop import NonFiniteError
+from progdist.model import init_params, make_model
+
+ROOT = Path(__file__).parents[1]
+STEPS = {0: 4, 1: 2, 2: 1}  # phase to N, in the smoke variant
+MAIN = [sys.executable, "-m", "progdist.main", "--config=configs/digits.py:smoke"]
+
+
+class Interrupted(Exception):
+    pass
+
+
+def run(workdir, **changes):
+    config = get_config("smoke")
+    for name, value in changes.items():
+        setattr(config, name, value)
+    check(config)
+    experiment.run(config, workdir)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    run(workdir)
+    return workdir
+
+
+def rows(workdir, name):
+    return [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+
+
+def params(workdir, phase):
+    config = get_config("smoke")
+    template = init_params(make_model(config), 1, parallel.make_mesh())
+    path = checkpoint.model_dir(workdir, phase, STEPS[phase])
+    return checkpoint.load_model(path, template)
+
+
+def assert_same_run(a, b):
+    """Bit for bit the same models and numbers."""
+    for phase in STEPS:
+        jax.tree.map(np.testing.assert_array_equal, params(a, phase), params(b, phase))
+    assert rows(a, "eval.jsonl") == rows(b, "eval.jsonl")
+    ours, theirs = rows(a, "metrics.jsonl"), rows(b, "metrics.jsonl")
+    for row in ours + theirs:
+        del row["steps_per_second"]
+    assert ours == theirs
+
+
+def test_metrics_have_a_row_for_every_interval(finished):
+    found = rows(finished, "metrics.jsonl")
+    assert [r["global_step"] for r in found] == [5, 10, 15, 20, 25, 30]
+    assert [r["step"] for r in found] == [5, 10] * 3
+    assert [(r["phase"], r["num_steps"]) for r in found[::2]] == list(STEPS.items())
+    for row in found:
+        assert set(row) == {
+            "global_step",
+            "phase",
+            "step",
+            "num_steps",
+            "loss",
+            "learning_rate",
+            "grad_norm",
+            "steps_per_second",
+        }
+
+
+def test_every_phase_is_measured_with_its_baselines(finished):
+    found = rows(finished, "eval.jsonl")
+    keys = [(r["phase"], r["role"], r["sampler"], r["num_steps"]) for r in found]
+    expected = [(0, "teacher", "ddim", 4), (0, "teacher", "ancestral", 4)]
+    for phase, steps in ((1, 2), (2, 1)):
+        expected.append((phase, "student", "ddim", steps))
+        expected += [(phase, "teacher", s, steps) for s in ("ddim", "ancestral")]
+    assert keys == expected
+    assert {(r["metric"], r["num_samples"]) for r in found} == {("FD-pixels", 32)}
+    assert all(r["value"] > 0 for r in found)
+
+
+def test_pictures_and_models_are_left(finished):
+    for name in ("quality", "training", "trajectories"):
+        assert (finished / "figures" / f"{name}.png").stat().st_size > 1000
+    assert (finished / "samples" / "by_num_steps.png").stat().st_size > 1000
+    for phase, steps in STEPS.items():
+        with np.load(finished / "samples" / f"phase_{phase:02d}.npz") as drawn:
+            assert drawn["images"].shape == (10, 8, 8, 1)
+            assert drawn["num_steps"] == steps
+        card = checkpoint.read_card(checkpoint.model_dir(finished, phase, steps))
+        assert (card["num_steps"], card["output"]) == (steps, "v")
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_a_round_changes_its_model(finished):
+    for phase in (1, 2):
+        before, after = params(finished, phase - 1), params(finished, phase)
+        same = jax.tree.map(np.array_equal, before, after)
+        assert not any(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("step", [5, 10, 15, 30])
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    finished, tmp_path, monkeypatch, step
+):
+    """Stopped at a row of metrics, which is written just before the save."""
+    write = Journal.metrics
+
+    def stop(journal, row):
+        write(journal, row)
+        if row["global_step"] == step:
+            raise Interrupted
+
+    monkeypatch.setattr(Journal, "metrics", stop)
+    with pytest.raises(Interrupted):
+        run(tmp_path)
+    monkeypatch.undo()
+    run(tmp_path)
+    assert_same_run(finished, tmp_path)
+
+
+def test_a_run_interrupted_while_it_measures_ends_the_same(
+    finished, tmp_path, monkeypatch
+):
+    write = Journal.evaluation
+
+    def stop(journal, row, global_step):
+        if row["num_steps"] == 2 and row["role"] == "teacher":
+            raise Interrupted
+        write(journal, row, global_step)
+
+    monkeypatch.setattr(Journal, "evaluation", stop)
+    with pytest.raises(Interrupted):
+        run(tmp_path)
+    monkeypatch.undo()
+    run(tmp_path)
+    assert_same_run(finished, tmp_path)
+
+
+def test_a_killed_process_is_resumed_by_the_same_command(finished, tmp_path):
+    command = [*MAIN, f"--workdir={tmp_path}", "--config.cpu_devices=8"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    metrics, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_run(finished, tmp_path)
+    assert "resuming at update" in done.stderr
+    assert "network calls" in done.stderr  # the closing table
+
+
+def test_a_finished_run_is_left_as_it_is(finished):
+    before = rows(finished, "metrics.jsonl"), rows(finished, "eval.jsonl")
+    run(finished)
+    assert (rows(finished, "metrics.jsonl"), rows(finished, "eval.jsonl")) == before
+
+
+def test_a_given_teacher_skips_its_training(finished, tmp_path):
+    run(tmp_path, teacher=str(checkpoint.model_dir(finished, 0, 4)))
+    jax.tree.map(
+        np.testing.assert_array_equal, params(finished, 0), params(tmp_path, 0)
+    )
+    assert [r["phase"] for r in rows(tmp_path, "metrics.jsonl")] == [1, 1, 2, 2]
+    assert rows(tmp_path, "eval.jsonl")[:2] == rows(finished, "eval.jsonl")[:2]
+
+
+def test_another_configuration_is_refused_for_the_same_workdir(finished):
+    with pytest.raises(ConfigError, match="of another run: seed: 0 → 1"):
+        run(finished, seed=1)
+
+
+def test_a_diverging_run_stops_with_phase_and_step_and_saves_nothing_of_it(tmp_path):
+    config = get_config("smoke")
+    config.base.learning_rate, config.base.warmup_updates = 1e38, 0
+    with pytest.raises(NonFiniteError, match=r"phase 0 \(teacher\), update \d+: "):
+        experiment.run(config, tmp_path)
+    assert not [p for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()]
+    assert not (tmp_path / "models").exists()
+
+
+def draw(workdir, num, num_steps=2, **changes):
+    request = sample.Request(num_steps, num, 0, "ddim", False)._replace(**changes)
+    return sample.draw(get_config("smoke"), workdir, request)
+
+
+def test_samples_of_a_round_depend_on_seed_and_number_alone(finished):
+    images = draw(finished, 40)
+    np.testing.assert_array_equal(draw(finished, 3), images[:3])
+    with np.load(finished / "samples" / "phase_01.npz") as drawn:
+        np.testing.assert_array_equal(drawn["images"], images[:10])
+    assert not np.array_equal(draw(finished, 40, seed=1), images)
+
+
+def test_the_teacher_can_be_drawn_from_at_any_number_of_steps(finished):
+    with np.load(finished / "samples" / "baseline_01.npz") as drawn:
+        np.testing.assert_array_equal(
+            drawn["images"], draw(finished, 10, num_steps=2, teacher=True)
+        )
+    draw(finished, 1, num_steps=3, teacher=True)
+
+
+def test_a_number_of_steps_without_a_round_is_refused(finished):
+    message = r"--num_steps=3: no finished model .* there is 1, 2, 4$"
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        draw(finished, 1, num_steps=3)

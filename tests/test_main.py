@@ -1,0 +1,98 @@
+"""The commands: what a mistake is answered with."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from progdist import cli, main, sample
+
+ROOT = Path(__file__).parents[1]
+# ml_collections loads a configuration by a method that Python means to remove.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+DIGITS = "--config=configs/digits.py:smoke"
+
+
+def answer(command, *flags, capsys, monkeypatch):
+    """Exit code and standard error of a command, run in this process."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cli, "prepare_devices", lambda config: None)  # done already
+    command = importlib.reload(command)  # flags keep what they were last given
+    argv = ["progdist", *flags]
+    monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for overrides
+    with pytest.raises(SystemExit) as ended:
+        cli.exit_with(command.main, argv)
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--config is missing"),
+        ([DIGITS], "--workdir is missing"),
+        ([DIGITS, "--workdir=W", "stray"], "'stray' is not a flag"),
+        ([DIGITS, "--wrkdir=W"], "Unknown command line flag 'wrkdir'"),
+        (["--config=configs/none.py", "--workdir=W"], "No such file"),
+        (["--config=configs/digits.py:x", "--workdir=W"], "variant 'x'"),
+        ([DIGITS, "--workdir=W", "--config.base.lr=1"], "Field lr not found"),
+        ([DIGITS, "--workdir=W", "--config.seed=x"], "invalid literal"),
+        ([DIGITS, "--workdir=W", "--config.model.output=w"], "one of <x|eps|v|both>"),
+        ([DIGITS, "--workdir=W", "--config.seed=-1"], "config.seed=-1: must be"),
+        ([DIGITS, "--workdir=/dev/null/w"], "--workdir=/dev/null/w: Not a directory"),
+        (
+            [DIGITS, "--workdir=W", "--config.data.name=mnist"],
+            "data 'mnist': set data.dir",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(
+    flags, message, capsys, monkeypatch, tmp_path
+):
+    flags = [f.replace("=W", f"={tmp_path / 'w'}") for f in flags]
+    code, error = answer(main, *flags, capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 2
+    assert message in error
+    assert error.startswith("progdist: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workdir=W"], "--num_steps is missing"),
+        (["--workdir=W", "--num_steps=1"], "--out is missing"),
+        (["--workdir=W", "--num_steps=0", "--out=a.png"], "num_steps=0"),
+        (["--workdir=W", "--num_steps=1", "--out=a.gif"], "must end in .png or .npz"),
+        (["--workdir=W", "--num_steps=1", "--out=no/a.png"], "there is no directory"),
+        (["--workdir=W/no", "--num_steps=1", "--out=a.png"], "no such directory"),
+        (["--workdir=W", "--num_steps=1", "--out=a.png"], "config.json: no such file"),
+    ],
+)
+def test_a_mistake_in_sampling_is_one_line_and_code_2(
+    flags, message, capsys, monkeypatch, tmp_path
+):
+    flags = [f.replace("=W", f"={tmp_path}") for f in flags]
+    code, error = answer(sample, *flags, capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_module_answers_as_a_command():
+    command = [sys.executable, "-m", "progdist.main", DIGITS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "progdist: --workdir is missing; see --help\n"
+
+
+def test_a_cpu_is_split_so_that_every_batch_divides(monkeypatch):
+    from configs.digits import get_config
+
+    monkeypatch.setattr(cli.os, "sched_getaffinity", lambda _: set(range(6)))
+    config = get_config()  # batches of 64 and 256
+    assert cli._devices_of(config) == 4
+    config.base.batch_size = 30
+    assert cli._devices_of(config) == 1
