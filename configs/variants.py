@@ -26,7 +26,7 @@ def select(config: Config, variant: str | None) -> Config:
 
 
 def _smoke(config: Config) -> Config:
-    made = config.data.name == "tfds"
+    made = config.data.name != "digits"
     height, width, channels = config.data.image_shape
     small = min(height, _SMOKE_PIXELS), min(width, _SMOKE_PIXELS), channels
     few = {"num_updates": _SMOKE_UPDATES, "batch_size": _SMOKE_BATCH}
@@ -44,7 +44,11 @@ def _smoke(config: Config) -> Config:
         ),
         base=dataclasses.replace(config.base, **few),
         distill=dataclasses.replace(
-            config.distill, **few, start_steps=4, long_num_updates=_SMOKE_UPDATES
+            config.distill,
+            **few,
+            start_steps=4,
+            long_rounds=1,
+            long_num_updates=_SMOKE_UPDATES,
         ),
         evaluation=Evaluation(num_samples=32, batch_size=32, grid_images=10),
         log_every=5,

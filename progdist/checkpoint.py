@@ -97,12 +97,29 @@ def save_model(path: Path, params: Params, card: dict[str, Any]) -> None:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Returns a model's card.
+    """Returns a model's card; that of a released file is empty.
 
     Raises:
       CheckpointError: if there is no model at `path`.
     """
-    return dict(_metadata(path).custom_metadata or {})
+    return {} if path.is_file() else dict(_metadata(path).custom_metadata or {})
+
+
+def check_model(path: Path, shapes: Params) -> None:
+    """Refuses what `load_model` would, without touching a device.
+
+    Args:
+      path: as for `load_model`.
+      shapes: a tree of arrays or of their shapes.
+
+    Raises:
+      CheckpointError: if there is nothing to read, or it belongs to another network.
+    """
+    if path.is_file():
+        found, shapes = _read_released(path), jax.tree.map(_without_ones, shapes)
+    else:
+        found = _metadata(path).metadata["params"]
+    _check_shapes(path, found, shapes)
 
 
 def load_model(path: Path, template: Params) -> Params:
@@ -116,41 +133,50 @@ def load_model(path: Path, template: Params) -> Params:
     Raises:
       CheckpointError: if there is nothing to read, or it belongs to another network.
     """
+    check_model(path, template)
     if path.is_file():
-        return _load_released(path, template)
-    _check_shapes(path, _metadata(path).metadata["params"], template)
+        return _like(_read_released(path), template)
     return ocp.load(_location(path), _abstract({"params": template}))["params"]
 
 
 def _metadata(path: Path) -> Any:
     """Returns what Orbax knows of a model without reading its arrays."""
     try:
-        return ocp.metadata(_location(path))
-    except (OSError, ValueError, ocp.errors.InvalidLayoutError) as error:
+        found: Any = ocp.metadata(_location(path))
+        found.metadata["params"]
+    except (OSError, ValueError, TypeError, KeyError, ocp.errors.InvalidLayoutError):
         raise CheckpointError(
-            f"{path}: holds no model ({type(error).__name__})"
+            f"{path}: holds no model; give a directory of models/, or a released file"
         ) from None
+    return found
 
 
-def _load_released(path: Path, template: Params) -> Params:
-    """Reads `ema_params`; an array may have axes of 1 that ours has not."""
+def _read_released(path: Path) -> Params:
+    """Reads `ema_params`, without axes of 1, which its normalisations have."""
     try:
         tree = flax.serialization.msgpack_restore(path.read_bytes())["ema_params"]
-    except (ValueError, KeyError, TypeError) as error:
+        leaves = {name: np.squeeze(leaf) for name, leaf in _leaves(tree).items()}
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise CheckpointError(
             f"{path}: not a flax msgpack file with ema_params ({error})"
         ) from None
-    leaves = {name: np.squeeze(leaf) for name, leaf in _leaves(tree).items()}
-    _check_shapes(path, _unflatten(leaves), jax.tree.map(np.squeeze, template))
-    ours = _leaves(template)
-    return _unflatten(
-        {
-            name: jax.device_put(
-                leaves[name].reshape(leaf.shape).astype(leaf.dtype), leaf.sharding
-            )
-            for name, leaf in ours.items()
-        }
+    return _unflatten(leaves)
+
+
+def _like(params: Params, template: Params) -> Params:
+    """Returns the parameters in the template's shapes and dtypes, on its devices."""
+    return jax.tree.map(
+        lambda ours, theirs: jax.device_put(
+            theirs.reshape(ours.shape).astype(ours.dtype), ours.sharding
+        ),
+        template,
+        params,
     )
+
+
+def _without_ones(leaf: Any) -> jax.ShapeDtypeStruct:
+    shape = tuple(n for n in leaf.shape if n != 1)
+    return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
 
 def _check_shapes(path: Path, found: Params, template: Params) -> None:

@@ -81,14 +81,33 @@ def parse(
 def prepare_devices(config: Config) -> None:
     """Splits a CPU into devices, and sets the cache of compiled programs.
 
-    Several devices let a CPU's cores share a batch. Where there is an accelerator this
-    changes nothing. Must come before the first array.
+    Several devices let a CPU's cores share a batch; where there is an accelerator they
+    stay unused. Must come before the first array.
     """
     jax.config.update("jax_num_cpu_devices", config.cpu_devices or _devices_of(config))
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache / "progdist" / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def join_cluster() -> None:
+    """Joins the processes that the environment (TPU, SLURM, …) describes.
+
+    Raises:
+      UsageError: if it describes none.
+    """
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"--distributed: {_last_line(error)}") from None
+
+
+def num_cores() -> int:
+    """Returns how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def exit_with(main: Callable[[list[str]], None], argv: list[str]) -> None:
@@ -107,7 +126,7 @@ def exit_with(main: Callable[[list[str]], None], argv: list[str]) -> None:
 def _devices_of(config: Config) -> int:
     """The most devices, up to one a core, that share every batch evenly."""
     sizes = [config.base.batch_size, config.distill.batch_size]
-    most = min(len(os.sched_getaffinity(0)), min(sizes) // _LEAST_ROWS)
+    most = min(num_cores(), min(sizes) // _LEAST_ROWS)
     sizes.append(config.evaluation.batch_size)
     fitting = (n for n in range(1, most + 1) if all(s % n == 0 for s in sizes))
     return max(fitting, default=1)
@@ -117,7 +136,7 @@ def _literals(cls: type) -> Iterator[Any]:
     """The types of the fields that take one of a few words, nested ones too."""
     hints: dict[str, Any] = get_type_hints(cls)
     for hint in hints.values():
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             yield from _literals(hint)
         elif get_origin(hint) is Literal:
             yield hint

@@ -192,9 +192,13 @@ def check(config: Config) -> None:
     )
     _at_least(evaluation, "config.evaluation", 1, "batch_size", "grid_images")
     _at_least(evaluation, "config.evaluation", 2, "num_samples")
-    _at_least(evaluation, "config.evaluation", 0, "seed")
+    rule = f"at most num_samples={evaluation.num_samples}"
+    ok = evaluation.grid_images <= evaluation.num_samples
+    _require(ok, "config.evaluation.grid_images", evaluation.grid_images, rule)
+    for field, seed in (("seed", config.seed), ("evaluation.seed", evaluation.seed)):
+        _require(0 <= seed < 2**32, f"config.{field}", seed, "at least 0, below 2**32")
     _at_least(config, "config", 1, "log_every", "save_every", "keep_checkpoints")
-    _at_least(config, "config", 0, "seed", "cpu_devices")
+    _at_least(config, "config", 0, "cpu_devices")
     _require(
         config.save_every % config.log_every == 0,
         "config.save_every",
@@ -288,7 +292,7 @@ def _check_types(node: Any, path: str) -> None:
     hints: dict[str, Any] = get_type_hints(type(node))
     for name, hint in hints.items():
         value, field = getattr(node, name), f"{path}.{name}"
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             _require(isinstance(value, hint), field, value, f"a {hint.__name__}")
             _check_types(value, field)
         elif get_origin(hint) is Literal:
@@ -321,29 +325,36 @@ def _check_model(model: Model, image_shape: tuple[int, int, int]) -> None:
     _require(model.ch >= 4 and model.ch % 2 == 0, f"{path}.ch", model.ch, "even, >= 4")
     ok = len(model.ch_mult) >= 1 and min(model.ch_mult) >= 1
     _require(ok, f"{path}.ch_mult", model.ch_mult, "at least one factor, each >= 1")
-    factor = model.patch_size * 2 ** (len(model.ch_mult) - 1)
+    _check_levels(model, image_shape)
+    field = "head_dim" if model.head_dim else "num_heads"
+    value = getattr(model, field)
+    ok = all(model.ch * mult % value == 0 for mult in model.ch_mult)
+    rule = f"a divisor of each level's channels, {model.ch} times {model.ch_mult}"
+    _require(ok, f"{path}.{field}", value, rule)
+
+
+def _check_levels(model: Model, image_shape: tuple[int, int, int]) -> None:
+    """The image halves evenly from level to level, and attention is at one of them."""
+    halvings = len(model.ch_mult) - 1
+    factor = model.patch_size * 2**halvings
     ok = all(side % factor == 0 for side in image_shape[:2])
     rule = f"divisible by {factor} (patch_size times 2 a level of ch_mult)"
     _require(ok, "config.data.image_shape", image_shape, rule)
-    width = model.head_dim or model.num_heads
-    field = f"{path}.head_dim" if model.head_dim else f"{path}.num_heads"
-    ok = all(model.ch * mult % width == 0 for mult in model.ch_mult)
-    _require(
-        ok,
-        field,
-        width,
-        f"a divisor of each level's channels, {model.ch} times {model.ch_mult}",
-    )
+    top = image_shape[0] // model.patch_size
+    heights = [top // 2**level for level in range(halvings + 1)]
+    ok = set(model.attn_resolutions) <= set(heights)
+    rule = f"among the heights of the feature maps, {heights}"
+    _require(ok, "config.model.attn_resolutions", model.attn_resolutions, rule)
 
 
 def _check_training(training: Training, path: str) -> None:
     _at_least(training, path, 1, "num_updates", "batch_size")
     _at_least(training, path, 0, "warmup_updates", "weight_decay", "clip_norm")
     _require(
-        training.learning_rate > 0,
+        0 < training.learning_rate < float("inf"),
         f"{path}.learning_rate",
         training.learning_rate,
-        "above 0",
+        "above 0 and finite",
     )
     for field in ("ema_decay", "dropout"):
         value = getattr(training, field)
@@ -358,6 +369,12 @@ def _check_rounds(distill: Distillation) -> None:
     if distill.long_rounds:
         _at_least(distill, path, 1, "long_num_updates")
     try:
-        progressive.num_rounds(distill.start_steps, distill.end_steps, distill.ratio)
+        rounds = progressive.num_rounds(
+            distill.start_steps, distill.end_steps, distill.ratio
+        )
     except ValueError as error:
         raise ConfigError(f"{path}.{error}") from None
+    rule = f"at most the {rounds} rounds"
+    _require(
+        distill.long_rounds <= rounds, f"{path}.long_rounds", distill.long_rounds, rule
+    )

@@ -1,13 +1,10 @@
 """From a network and its parameters to a denoiser: (z_t, logsnr_t) -> Prediction."""
 
-from typing import Any
-
 import flax.linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from progdist.diffusion.prediction import Denoise, Prediction, Target, from_output
-
-Params = Any
+from progdist.state import Params
 
 
 def bind(

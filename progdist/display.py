@@ -72,7 +72,7 @@ class Display:
     def note(self, text: RenderableType) -> None:
         """Shows something that stays."""
         if self._active:
-            self._console.print(text, highlight=False)
+            self._console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
         """Leaves the terminal as it is."""

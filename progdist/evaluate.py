@@ -1,6 +1,6 @@
 """Draws images, one key an image, and measures how far they are from the data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
@@ -19,6 +19,7 @@ from progdist.diffusion.prediction import Target
 from progdist.diffusion.schedules import Schedule
 from progdist.state import Params
 
+MOST_PIXELS = 32  # a side; 3,072 features in colour
 SamplerName = Literal["ddim", "ancestral"]
 Sampler = Callable[[Params, Key[Array, ""], Array, Array], Array]
 
@@ -56,8 +57,7 @@ def make_sampler(
     Raises:
       ValueError: if `name` is not one of `SamplerName`.
     """
-    if name not in get_args(SamplerName):
-        raise ValueError(f"sampler: {name!r} is not one of {get_args(SamplerName)}")
+    make_step = _step_maker(name, gamma)
 
     def draw(
         params: Params,
@@ -66,9 +66,7 @@ def make_sampler(
         num_steps: Int[Array, ""],
     ) -> Float[Array, "b *d"]:
         label = indices % num_classes if num_classes else None
-        step = samplers.ddim
-        if name == "ancestral":
-            step = samplers.ancestral(_image_keys(key, indices, 1), gamma)
+        step = make_step(_image_keys(key, indices, 1))
         z_1 = image_noise(key, indices, image_shape)
         denoise = bind(net, params, output, label)
         return samplers.sample(denoise, schedule, z_1, num_steps, step)
@@ -107,7 +105,10 @@ def draw_trajectory(
     num_steps: int,
     label: Int[Array, " b"] | None = None,
 ) -> Float[np.ndarray, "states b *d"]:
-    """Returns the DDIM states z_t from the noise to the image, t = 1 first."""
+    """Returns the DDIM states z_t from the noise to the image, t = 1 first.
+
+    Computed by each process for itself, on one device.
+    """
 
     @jax.jit
     def states(
@@ -116,20 +117,33 @@ def draw_trajectory(
         denoise = bind(net, params, output, label)
         return samplers.trajectory(denoise, schedule, z_1, num_steps).z
 
-    return np.asarray(states(params, z_1))
+    return np.asarray(states(jax.tree.map(np.asarray, params), z_1))
 
 
-def pixel_moments(batches: Iterator[UInt8[np.ndarray, "b h w c"]]) -> Moments:
-    """Returns the moments of images as vectors of pixels in [-1, 1]."""
+def pixel_moments(
+    batches: Iterable[UInt8[np.ndarray, "b h w c"]], most_pixels: int = MOST_PIXELS
+) -> Moments:
+    """Returns the moments of images as vectors of pixels in [-1, 1].
+
+    Images larger than `most_pixels` a side are first averaged over squares, as their
+    covariance would not fit into memory.
+    """
     count, total, squares = 0, 0.0, 0.0
     for images in batches:
-        x = images.reshape(len(images), -1) / 127.5 - 1.0
+        x = _shrink(images, most_pixels).reshape(len(images), -1) / 127.5 - 1.0
         count += len(x)
         total = total + x.sum(0)
         squares = squares + x.T @ x
     mean = np.asarray(total) / count
     covariance = (squares - count * np.outer(mean, mean)) / (count - 1)
     return Moments(mean, covariance)
+
+
+def metric_name(image_shape: tuple[int, ...], most_pixels: int = MOST_PIXELS) -> str:
+    """Returns the name of the distance between `pixel_moments`, by its features."""
+    square = _square(image_shape, most_pixels)
+    side = max(image_shape[:2]) // square
+    return "FD-pixels" if square == 1 else f"FD-pixels{side}"
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -151,6 +165,32 @@ def source_moments(source: data.Source, limit: int = 50_000) -> Moments:
     count = min(len(source), limit)
     chunks = (np.arange(i, min(i + 1000, count)) for i in range(0, count, 1000))
     return pixel_moments(np.asarray(source.take(chunk).image) for chunk in chunks)
+
+
+def _square(image_shape: tuple[int, ...], most_pixels: int) -> int:
+    """The side of squares of which at most `most_pixels` fit along the image."""
+    return -(-max(image_shape[:2]) // most_pixels)
+
+
+def _shrink(images: UInt8[np.ndarray, "b h w c"], most_pixels: int) -> np.ndarray:
+    """Averages over squares; a rest at the edges is cut off."""
+    b, h, w, c = images.shape
+    k = _square((h, w), most_pixels)
+    rows, columns = h // k, w // k
+    images = images[:, : rows * k, : columns * k]
+    return images.reshape(b, rows, k, columns, k, c).mean((2, 4))
+
+
+def _step_maker(
+    name: SamplerName, gamma: float
+) -> Callable[[Key[Array, " b"]], samplers.Step]:
+    """Returns keys -> step; DDIM has no use for the keys."""
+    match name:
+        case "ddim":
+            return lambda keys: samplers.ddim_step
+        case "ancestral":
+            return lambda keys: samplers.make_ancestral_step(keys, gamma)
+    raise ValueError(f"sampler: {name!r} is not one of {get_args(SamplerName)}")
 
 
 def _image_keys(

@@ -1,4 +1,4 @@
-"""Composes a run from its configuration. Nothing below here knows the configuration."""
+"""Composes a run from its configuration, and runs it."""
 
 import functools
 import os
@@ -24,7 +24,7 @@ from progdist.config import (
 )
 from progdist.display import Display, Work
 from progdist.journal import Journal
-from progdist.model import Model, init_params, make_model
+from progdist.model import Model, init_params, make_model, param_shapes
 from progdist.progressive import Phase
 from progdist.results import Results
 from progdist.state import (
@@ -36,8 +36,8 @@ from progdist.state import (
     sampling_params,
 )
 
-# Network passes of an update, a backward pass counted as two forward ones.
-_BASE_COST, _DISTILL_COST = 3.0, 5.0
+# Network passes of an update without a teacher, its backward pass counted as two.
+_UPDATE_COST = 3.0
 
 
 class Trainer(NamedTuple):
@@ -86,11 +86,7 @@ def run(config: Config, workdir: Path) -> None:
             _restore(parts),
             train=functools.partial(_train, parts),
             finish=functools.partial(_finish, parts),
-            begin_round=functools.partial(
-                progressive.advance,
-                optimizer=parts.distill.optimizer,
-                keep_ema=config.distill.ema_decay > 0,
-            ),
+            begin_round=functools.partial(_begin_round, parts),
         )
         parts.results.conclude(parts.phases)
     finally:
@@ -114,18 +110,15 @@ def make_plan(config: Config) -> tuple[Phase, ...]:
 
 
 def _build(config: Config, workdir: Path) -> Parts:
-    source = _open_source(config)
-    phases = make_plan(config)
+    source, model, phases = _open_source(config), make_model(config), make_plan(config)
     check_devices(config, jax.device_count())
+    _check_teacher(config, model)
     _claim(config, workdir)
     mesh, first = parallel.make_mesh(), jax.process_index() == 0
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
     progress = checkpoints.latest()
     journal = Journal(workdir, progress.global_step if progress else 0, first)
-    costs = [_DISTILL_COST if phase.number else _BASE_COST for phase in phases]
-    work = [Work(p.num_updates, c) for p, c in zip(phases, costs, strict=True)]
-    display = Display(work, first)
-    model = make_model(config)
+    display = Display(_work(config, phases), first)
     return Parts(
         config=config,
         workdir=workdir,
@@ -156,6 +149,36 @@ def _open_source(config: Config) -> data.Source:
             f"{source.num_classes} classes"
         )
     return source
+
+
+def _check_teacher(config: Config, model: Model) -> None:
+    """Refuses a given teacher that is not of this network, output and schedule."""
+    if not config.teacher:
+        return
+    path = Path(config.teacher).expanduser()
+    checkpoint.check_model(path, param_shapes(model))
+    card = checkpoint.read_card(path)
+    wanted: dict[str, Any] = {
+        "output": config.model.output,
+        "schedule": config.schedule,
+    }
+    if card.get("phase"):  # a student knows no steps but its own
+        wanted["num_steps"] = config.distill.start_steps
+    for name, value in wanted.items():
+        if card.get(name, value) != value:
+            raise ConfigError(
+                f"config.teacher={path}: its {name} is {card[name]!r}, the "
+                f"configuration has {value!r}"
+            )
+
+
+def _work(config: Config, phases: tuple[Phase, ...]) -> list[Work]:
+    """Returns what lies ahead; an update of a round also costs the teacher's calls."""
+    distill_cost = _UPDATE_COST + config.distill.ratio
+    return [
+        Work(phase.num_updates, distill_cost if phase.number else _UPDATE_COST)
+        for phase in phases
+    ]
 
 
 def _claim(config: Config, workdir: Path) -> None:
@@ -215,7 +238,7 @@ def _restore(parts: Parts) -> Snapshot:
     params = init_params(parts.model, parts.config.seed, parts.mesh)
     progress = parts.checkpoints.latest()
     if progress is None and parts.config.teacher:
-        params = checkpoint.load_model(Path(parts.config.teacher), params)
+        params = checkpoint.load_model(Path(parts.config.teacher).expanduser(), params)
     trainer = parts.trainer(progress.phase if progress else 0)
     keep_ema = trainer.settings.ema_decay > 0
     state = parallel.replicate(
@@ -285,6 +308,16 @@ def _log(parts: Parts, phase: Phase, interval: loop.Interval) -> None:
         }
     )
     parts.display.update(interval.step, interval.loss, interval.steps_per_second)
+
+
+def _begin_round(parts: Parts, snapshot: Snapshot) -> Snapshot:
+    """Swaps student into teacher; on the devices as the train step returns it.
+
+    A state that is placed otherwise would compile the step once more.
+    """
+    keep_ema = parts.config.distill.ema_decay > 0
+    begun = progressive.advance(snapshot, parts.distill.optimizer, keep_ema)
+    return begun._replace(state=parallel.replicate(begun.state, parts.mesh))
 
 
 def _finish(parts: Parts, phase: Phase, snapshot: Snapshot) -> None:

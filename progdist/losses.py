@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from progdist.diffusion.prediction import Denoise
 from progdist.diffusion.process import diffuse
-from progdist.diffusion.samplers import Move, ddim
+from progdist.diffusion.samplers import Move, ddim_step
 from progdist.diffusion.schedules import Schedule, over_pixels
 
 Weight = Literal["constant", "snr", "truncated_snr", "snr_plus_one"]
@@ -124,7 +124,7 @@ def multi_step_target(
     for j in range(ratio):
         prediction = teacher(z, logsnr[j])
         x_tilde += over_pixels(weights[j], z) * prediction.x
-        z = ddim(prediction, Move(z, logsnr[j], logsnr[j + 1], j))
+        z = ddim_step(prediction, Move(z, logsnr[j], logsnr[j + 1], j))
     return x_tilde
 
 

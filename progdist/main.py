@@ -10,7 +10,6 @@ changed by --config.base.num_updates=100. Exit codes: 0 done; 2 bad input, in on
 import sys
 from pathlib import Path
 
-import jax
 from absl import flags
 
 from progdist import cli, experiment
@@ -34,7 +33,7 @@ def main(argv: list[str]) -> None:
     workdir = Path(str(FLAGS["workdir"].value)).expanduser().absolute()
     cli.prepare_devices(config)
     if FLAGS["distributed"].value:
-        jax.distributed.initialize()
+        cli.join_cluster()
     experiment.run(config, workdir)
 
 

@@ -1,11 +1,13 @@
 """The configured model: a network, what its output means, and its schedule."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array, Key
 
 from progdist import evaluate, parallel
 from progdist.config import Config
@@ -38,13 +40,19 @@ def make_model(config: Config, dropout: float = 0.0) -> Model:
 
 def init_params(model: Model, seed: int, mesh: Mesh) -> Params:
     """Returns fresh parameters on every device."""
-    key = jax.random.fold_in(jax.random.key(seed), 0)
+    init = jax.jit(functools.partial(_init, model))
+    return parallel.replicate(init(jax.random.key(seed)), mesh)
 
-    def init() -> Params:
-        z = jnp.zeros((1, *model.image_shape))
-        return model.net.init(key, z, jnp.zeros(1), jnp.zeros(1, int))["params"]
 
-    return parallel.replicate(jax.jit(init)(), mesh)
+def param_shapes(model: Model) -> Params:
+    """Returns the shapes of the parameters, without a device."""
+    return jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
+
+
+def _init(model: Model, key: Key[Array, ""]) -> Params:
+    z = jnp.zeros((1, *model.image_shape))
+    label = jnp.zeros(1, int)
+    return model.net.init(jax.random.fold_in(key, 0), z, jnp.zeros(1), label)["params"]
 
 
 def make_sampler(

@@ -14,8 +14,17 @@ AXIS = "data"
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh of one axis, "data", over the devices; by default over all."""
-    devices = jax.devices() if devices is None else devices
+    if devices is None:
+        # The rows of a process are then one piece of the global batch.
+        devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def devices_sharing(batch_size: int) -> list[Any]:
+    """Returns as many devices as can share the batch evenly."""
+    devices = jax.devices()
+    counts = range(len(devices), 0, -1)
+    return devices[: next(n for n in counts if batch_size % n == 0)]
 
 
 def pmap(

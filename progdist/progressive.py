@@ -99,8 +99,8 @@ def advance(
 ) -> Snapshot:
     """Returns the start of the next round: teacher and student ← the finished model.
 
-    The optimiser starts afresh. Teacher and student are copies, since a train step may
-    reuse its student's memory.
+    The optimiser starts afresh. The student is a copy, since a train step may reuse
+    its memory.
     """
     teacher_params = sampling_params(snapshot.state)
     student = init_state(teacher_params, optimizer, keep_ema)

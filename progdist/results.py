@@ -1,7 +1,8 @@
 """What a finished phase leaves: images, distances to the data, figures, a table."""
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -16,7 +17,6 @@ from progdist.model import Model, init_params, make_sampler
 from progdist.progressive import Phase
 from progdist.state import Params
 
-METRIC = "FD-pixels"
 # The last rounds are the ones whose paths can be seen whole, as in the paper's figure.
 _MOST_STEPS_DRAWN, _PATHS_DRAWN = 4, 3
 
@@ -39,6 +39,7 @@ class Results:
         self._evaluation, self._source = evaluation, source
         self._journal, self._note = journal, note
         self._first = jax.process_index() == 0
+        self._metric = evaluate.metric_name(model.image_shape)
         # Compiled on first use, once for all numbers of steps.
         self._sampler = functools.cache(
             lambda name: make_sampler(model, mesh, name, evaluation.gamma)
@@ -61,8 +62,8 @@ class Results:
 
     def conclude(self, phases: Sequence[Phase]) -> None:
         """Writes the figures of the whole run and shows its table."""
+        self._save_paths(phases)
         if self._first:
-            self._save_paths(phases)
             report.write_quality(self._workdir)
             report.write_comparison(self._workdir)
             report.write_curves(self._workdir)
@@ -84,32 +85,34 @@ class Results:
             "role": role,
             "sampler": sampler,
             "num_steps": phase.num_steps,
-            "metric": METRIC,
+            "metric": self._metric,
         }
         if any(row.items() <= done.items() for done in self._journal.evaluations()):
             return
         images = self._draw(self._sampler(sampler), params, phase.num_steps)
+        settings = self._evaluation
+        num_first = -(-settings.grid_images // settings.batch_size)
+        first = list(itertools.islice(images, num_first))
+        moments = evaluate.pixel_moments(itertools.chain(first, images))
         if samples and self._first:
             report.save_npz(
                 self._workdir / "samples" / f"{samples}.npz",
-                images=images[: self._evaluation.grid_images],
+                images=np.concatenate(first)[: settings.grid_images],
                 num_steps=np.array(phase.num_steps),
                 phase=np.array(phase.number),
             )
-        value = evaluate.frechet_distance(
-            evaluate.pixel_moments(iter([images])), self._data_moments
-        )
-        row |= {"value": value, "num_samples": len(images)}
+        value = evaluate.frechet_distance(self._data_moments, moments)
+        row |= {"value": value, "num_samples": settings.num_samples}
         self._journal.evaluation(row, phase.end_update)
         self._note(
-            f"  {role} {sampler:9} N = {phase.num_steps:<5} {METRIC} {value:.4g}"
+            f"  {role} {sampler:9} N = {phase.num_steps:<5} {self._metric} {value:.4g}"
         )
 
     def _draw(
         self, sampler: evaluate.Sampler, params: Params, num_steps: int
-    ) -> np.ndarray:
+    ) -> Iterator[np.ndarray]:
         settings = self._evaluation
-        batches = evaluate.draw_images(
+        return evaluate.draw_images(
             sampler,
             params,
             settings.seed,
@@ -118,7 +121,6 @@ class Results:
             settings.batch_size,
             self._mesh,
         )
-        return np.concatenate(list(batches))
 
     def _save_paths(self, phases: Sequence[Phase]) -> None:
         """Writes the states of a few samples on their way, for the last students."""
@@ -143,4 +145,5 @@ class Results:
                 phase.num_steps,
                 indices % classes if classes else None,
             )
-        report.save_npz(path, **states)
+        if self._first:
+            report.save_npz(path, **states)

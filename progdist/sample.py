@@ -10,20 +10,19 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import jax
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
 from progdist import checkpoint, cli, evaluate, parallel, report
-from progdist.config import Config, check_devices, from_json
+from progdist.config import Config, check, from_json
 from progdist.model import init_params, make_model, make_sampler
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
 flags.DEFINE_integer("num_steps", None, "Network calls an image.", 1, flag_values=FLAGS)
 flags.DEFINE_integer("num", 64, "How many images.", 1, flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Of the noise.", 0, flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Of the noise.", 0, 2**32 - 1, flag_values=FLAGS)
 flags.DEFINE_string("out", None, "A grid as .png, or all as .npz.", flag_values=FLAGS)
 flags.DEFINE_enum(
     "sampler", "ddim", get_args(evaluate.SamplerName), "Kind.", flag_values=FLAGS
@@ -50,9 +49,9 @@ def draw(config: Config, workdir: Path, request: Request) -> UInt8[np.ndarray, "
     Raises:
       CheckpointError: if no finished round has that many steps.
     """
-    mesh = parallel.make_mesh()
-    check_devices(config, jax.device_count())
-    path = find_model(workdir, None if request.teacher else request.num_steps)
+    batch_size = config.evaluation.batch_size
+    mesh = parallel.make_mesh(parallel.devices_sharing(batch_size))
+    path = find_model(workdir, request)
     model = make_model(config)
     params = checkpoint.load_model(path, init_params(model, config.seed, mesh))
     batches = evaluate.draw_images(
@@ -61,31 +60,30 @@ def draw(config: Config, workdir: Path, request: Request) -> UInt8[np.ndarray, "
         request.seed,
         request.num,
         request.num_steps,
-        config.evaluation.batch_size,
+        batch_size,
         mesh,
     )
     return np.concatenate(list(batches))
 
 
-def find_model(workdir: Path, num_steps: int | None) -> Path:
-    """Returns the model of the round with num_steps; of phase 0 for None.
+def find_model(workdir: Path, request: Request) -> Path:
+    """Returns the round with that many steps, or the teacher: the model of phase 0.
 
     Raises:
       CheckpointError: if it is not there; says which are.
     """
-    found = {}
-    for path in sorted((workdir / "models").glob("phase_*_steps_*")):
-        match = re.fullmatch(r"phase_(\d+)_steps_(\d+)", path.name)
-        if match:
-            found[int(match[2]) if int(match[1]) or num_steps else None] = path
-    if num_steps not in found:
-        finished = sorted(n for n in found if n is not None)
-        steps = ", ".join(map(str, finished)) or "none yet"
-        raise checkpoint.CheckpointError(
-            f"--num_steps={num_steps}: no finished model with that many steps in "
-            f"{workdir / 'models'}; there is {steps}"
-        )
-    return found[num_steps]
+    models = workdir / "models"
+    names = [path.name for path in models.glob("phase_*_steps_*")]
+    found = [re.fullmatch(r"phase_(\d+)_steps_(\d+)", name) for name in names]
+    steps = {int(match[1]): int(match[2]) for match in found if match}
+    for phase, num_steps in steps.items():
+        if (phase == 0) if request.teacher else (num_steps == request.num_steps):
+            return checkpoint.model_dir(workdir, phase, num_steps)
+    wanted = "--teacher" if request.teacher else f"--num_steps={request.num_steps}"
+    there = ", ".join(map(str, sorted(steps.values()))) or "none yet"
+    raise checkpoint.CheckpointError(
+        f"{wanted}: no such finished model in {models}; steps there are: {there}"
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -98,6 +96,7 @@ def main(argv: list[str]) -> None:
     if not workdir.is_dir():
         raise cli.UsageError(f"--workdir={workdir}: no such directory")
     config = from_json(workdir / "config.json")
+    check(config)
     cli.prepare_devices(config)
     request = Request(*(values[name] for name in Request._fields))
     images = draw(config, workdir, request)

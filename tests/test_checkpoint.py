@@ -123,6 +123,9 @@ def test_another_file_is_refused(tmp_path, content):
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "missing"):
+    store = Checkpoints(tmp_path / "checkpoints", keep=1)
+    store.save(1, snapshot())
+    store.close()
+    for path in (tmp_path, tmp_path / "missing", tmp_path / "checkpoints" / "1"):
         with pytest.raises(CheckpointError, match="holds no model"):
             checkpoint.load_model(path, tiny.params())

@@ -54,6 +54,19 @@ def test_moments_in_pieces_are_those_of_the_whole():
     np.testing.assert_allclose(evaluate.source_moments(source).mean, moments.mean)
 
 
+def test_large_images_are_averaged_over_squares_and_named_for_it():
+    images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)
+    squares = images.astype(float).reshape(9, 4, 2, 4, 2).mean((2, 4))
+    expected = squares.reshape(9, 16) / 127.5 - 1
+    moments = evaluate.pixel_moments([images], most_pixels=4)
+    np.testing.assert_allclose(moments.mean, expected.mean(0), atol=1e-12)
+    np.testing.assert_allclose(moments.covariance, np.cov(expected.T), atol=1e-12)
+    assert evaluate.metric_name((8, 8, 1)) == "FD-pixels"
+    assert evaluate.metric_name((28, 28, 1)) == "FD-pixels"
+    assert evaluate.metric_name((64, 64, 3)) == "FD-pixels32"
+    assert evaluate.metric_name((128, 128, 3)) == "FD-pixels32"
+
+
 def draw(num_images, batch_size, num_devices=1, name="ddim", num_steps=3, seed=0):
     mesh = parallel.make_mesh(jax.devices()[:num_devices])
     sampler = evaluate.make_sampler(

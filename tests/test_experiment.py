@@ -1,5 +1,6 @@
 """The whole job, in small: trained, interrupted, resumed, drawn from."""
 
+import importlib
 import json
 import signal
 import subprocess
@@ -18,6 +19,14 @@ from progdist.journal import Journal
 from progdist.loop import NonFiniteError
 from progdist.model import init_params, make_model
 
+NAMES = [
+    "digits",
+    "fashion_mnist",
+    "cifar10",
+    "imagenet64",
+    "lsun_bedroom",
+    "lsun_church",
+]
 ROOT = Path(__file__).parents[1]
 STEPS = {0: 4, 1: 2, 2: 1}  # phase to N, in the smoke variant
 MAIN = [sys.executable, "-m", "progdist.main", "--config=configs/digits.py:smoke"]
@@ -41,6 +50,28 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     run(workdir)
     return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_smoke_variant_runs(tmp_path, name):
+    config = importlib.import_module(f"configs.{name}").get_config("smoke")
+    experiment.run(config, tmp_path)
+    assert rows(tmp_path, "eval.jsonl")[-1]["num_steps"] == 1
+
+
+def test_each_kind_of_step_is_compiled_once(tmp_path, monkeypatch):
+    """Also across the swap, where a state that is placed otherwise would cost one."""
+    made = []
+    make = experiment.steps.make_train_step
+
+    def kept(*args):
+        made.append(make(*args))
+        return made[-1]
+
+    monkeypatch.setattr(experiment.steps, "make_train_step", kept)
+    run(tmp_path)
+    assert [train_step._cache_size() for train_step in made] == [1, 1]
 
 
 def rows(workdir, name):
@@ -115,7 +146,7 @@ def test_a_round_changes_its_model(finished):
         assert not any(jax.tree.leaves(same))
 
 
-@pytest.mark.parametrize("step", [5, 10, 15, 30])
+@pytest.mark.parametrize("step", [5, 15, 30])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
     finished, tmp_path, monkeypatch, step
 ):
@@ -187,6 +218,31 @@ def test_a_given_teacher_skips_its_training(finished, tmp_path):
     assert rows(tmp_path, "eval.jsonl")[:2] == rows(finished, "eval.jsonl")[:2]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("output", "x", "its output is 'v', the configuration has 'x'"),
+        ("ch", 32, "has shape"),
+    ],
+)
+def test_a_teacher_of_another_kind_is_refused_before_anything_is_written(
+    finished, tmp_path, field, value, message
+):
+    config = get_config("smoke")
+    setattr(config.model, field, value)
+    config.teacher = str(checkpoint.model_dir(finished, 0, 4))
+    with pytest.raises(ValueError, match=message):
+        experiment.run(config, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_student_is_no_teacher_for_other_steps_than_its_own(finished, tmp_path):
+    with pytest.raises(
+        ConfigError, match="its num_steps is 2, the configuration has 4"
+    ):
+        run(tmp_path / "w", teacher=str(checkpoint.model_dir(finished, 1, 2)))
+
+
 def test_another_configuration_is_refused_for_the_same_workdir(finished):
     with pytest.raises(ConfigError, match="of another run: seed: 0 → 1"):
         run(finished, seed=1)
@@ -223,6 +279,6 @@ def test_the_teacher_can_be_drawn_from_at_any_number_of_steps(finished):
 
 
 def test_a_number_of_steps_without_a_round_is_refused(finished):
-    message = r"--num_steps=3: no finished model .* there is 1, 2, 4$"
+    message = r"--num_steps=3: no such finished model .* there are: 1, 2, 4$"
     with pytest.raises(checkpoint.CheckpointError, match=message):
         draw(finished, 1, num_steps=3)

@@ -11,9 +11,9 @@ ROUND = Round((), jnp.int32(1), jnp.int32(1), jax.random.key(0))
 STATE = init_state(tiny.params(), make_optimizer(1.0, 0.0), keep_ema=False)
 
 
-def run(losses, first=0, **intervals):
+def run(losses, first=0, calls=None, **intervals):
     """The calls that a run makes whose update k has the loss losses[k - 1]."""
-    calls = []
+    calls = [] if calls is None else calls
 
     def step(state, round_, batch):
         state = state._replace(step=state.step + 1)
@@ -58,8 +58,8 @@ def test_a_finished_phase_does_nothing():
 def test_what_is_not_finite_stops_the_run_before_it_is_saved(bad):
     calls = []
     with pytest.raises(loop.NonFiniteError, match=r"update 4: loss is (nan|inf)"):
-        calls, _ = run([1, 1, 1, bad])
-    assert calls == []
+        run([1, 1, 1, bad], calls=calls)
+    assert calls == [("log", 2, 1.0)]
 
 
 def test_the_number_that_is_not_finite_is_named():

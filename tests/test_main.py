@@ -41,6 +41,9 @@ def answer(command, *flags, capsys, monkeypatch):
         ([DIGITS, "--workdir=W", "--config.model.output=w"], "one of <x|eps|v|both>"),
         ([DIGITS, "--workdir=W", "--config.seed=-1"], "config.seed=-1: must be"),
         ([DIGITS, "--workdir=/dev/null/w"], "--workdir=/dev/null/w: Not a directory"),
+        ([DIGITS, "--workdir=W", "--config.teacher=W/t"], "w/t: holds no model"),
+        ([DIGITS, "--workdir=W", "--config.seed=99999999999"], "below 2**32"),
+        ([DIGITS, "--workdir=W", "--distributed"], "--distributed: coordinator_add"),
         (
             [DIGITS, "--workdir=W", "--config.data.name=mnist"],
             "data 'mnist': set data.dir",
@@ -91,7 +94,7 @@ def test_the_module_answers_as_a_command():
 def test_a_cpu_is_split_so_that_every_batch_divides(monkeypatch):
     from configs.digits import get_config
 
-    monkeypatch.setattr(cli.os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr(cli, "num_cores", lambda: 6)
     config = get_config()  # batches of 64 and 256
     assert cli._devices_of(config) == 4
     config.base.batch_size = 30

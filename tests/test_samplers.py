@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from progdist.diffusion.prediction import Prediction, from_output
-from progdist.diffusion.samplers import Move, ancestral, ddim, sample, trajectory
+from progdist.diffusion.samplers import (
+    Move,
+    ddim_step,
+    make_ancestral_step,
+    sample,
+    trajectory,
+)
 from progdist.diffusion.schedules import Cosine
 from tests import toy
 from tests.toy import Counted, alpha_sigma, float64, quick
@@ -82,7 +88,7 @@ def test_both_published_forms_of_ddim_agree(z_t, x, logsnr_t, gap):
     eps = (z_t - alpha_t * x) / sigma_t
     prediction = Prediction(jnp.array([x]), jnp.array([eps]), jnp.array([np.nan]))
     move = _move(z_t, logsnr_t, logsnr_s, 1)
-    z_s = ddim(prediction, move)
+    z_s = ddim_step(prediction, move)
     np.testing.assert_allclose(z_s, [one], atol=1e-12)
     np.testing.assert_allclose(z_s, [other], atol=1e-12)
 
@@ -90,7 +96,7 @@ def test_both_published_forms_of_ddim_agree(z_t, x, logsnr_t, gap):
 @pytest.mark.parametrize("rule", ["ddim", "ancestral"])
 def test_a_point_mass_is_reached_exactly(rule):
     # x̂ is the point whatever z is, and the last step returns x̂ itself.
-    step = ddim if rule == "ddim" else ancestral(_keys(3), 0.5)
+    step = ddim if rule == "ddim" else make_ancestral_step(_keys(3), 0.5)
     denoise, z_1 = toy.point_mass(0.375), _noise((3, 4))
     run = jax.jit(lambda num_steps: sample(denoise, SCHEDULE, z_1, num_steps, step))
     for num_steps in [1, 2, 3, 16]:
@@ -109,7 +115,7 @@ def test_one_ddim_step_on_a_point_mass_keeps_the_noise():
     )
     z_t, at = jnp.array([alpha_t * x + sigma_t * eps]), jnp.array([logsnr_t])
     move = Move(z_t, at, jnp.array([logsnr_s]), 1)
-    z_s = ddim(toy.point_mass(x)(z_t, at), move)
+    z_s = ddim_step(toy.point_mass(x)(z_t, at), move)
     np.testing.assert_allclose(z_s, [alpha_s * x + sigma_s * eps], rtol=1e-13)
 
 
@@ -140,7 +146,7 @@ def test_ddim_samples_gaussian_data_in_the_limit():
 
 @pytest.mark.parametrize("rule", ["ddim", "ancestral"])
 def test_n_steps_are_n_network_calls(rule):
-    step = ddim if rule == "ddim" else ancestral(_keys(2), 0.5)
+    step = ddim if rule == "ddim" else make_ancestral_step(_keys(2), 0.5)
     denoise, z_1 = Counted(toy.two_modes(0.5, 0.2)), _noise((2, 3))
     traced = jax.jit(lambda num_steps: sample(denoise, SCHEDULE, z_1, num_steps, step))
     for num_steps in [1, 2, 3, 5]:
@@ -165,7 +171,7 @@ def test_one_compilation_serves_every_number_of_steps():
 
 @pytest.mark.parametrize("rule", ["ddim", "ancestral"])
 def test_the_trajectory_is_the_samples_way(rule):
-    step = ddim if rule == "ddim" else ancestral(_keys(2), 0.5)
+    step = ddim if rule == "ddim" else make_ancestral_step(_keys(2), 0.5)
     denoise, z_1 = toy.two_modes(0.5, 0.2), _noise((2, 3))
     path = trajectory(denoise, SCHEDULE, z_1, 4, step)
     np.testing.assert_allclose(path.t, [1, 0.75, 0.5, 0.25, 0], atol=0)
@@ -201,7 +207,7 @@ def test_ancestral_golden_values(gamma, variance):
     key, i = jax.random.key(5), 3
     move = _move(0.2, -1.0, 2.0, i)
     prediction = Prediction(jnp.array([0.5]), jnp.array([np.nan]), jnp.array([np.nan]))
-    z_s = ancestral(key[None], gamma)(prediction, move)
+    z_s = make_ancestral_step(key[None], gamma)(prediction, move)
     noise = jax.random.normal(jax.random.fold_in(key, i), ())
     np.testing.assert_allclose(z_s, [0.46391121 + np.sqrt(variance) * noise], atol=1e-7)
 
@@ -267,7 +273,7 @@ def test_ancestral_follows_the_recursion_draw_by_draw():
     # The same noise in the same affine map: no statistics needed.
     num_steps, b, gamma = 4, 3, 0.3
     keys, z_1 = _keys(b), _noise((b, 2)).astype(float)
-    step = ancestral(keys, gamma)
+    step = make_ancestral_step(keys, gamma)
     path = trajectory(toy.gaussian(MEAN, STD), SCHEDULE, z_1, num_steps, step, False)
     z, t = np.asarray(z_1), np.arange(num_steps, -1, -1) / num_steps
     for j, i in enumerate(range(num_steps - 1, 0, -1)):
@@ -289,7 +295,7 @@ def test_ancestral_follows_the_recursion_draw_by_draw():
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_ancestral_samples_have_the_recursions_moments(gamma):
     num, num_steps = 20_000, 16
-    step, z_1 = ancestral(_keys(num), gamma), _noise((num, 1))
+    step, z_1 = make_ancestral_step(_keys(num), gamma), _noise((num, 1))
     path = trajectory(toy.gaussian(MEAN, STD), SCHEDULE, z_1, num_steps, step, False)
     z = np.asarray(path.z[1:, :, 0], np.float64)
     mean, variance = _recursion(MEAN, STD, gamma, num_steps, (0.0, 1.0)).T
@@ -300,19 +306,21 @@ def test_ancestral_samples_have_the_recursions_moments(gamma):
 
 def test_an_image_depends_on_its_own_key_alone():
     denoise, z_1, keys = toy.two_modes(0.5, 0.2), _noise((3, 2, 2, 1)), _keys(3)
-    together = sample(denoise, SCHEDULE, z_1, 4, ancestral(keys, 0.5))
-    alone = sample(denoise, SCHEDULE, z_1[1:2], 4, ancestral(keys[1:2], 0.5))
+    together = sample(denoise, SCHEDULE, z_1, 4, make_ancestral_step(keys, 0.5))
+    alone = sample(denoise, SCHEDULE, z_1[1:2], 4, make_ancestral_step(keys[1:2], 0.5))
     together = np.asarray(together)
     np.testing.assert_allclose(together[1:2], alone, atol=1e-6)
     others = _keys(3, 9).at[1].set(keys[1])
-    changed = np.asarray(sample(denoise, SCHEDULE, z_1, 4, ancestral(others, 0.5)))
+    changed = np.asarray(
+        sample(denoise, SCHEDULE, z_1, 4, make_ancestral_step(others, 0.5))
+    )
     np.testing.assert_array_equal(changed[1], together[1])
     assert np.all(np.abs(changed - together).max((1, 2, 3))[np.array([0, 2])] > 1e-3)
 
 
 def test_every_step_draws_its_own_noise():
     q = Prediction(*(jnp.zeros((1, 64)),) * 3)
-    step = ancestral(_keys(1), 1.0)
+    step = make_ancestral_step(_keys(1), 1.0)
     draws = [
         step(q, Move(jnp.zeros((1, 64)), jnp.zeros(1), jnp.ones(1), i)) for i in (1, 2)
     ]
@@ -322,4 +330,4 @@ def test_every_step_draws_its_own_noise():
 @pytest.mark.parametrize("gamma", [-0.1, 1.1, float("nan")])
 def test_gamma_outside_its_range_is_refused(gamma):
     with pytest.raises(ValueError, match=r"gamma: .* is not in \[0, 1\]"):
-        ancestral(_keys(1), gamma)
+        make_ancestral_step(_keys(1), gamma)

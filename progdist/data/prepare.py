@@ -16,21 +16,27 @@ TensorFlow.
 import importlib
 import io
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from jaxtyping import UInt8
 from PIL import Image
 
 from progdist.data.source import DataError
 from progdist.data.tfds import crop_and_resize, data_dir, resampling, resized_name
 
-_TFDS_NAME = flags.DEFINE_string("tfds_name", None, "dataset, as in lsun/bedroom")
-_DIR = flags.DEFINE_string("dir", "", "data directory; by default that of TFDS")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "side to resize to; 0 = as it is")
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+    "tfds_name", None, "Data set, as in lsun/bedroom.", flag_values=FLAGS
+)
+flags.DEFINE_string("dir", "", "Data directory, or TFDS's.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "image_size", 0, "Side to resize to; 0 keeps it.", 0, flag_values=FLAGS
+)
 
 
 def prepare(tfds_name: str, dir: str = "", image_size: int = 0) -> Path:
@@ -147,14 +153,17 @@ def _import_extra(module: str) -> Any:
 
 def main(argv: list[str]) -> None:
     """Command line: prints the directory that was written, or one line of error."""
-    if argv[1:]:
-        raise app.UsageError(f"stray arguments: {argv[1:]}")
     try:
-        print(prepare(_TFDS_NAME.value or "", _DIR.value, _IMAGE_SIZE.value))
-    except DataError as error:
-        raise SystemExit(str(error)) from error
+        stray = FLAGS(argv)[1:]
+        if stray or not FLAGS["tfds_name"].value:
+            found = f"{stray[0]!r} is not a flag" if stray else "--tfds_name is missing"
+            raise DataError(f"{found}; flags are --tfds_name, --dir, --image_size")
+        values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
+        print(prepare(**values))
+    except (DataError, flags.Error) as error:
+        print(f"progdist: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("tfds_name")
-    app.run(main)
+    main(sys.argv)

@@ -40,7 +40,7 @@ class Trajectory(NamedTuple):
     x: Float[Array, "n b *d"]
 
 
-def ddim(prediction: Prediction, move: Move) -> Float[Array, "b *d"]:
+def ddim_step(prediction: Prediction, move: Move) -> Float[Array, "b *d"]:
     """The DDIM step z_s = alpha_s x̂ + sigma_s epŝ (paper, eq. 8).
 
     The same as e^{(logsnr_t - logsnr_s) / 2} (alpha_s / alpha_t) z_t + (1 - e^{…})
@@ -50,7 +50,7 @@ def ddim(prediction: Prediction, move: Move) -> Float[Array, "b *d"]:
     return alpha_s * prediction.x + sigma_s * prediction.eps
 
 
-def ancestral(keys: Key[Array, " b"], gamma: float) -> Step:
+def make_ancestral_step(keys: Key[Array, " b"], gamma: float) -> Step:
     """Returns the ancestral step, with one key for each image (paper, eq. 4).
 
     z_s = mean of q(z_s | z_t, x̂) + noise of variance
@@ -87,7 +87,7 @@ def sample(
     schedule: Schedule,
     z_1: Float[Array, "b *d"],
     num_steps: Index,
-    step: Step = ddim,
+    step: Step = ddim_step,
     clip_x: bool = True,
 ) -> Float[Array, "b *d"]:
     """Draws images from the noise z_1 ~ N(0, I) in exactly `num_steps` network calls.
@@ -97,7 +97,7 @@ def sample(
       schedule: the schedule the model was trained with.
       z_1: noise at t = 1.
       num_steps: N >= 1; a Python integer or a traced one.
-      step: `ddim`, or what `ancestral` returns.
+      step: `ddim_step`, or what `make_ancestral_step` returns.
       clip_x: whether x̂ is clipped to [-1, 1] at every step.
 
     Returns:
@@ -116,7 +116,7 @@ def trajectory(
     schedule: Schedule,
     z_1: Float[Array, "b *d"],
     num_steps: int,
-    step: Step = ddim,
+    step: Step = ddim_step,
     clip_x: bool = True,
 ) -> Trajectory:
     """Samples as `sample` does and keeps every state; `z[-1]` equals its result."""

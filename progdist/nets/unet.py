@@ -57,7 +57,7 @@ class UNet(nn.Module):
       num_classes: 0 for an unconditional network, which ignores labels.
       out_ch: channels of the output.
       patch_size: squares of this many pixels are folded into channels first.
-      dtype: dtype of the computation; parameters and output are float32.
+      dtype: dtype of the computation; parameters are float32, the output has z's dtype.
       remat: recompute each block in the backward pass, for less memory.
     """
 

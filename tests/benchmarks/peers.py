@@ -13,9 +13,6 @@ time. On a busy machine only the last, on one core, says much:
 Needs the extra `bench`, and about two minutes on two free cores.
 """
 
-import os
-import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,15 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from progdist import evaluate, parallel, step
+from progdist.cli import num_cores
 from progdist.data import Batch
 from progdist.diffusion.schedules import Cosine
 from progdist.nets.unet import UNet
 from progdist.state import init_state, make_optimizer
+from tests.benchmarks.timing import Task, alternate
 
 BATCH, SIZE, SAMPLING_STEPS = 16, 32, 4
-MAX_TURNS, MAX_SECONDS = 7, 40
-
-Task = Callable[[], Any]
 
 
 class Side(NamedTuple):
@@ -113,7 +109,7 @@ def peer_side() -> Side:
     """The same with torch and diffusers, as their documentation has it."""
     import torch  # pyright: ignore
 
-    torch.set_num_threads(_num_cores())
+    torch.set_num_threads(num_cores())
     teacher = _peer_network().eval().requires_grad_(False)
     student = _peer_network()
     image = torch.rand(BATCH, 3, SIZE, SIZE) * 2 - 1
@@ -185,30 +181,6 @@ def _peer_sampling(network: Any) -> Task:
     return sample
 
 
-def compare(ours: Task, peer: Task) -> np.ndarray:
-    """Seconds [turn, side, (wall, CPU)]; the turns alternate, the first not counted."""
-    turns = [_turn(ours, peer)]
-    deadline = time.perf_counter() + MAX_SECONDS
-    while len(turns) < 3 or (
-        len(turns) <= MAX_TURNS and time.perf_counter() < deadline
-    ):
-        turns.append(_turn(ours, peer))
-    return np.array(turns[1:])
-
-
-def _turn(*tasks: Task) -> list[list[float]]:
-    seconds = []
-    for task in tasks:
-        wall, cpu = time.perf_counter(), time.process_time()
-        task()
-        seconds.append([time.perf_counter() - wall, time.process_time() - cpu])
-    return seconds
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def main() -> None:
     """Prints the table."""
     try:
@@ -218,13 +190,13 @@ def main() -> None:
         raise SystemExit(
             f"{error}: pip install torch==2.13.0, then 'progdist[bench]'"
         ) from None
-    jax.config.update("jax_num_cpu_devices", _num_cores())
+    jax.config.update("jax_num_cpu_devices", num_cores())
     ours, peer = our_side(), peer_side()
-    print(f"{_num_cores()} cores; parameters: {ours.num_params:,} ours, ", end="")
+    print(f"{num_cores()} cores; parameters: {ours.num_params:,} ours, ", end="")
     print(f"{peer.num_params:,} diffusers")
     print(f"{'':18}{'ours':>8}{'diffusers':>11}{'ratio':>8}{'fastest':>9}{'CPU':>7}")
     for name in ("forward", "distill", "sample"):
-        seconds = compare(getattr(ours, name), getattr(peer, name))
+        seconds = alternate(getattr(ours, name), getattr(peer, name))
         print(_row(f"{name}, s", seconds), flush=True)
     rates = BATCH / np.median(seconds[..., 0], axis=0)
     print(f"{f'{SAMPLING_STEPS}-step images/s':18}{rates[0]:8.1f}{rates[1]:11.1f}")

@@ -1,0 +1,169 @@
+"""What the method costs beside its network passes, and how often it is compiled.
+
+    python -m tests.benchmarks.overhead
+
+Three numbers, each a ratio within one run or a count: the time of a distillation step
+over that of its parts (two forward passes of the teacher, one forward and backward pass
+of the student); of an N-step sampler over N forward passes; and the compilations of
+each kind of train step over a whole run of all rounds. Takes about two minutes.
+"""
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs.digits import get_config
+from progdist import evaluate, experiment, parallel, step
+from progdist.cli import num_cores
+from progdist.data import Batch
+from progdist.diffusion.schedules import Cosine
+from progdist.nets.unet import UNet
+from progdist.state import init_state, make_optimizer
+from tests.benchmarks.timing import Task, alternate
+
+SAMPLING_STEPS = 8
+# Name, network, image shape, batch size.
+CASES = (
+    ("digits", UNet(48, 96, (1,), 1, (), 2, out_ch=1, patch_size=2), (8, 8, 1), 64),
+    ("32x32 colour", UNet(64, 256, (1, 2, 2), 2, (16,)), (32, 32, 3), 16),
+)
+
+
+class Case:
+    """A network on this machine's devices, with a batch and its tasks."""
+
+    def __init__(self, net: UNet, shape: tuple[int, ...], batch_size: int) -> None:
+        """Draws parameters and a batch."""
+        self.net, self.shape, self.batch_size = net, shape, batch_size
+        self.mesh = parallel.make_mesh()
+        z = jnp.zeros((1, *shape))
+        shapes = jax.eval_shape(net.init, jax.random.key(0), z, jnp.zeros(1))
+        generator = np.random.default_rng(0)
+        self.params = parallel.replicate(
+            jax.tree.map(
+                lambda leaf: 0.02 * generator.standard_normal(leaf.shape, np.float32),
+                shapes["params"],
+            ),
+            self.mesh,
+        )
+        image = generator.uniform(-1, 1, (batch_size, *shape)).astype(np.float32)
+        label = np.zeros(batch_size, np.int32)
+        self.batch = parallel.shard(Batch(image, label), self.mesh)
+        self.logsnr = parallel.shard(np.zeros(batch_size, np.float32), self.mesh)
+
+    def forward(self) -> Task:
+        """One forward pass."""
+
+        def apply(params: Any, z: Any, logsnr: Any) -> Any:
+            return self.net.apply({"params": params}, z, logsnr)
+
+        fn = parallel.pmap(apply, self.mesh, (None, 0, 0), 0)
+        return lambda: jax.block_until_ready(
+            fn(self.params, self.batch.image, self.logsnr)
+        )
+
+    def forward_backward(self) -> Task:
+        """One forward and backward pass, and the mean of the gradient."""
+
+        def gradient(params: Any, z: Any, logsnr: Any) -> Any:
+            def loss(params: Any) -> Any:
+                output: Any = self.net.apply({"params": params}, z, logsnr)
+                return jnp.mean(output**2)
+
+            return parallel.value_and_mean_grad(loss, params)
+
+        fn = parallel.pmap(gradient, self.mesh, (None, 0, 0), (None, None))
+        return lambda: jax.block_until_ready(
+            fn(self.params, self.batch.image, self.logsnr)
+        )
+
+    def distillation(self) -> Task:
+        """One whole update of a round."""
+        loss = step.make_distill_loss(self.net, "v", Cosine(), "truncated_snr", ratio=2)
+        optimizer = make_optimizer(clip_norm=1.0, weight_decay=0.0)
+        train_step = step.make_train_step(
+            loss, optimizer, lambda *_: jnp.float32(1e-5), 0.0, self.mesh
+        )
+        state = init_state(self.params, optimizer, keep_ema=False)
+        state = parallel.replicate(state, self.mesh)
+        constants = jnp.int32(8), jnp.int32(1000), jax.random.key(0)
+        round_ = step.Round(self.params, *parallel.replicate(constants, self.mesh))
+
+        def update() -> None:
+            nonlocal state
+            state, metrics = train_step(state, round_, self.batch)
+            jax.block_until_ready((state, metrics))
+
+        return update
+
+    def sampling(self) -> Task:
+        """A batch of images in SAMPLING_STEPS network calls."""
+        sampler = evaluate.make_sampler(
+            self.net, "v", Cosine(), self.shape, 0, self.mesh
+        )
+        key = parallel.replicate(jax.random.key(0), self.mesh)
+        indices = parallel.shard(np.arange(self.batch_size, dtype=np.int32), self.mesh)
+        steps = parallel.replicate(jnp.int32(SAMPLING_STEPS), self.mesh)
+        return lambda: jax.block_until_ready(sampler(self.params, key, indices, steps))
+
+
+def time_case(case: Case) -> tuple[float, float]:
+    """Median ratios of a step to its parts, and of a sampler to its passes."""
+    forward, backward = case.forward(), case.forward_backward()
+    tasks = forward, backward, case.distillation(), case.sampling()
+    wall = alternate(*tasks, most_turns=40, seconds=40)[..., 0]
+    parts = 2 * wall[:, 0] + wall[:, 1]
+    return (
+        float(np.median(wall[:, 2] / parts)),
+        float(np.median(wall[:, 3] / (SAMPLING_STEPS * wall[:, 0]))),
+    )
+
+
+def count_traces() -> Counter[str]:
+    """Traces of each kind of train step over a run of all rounds."""
+    traces: Counter[str] = Counter()
+    config = get_config("smoke")
+    config.distill.start_steps = 64
+    makers = {"base": step.make_base_loss, "distill": step.make_distill_loss}
+
+    def counted(kind: str) -> Any:
+        def make(*args: Any) -> step.Loss:
+            inner = makers[kind](*args)
+
+            def loss(*inputs: Any) -> Any:
+                traces[kind] += 1
+                return inner(*inputs)
+
+            return loss
+
+        return make
+
+    step.make_base_loss, step.make_distill_loss = counted("base"), counted("distill")
+    try:
+        with tempfile.TemporaryDirectory() as workdir:
+            experiment.run(config, Path(workdir))
+    finally:
+        step.make_base_loss = makers["base"]
+        step.make_distill_loss = makers["distill"]
+    return traces
+
+
+def main() -> None:
+    """Prints the table."""
+    jax.config.update("jax_num_cpu_devices", num_cores())
+    print(f"{num_cores()} cores; medians of ratios within each turn")
+    print(f"{'':16}{'step / parts':>14}{f'sampler / {SAMPLING_STEPS} passes':>22}")
+    for name, net, shape, batch_size in CASES:
+        ratios = time_case(Case(net, shape, batch_size))
+        print(f"{name:16}{ratios[0]:14.2f}{ratios[1]:22.2f}", flush=True)
+    traces = count_traces()
+    print(f"traces over a run: {traces['base']} base, {traces['distill']} distill")
+
+
+if __name__ == "__main__":
+    main()
