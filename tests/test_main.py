@@ -43,7 +43,6 @@ def answer(command, *flags, capsys, monkeypatch):
         ([DIGITS, "--workdir=/dev/null/w"], "--workdir=/dev/null/w: Not a directory"),
         ([DIGITS, "--workdir=W", "--config.teacher=W/t"], "w/t: holds no model"),
         ([DIGITS, "--workdir=W", "--config.seed=99999999999"], "below 2**32"),
-        ([DIGITS, "--workdir=W", "--distributed"], "--distributed: coordinator_add"),
         (
             [DIGITS, "--workdir=W", "--config.data.name=mnist"],
             "data 'mnist': set data.dir",
@@ -84,11 +83,20 @@ def test_a_mistake_in_sampling_is_one_line_and_code_2(
     assert error.count("\n") == 1
 
 
-def test_the_module_answers_as_a_command():
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--workdir is missing; see --help"),
+        (["--workdir=W", "--distributed"], "--distributed: coordinator_address should"),
+    ],
+)
+def test_the_module_answers_as_a_command(flags, message, tmp_path):
     command = [sys.executable, "-m", "progdist.main", DIGITS]
+    command += [f.replace("=W", f"={tmp_path / 'w'}") for f in flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr == "progdist: --workdir is missing; see --help\n"
+    assert done.stderr.startswith(f"progdist: {message}")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_cpu_is_split_so_that_every_batch_divides(monkeypatch):

@@ -213,8 +213,8 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
     path = report.save_png(tmp_path / "a.png", images(0, n=1)[0])
     before = path.read_bytes()
 
-    def fail(self, name, **kwargs):
-        Path(name).write_bytes(b"half")
+    def fail(self, file, **kwargs):
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", fail)
@@ -228,9 +228,9 @@ def test_a_png_comes_into_place_by_renaming_alone(tmp_path, monkeypatch):
     names = []
     save = Image.Image.save
 
-    def record(self, name, **kwargs):
-        names.append(Path(name))
-        save(self, name, **kwargs)
+    def record(self, file, **kwargs):
+        names.append(Path(file.name))
+        save(self, file, **kwargs)
 
     monkeypatch.setattr(Image.Image, "save", record)
     path = report.save_png(tmp_path / "a.png", images(0, n=1)[0])

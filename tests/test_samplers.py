@@ -96,7 +96,7 @@ def test_both_published_forms_of_ddim_agree(z_t, x, logsnr_t, gap):
 @pytest.mark.parametrize("rule", ["ddim", "ancestral"])
 def test_a_point_mass_is_reached_exactly(rule):
     # x̂ is the point whatever z is, and the last step returns x̂ itself.
-    step = ddim if rule == "ddim" else make_ancestral_step(_keys(3), 0.5)
+    step = ddim_step if rule == "ddim" else make_ancestral_step(_keys(3), 0.5)
     denoise, z_1 = toy.point_mass(0.375), _noise((3, 4))
     run = jax.jit(lambda num_steps: sample(denoise, SCHEDULE, z_1, num_steps, step))
     for num_steps in [1, 2, 3, 16]:
@@ -146,7 +146,7 @@ def test_ddim_samples_gaussian_data_in_the_limit():
 
 @pytest.mark.parametrize("rule", ["ddim", "ancestral"])
 def test_n_steps_are_n_network_calls(rule):
-    step = ddim if rule == "ddim" else make_ancestral_step(_keys(2), 0.5)
+    step = ddim_step if rule == "ddim" else make_ancestral_step(_keys(2), 0.5)
     denoise, z_1 = Counted(toy.two_modes(0.5, 0.2)), _noise((2, 3))
     traced = jax.jit(lambda num_steps: sample(denoise, SCHEDULE, z_1, num_steps, step))
     for num_steps in [1, 2, 3, 5]:
@@ -171,7 +171,7 @@ def test_one_compilation_serves_every_number_of_steps():
 
 @pytest.mark.parametrize("rule", ["ddim", "ancestral"])
 def test_the_trajectory_is_the_samples_way(rule):
-    step = ddim if rule == "ddim" else make_ancestral_step(_keys(2), 0.5)
+    step = ddim_step if rule == "ddim" else make_ancestral_step(_keys(2), 0.5)
     denoise, z_1 = toy.two_modes(0.5, 0.2), _noise((2, 3))
     path = trajectory(denoise, SCHEDULE, z_1, 4, step)
     np.testing.assert_allclose(path.t, [1, 0.75, 0.5, 0.25, 0], atol=0)

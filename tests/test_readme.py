@@ -1,0 +1,78 @@
+"""Every command of the README runs, in small."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
+SET_UP = "python3 -m venv .venv && .venv/bin/pip install -e "
+TESTS = SET_UP + "'.[test]' && .venv/bin/python -m pytest"
+
+
+def in_small(command: str, runs: Path) -> list[str]:
+    """The command with this Python, a smoke variant and another place for its runs."""
+    words = shlex.split(command.split(" && ")[-1])
+    assert words[0] == ".venv/bin/python"
+    words[0] = sys.executable
+    for i, word in enumerate(words):
+        word = word.replace("runs/", f"{runs}/").replace("steps_64", "steps_4")
+        if word.startswith("--config=") and not word.endswith(":smoke"):
+            word += ":smoke"
+        if word.startswith("--out="):
+            word = word.replace("--out=", f"--out={runs}/")
+        words[i] = word
+    return words
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """What the main command, the first of all, leaves."""
+    runs = tmp_path_factory.mktemp("runs")
+    run(COMMANDS[0], runs)
+    return runs
+
+
+def run(command, runs):
+    done = subprocess.run(
+        in_small(command, runs), cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_first_two_commands_set_everything_up():
+    assert COMMANDS[0].startswith(SET_UP + ". && .venv/bin/python -m progdist.main")
+    assert COMMANDS[1] == TESTS  # which is how this test runs
+
+
+def test_the_main_command_leaves_its_pictures(runs):
+    assert (runs / "digits" / "samples" / "by_num_steps.png").exists()
+    assert (runs / "digits" / "figures" / "quality.png").exists()
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "progdist.sample" in c])
+def test_a_command_that_samples_runs(command, runs):
+    small = re.sub(r"--num_steps=\d+", "--num_steps=2", command)
+    run(small, runs)
+    assert (runs / re.search(r"--out=(\S+)", command)[1]).stat().st_size > 100
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS[2:] if ".main" in c])
+def test_a_command_that_trains_runs(command, runs):
+    run(command.replace("ch=96", "ch=32"), runs)
+
+
+def test_there_are_no_other_commands():
+    known = sum(("progdist.sample" in c) or ("progdist.main" in c) for c in COMMANDS)
+    assert known == len(COMMANDS) - 1
+
+
+def test_every_picture_is_there():
+    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
