@@ -4,7 +4,7 @@ python -m progdist.main --config=configs/cifar10.py --workdir=runs/cifar10
 
 Data: prepared once by
   python -m progdist.data.prepare --tfds_name=cifar10 --dir=DIR    (--config.data.dir)
-Hardware and time: 800k updates of the teacher and 13 rounds of 50k (the last two 100k)
+Work: 800k updates of the teacher and 13 rounds of 50k (the last two 100k)
   on 60.0M parameters. Not run here in full; the variant
   :smoke is, on made images.
 Expected (FID, as published): 9.12, 4.51, 3.00, 2.57 in 1, 2, 4, 8 steps.

@@ -2,8 +2,10 @@
 
 python -m progdist.main --config=configs/digits.py --workdir=runs/digits
 
-HARDWARE_AND_TIME
-EXPECTED
+Hardware and time: two cores of a virtual machine (AMD EPYC), 10 min 24 s, compiling
+  included.
+Expected (measured there, FD-pixels of 2,048 samples): the teacher 0.162 in 64 steps,
+  the students 0.178, 0.199, 0.232 in 4, 2, 1; the teacher's DDIM 0.924, 3.28, 16.8.
 """
 
 from configs.variants import select

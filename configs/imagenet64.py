@@ -5,10 +5,11 @@ python -m progdist.main --config=configs/imagenet64.py --workdir=runs/imagenet64
 Data: labelled images of 64x64, prepared once by
   python -m progdist.data.prepare --tfds_name=imagenet2012 --image_size=64 --dir=DIR
   from the two archives of ImageNet in DIR/downloads/manual       (--config.data.dir).
-Hardware and time: 550k updates of batch 2048 and 10 rounds of 50k on 295.9M
+Work: 550k updates of batch 2048 and 10 rounds of 50k, the last two 100k, on 295.9M
   parameters. Not run here in full; :smoke is, on made
   images.
-Expected (FID, as published): 16.08, 7.36, 3.88, 2.95 in 1, 2, 4, 8 steps.
+Expected (FID, read off the published figure): 16.08, 7.36, 3.88, 2.95 in 1, 2, 4, 8
+  steps.
 """
 
 from configs.variants import select

@@ -5,7 +5,7 @@ python -m progdist.main --config=configs/lsun_bedroom.py --workdir=runs/lsun_bed
 Data: prepared once by
   python -m progdist.data.prepare --tfds_name=lsun/bedroom --image_size=128 --dir=DIR
                                                                    (--config.data.dir).
-Hardware and time: 400k updates of batch 2048 and 10 rounds of 50k on 139.6M
+Work: 400k updates of batch 2048 and 10 rounds of 50k, the last two 100k, on 139.6M
   parameters. Not run here in full; :smoke is, on made
   images of 32x32.
 Expected: the paper gives its FID as a curve only.

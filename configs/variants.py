@@ -4,15 +4,16 @@ import dataclasses
 
 from progdist.config import Config, ConfigError, Data, Evaluation
 
-_SMOKE_UPDATES, _SMOKE_BATCH, _SMOKE_CHANNELS, _SMOKE_PIXELS = 10, 16, 16, 32
+_SMOKE_UPDATES, _SMOKE_BATCH = 10, 16
+_SMOKE_CHANNELS, _SMOKE_LEVELS, _SMOKE_PIXELS = 16, 2, 16
 
 
 def select(config: Config, variant: str | None) -> Config:
     """Returns the configuration, or its variant.
 
-    "smoke" is the same run in small, a minute on a CPU: made images in place of a large
-    data set, a narrow network of the same levels, few updates and rounds. It shows that
-    the code runs, and nothing about quality.
+    "smoke" is the same run in small, most of it compiling: made images of at most 16x16
+    in place of a data set, a narrow network of two levels, few updates and rounds. It
+    shows that the code runs, and nothing about quality.
 
     Raises:
       ConfigError: if there is no such variant.
@@ -29,6 +30,10 @@ def _smoke(config: Config) -> Config:
     made = config.data.name != "digits"
     height, width, channels = config.data.image_shape
     small = min(height, _SMOKE_PIXELS), min(width, _SMOKE_PIXELS), channels
+    ch_mult = config.model.ch_mult[:_SMOKE_LEVELS]
+    top = small[0] // config.model.patch_size
+    heights = [top // 2**level for level in range(len(ch_mult))]
+    attention = [n for n in config.model.attn_resolutions if n in heights]
     few = {"num_updates": _SMOKE_UPDATES, "batch_size": _SMOKE_BATCH}
     return dataclasses.replace(
         config,
@@ -39,6 +44,8 @@ def _smoke(config: Config) -> Config:
             config.model,
             ch=_SMOKE_CHANNELS,
             emb_ch=2 * _SMOKE_CHANNELS,
+            ch_mult=ch_mult,
+            attn_resolutions=tuple(attention),
             num_res_blocks=1,
             head_dim=min(config.model.head_dim, _SMOKE_CHANNELS),
         ),

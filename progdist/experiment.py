@@ -1,7 +1,6 @@
 """Composes a run from its configuration, and runs it."""
 
 import functools
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,21 +9,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from progdist import checkpoint, data, loop, parallel, progressive
+from progdist import checkpoint, data, loop, parallel, preflight, progressive
 from progdist import step as steps
 from progdist.checkpoint import Checkpoints
-from progdist.config import (
-    Config,
-    ConfigError,
-    Training,
-    check_devices,
-    differences,
-    from_json,
-    to_json,
-)
+from progdist.config import Config, Training
 from progdist.display import Display, Work
 from progdist.journal import Journal
-from progdist.model import Model, init_params, make_model, param_shapes
+from progdist.model import Model, init_params, make_model
 from progdist.progressive import Phase
 from progdist.results import Results
 from progdist.state import (
@@ -110,10 +101,14 @@ def make_plan(config: Config) -> tuple[Phase, ...]:
 
 
 def _build(config: Config, workdir: Path) -> Parts:
-    source, model, phases = _open_source(config), make_model(config), make_plan(config)
-    check_devices(config, jax.device_count())
-    _check_teacher(config, model)
-    _claim(config, workdir)
+    source, model, phases = (
+        preflight.open_source(config),
+        make_model(config),
+        make_plan(config),
+    )
+    preflight.check_devices(config, jax.device_count())
+    preflight.check_teacher(config, model)
+    preflight.claim(config, workdir)
     mesh, first = parallel.make_mesh(), jax.process_index() == 0
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
     progress = checkpoints.latest()
@@ -137,41 +132,6 @@ def _build(config: Config, workdir: Path) -> Parts:
     )
 
 
-def _open_source(config: Config) -> data.Source:
-    wanted = config.data
-    source = data.open_source(
-        wanted.name, wanted.split, wanted.dir, wanted.tfds_name, wanted.image_shape
-    )
-    classes = config.model.num_classes
-    if classes and source.num_classes > classes:
-        raise ConfigError(
-            f"config.model.num_classes={classes}: must be 0 or at least the data's "
-            f"{source.num_classes} classes"
-        )
-    return source
-
-
-def _check_teacher(config: Config, model: Model) -> None:
-    """Refuses a given teacher that is not of this network, output and schedule."""
-    if not config.teacher:
-        return
-    path = Path(config.teacher).expanduser()
-    checkpoint.check_model(path, param_shapes(model))
-    card = checkpoint.read_card(path)
-    wanted: dict[str, Any] = {
-        "output": config.model.output,
-        "schedule": config.schedule,
-    }
-    if card.get("phase"):  # a student knows no steps but its own
-        wanted["num_steps"] = config.distill.start_steps
-    for name, value in wanted.items():
-        if card.get(name, value) != value:
-            raise ConfigError(
-                f"config.teacher={path}: its {name} is {card[name]!r}, the "
-                f"configuration has {value!r}"
-            )
-
-
 def _work(config: Config, phases: tuple[Phase, ...]) -> list[Work]:
     """Returns what lies ahead; an update of a round also costs the teacher's calls."""
     distill_cost = _UPDATE_COST + config.distill.ratio
@@ -179,23 +139,6 @@ def _work(config: Config, phases: tuple[Phase, ...]) -> list[Work]:
         Work(phase.num_updates, distill_cost if phase.number else _UPDATE_COST)
         for phase in phases
     ]
-
-
-def _claim(config: Config, workdir: Path) -> None:
-    """Writes config.json, or refuses to go on with another configuration than its."""
-    path = workdir / "config.json"
-    if path.exists():
-        changed = differences(from_json(path), config)
-        if changed:
-            raise ConfigError(f"{path} is of another run: " + "; ".join(changed))
-    elif jax.process_index() == 0:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_text(to_json(config))
-            os.replace(part, path)
-        except OSError as error:
-            raise ConfigError(f"--workdir={workdir}: {error.strerror}") from None
 
 
 def _make_base(config: Config, mesh: Mesh) -> Trainer:

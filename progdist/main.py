@@ -12,8 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from progdist import cli, experiment
-from progdist.config import check
+from progdist import cli, experiment, preflight
 
 FLAGS = flags.FlagValues()
 cli.define_config(FLAGS)
@@ -29,7 +28,7 @@ def main(argv: list[str]) -> None:
     """Runs the experiment that the flags describe."""
     cli.parse(FLAGS, argv, __doc__, required=("config", "workdir"))
     config = cli.get_config(FLAGS)
-    check(config)
+    preflight.check(config)
     workdir = Path(str(FLAGS["workdir"].value)).expanduser().absolute()
     cli.prepare_devices(config)
     if FLAGS["distributed"].value:

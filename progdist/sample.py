@@ -14,8 +14,8 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from progdist import checkpoint, cli, evaluate, parallel, report
-from progdist.config import Config, check, from_json
+from progdist import checkpoint, cli, evaluate, parallel, preflight, report
+from progdist.config import Config, from_json
 from progdist.model import init_params, make_model, make_sampler
 
 FLAGS = flags.FlagValues()
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
     if not workdir.is_dir():
         raise cli.UsageError(f"--workdir={workdir}: no such directory")
     config = from_json(workdir / "config.json")
-    check(config)
+    preflight.check(config)
     cli.prepare_devices(config)
     request = Request(*(values[name] for name in Request._fields))
     images = draw(config, workdir, request)

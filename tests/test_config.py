@@ -9,14 +9,13 @@ from progdist.config import (
     Config,
     ConfigError,
     Data,
-    check,
-    check_devices,
     differences,
     from_json,
     to_json,
 )
 from progdist.experiment import make_plan
 from progdist.model import make_model
+from progdist.preflight import check, check_devices
 
 PUBLISHED = {
     "cifar10": (60_004_099, "x", 8192, 800_000, 128, 5e-5),
@@ -73,10 +72,11 @@ def test_every_configuration_passes_its_check(name, variant):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_smoke_variant_keeps_what_is_special(name):
     full, small = load(name), load(name, "smoke")
-    for field in ("output", "ch_mult", "attn_resolutions", "num_classes", "patch_size"):
+    assert bool(full.model.attn_resolutions) == bool(small.model.attn_resolutions)
+    for field in ("output", "num_classes", "patch_size"):
         assert getattr(full.model, field) == getattr(small.model, field)
     assert full.data.flip == small.data.flip
-    assert num_parameters(small) < 4_000_000
+    assert num_parameters(small) < 200_000
 
 
 def test_another_variant_is_refused():

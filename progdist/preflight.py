@@ -1,0 +1,247 @@
+"""What is refused before anything is compiled or written.
+
+Bad values, by field, value and rule; then batches that the devices cannot share, data,
+a teacher or a workdir that do not fit the configuration.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import jax
+
+from progdist import checkpoint, data, progressive
+from progdist.config import (
+    Config,
+    ConfigError,
+    Data,
+    Distillation,
+    Training,
+    differences,
+    from_json,
+    to_json,
+)
+from progdist.config import (
+    Model as ModelConfig,
+)
+from progdist.model import Model, param_shapes
+
+
+def check(config: Config) -> None:
+    """Refuses what cannot run.
+
+    Raises:
+      ConfigError: naming the first bad field, its value and what is accepted.
+    """
+    _check_types(config, "config")
+    _check_data(config.data)
+    _check_model(config.model, config.data.image_shape)
+    _check_training(config.base, "config.base")
+    _check_training(config.distill, "config.distill")
+    _check_rounds(config.distill)
+    evaluation = config.evaluation
+    _require(
+        0 <= evaluation.gamma <= 1,
+        "config.evaluation.gamma",
+        evaluation.gamma,
+        "0 to 1",
+    )
+    _at_least(evaluation, "config.evaluation", 1, "batch_size", "grid_images")
+    _at_least(evaluation, "config.evaluation", 2, "num_samples")
+    rule = f"at most num_samples={evaluation.num_samples}"
+    ok = evaluation.grid_images <= evaluation.num_samples
+    _require(ok, "config.evaluation.grid_images", evaluation.grid_images, rule)
+    for field, seed in (("seed", config.seed), ("evaluation.seed", evaluation.seed)):
+        _require(0 <= seed < 2**32, f"config.{field}", seed, "at least 0, below 2**32")
+    _at_least(config, "config", 1, "log_every", "save_every", "keep_checkpoints")
+    _at_least(config, "config", 0, "cpu_devices")
+    _require(
+        config.save_every % config.log_every == 0,
+        "config.save_every",
+        config.save_every,
+        f"a multiple of config.log_every={config.log_every}",
+    )
+
+
+def check_devices(config: Config, num_devices: int) -> None:
+    """Refuses batches that the devices cannot share evenly.
+
+    Raises:
+      ConfigError: naming the batch size.
+    """
+    for name in ("base", "distill", "evaluation"):
+        size = getattr(config, name).batch_size
+        rule = f"a multiple of the {num_devices} devices"
+        _require(size % num_devices == 0, f"config.{name}.batch_size", size, rule)
+
+
+def open_source(config: Config) -> data.Source:
+    """Opens the configured data.
+
+    Raises:
+      DataError: if it is missing, malformed or of another shape.
+      ConfigError: if the network has too few classes for it.
+    """
+    wanted = config.data
+    source = data.open_source(
+        wanted.name, wanted.split, wanted.dir, wanted.tfds_name, wanted.image_shape
+    )
+    classes = config.model.num_classes
+    if classes and source.num_classes > classes:
+        raise ConfigError(
+            f"config.model.num_classes={classes}: must be 0 or at least the data's "
+            f"{source.num_classes} classes"
+        )
+    return source
+
+
+def check_teacher(config: Config, model: Model) -> None:
+    """Refuses a given teacher that is not of this network, output and schedule.
+
+    Raises:
+      CheckpointError: if there is none, or it belongs to another network.
+      ConfigError: if it predicts something else, or for other steps.
+    """
+    if not config.teacher:
+        return
+    path = Path(config.teacher).expanduser()
+    checkpoint.check_model(path, param_shapes(model))
+    card = checkpoint.read_card(path)
+    wanted: dict[str, Any] = {
+        "output": config.model.output,
+        "schedule": config.schedule,
+    }
+    if card.get("phase"):  # a student knows no steps but its own
+        wanted["num_steps"] = config.distill.start_steps
+    for name, value in wanted.items():
+        if card.get(name, value) != value:
+            raise ConfigError(
+                f"config.teacher={path}: its {name} is {card[name]!r}, the "
+                f"configuration has {value!r}"
+            )
+
+
+def claim(config: Config, workdir: Path) -> None:
+    """Writes config.json, or refuses to go on with another configuration than its.
+
+    Raises:
+      ConfigError: with old → new of what differs, or if workdir cannot be made.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        changed = differences(from_json(path), config)
+        if changed:
+            raise ConfigError(f"{path} is of another run: " + "; ".join(changed))
+    elif jax.process_index() == 0:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            part.write_text(to_json(config))
+            os.replace(part, path)
+        except OSError as error:
+            raise ConfigError(f"--workdir={workdir}: {error.strerror}") from None
+
+
+def _require(ok: bool, field: str, found: object, rule: str) -> None:
+    if not ok:
+        raise ConfigError(f"{field}={found!r}: must be {rule}")
+
+
+def _at_least(node: Any, path: str, bound: int, *fields: str) -> None:
+    for field in fields:
+        value = getattr(node, field)
+        _require(value >= bound, f"{path}.{field}", value, f"at least {bound}")
+
+
+def _check_types(node: Any, path: str) -> None:
+    """Every field has its annotated type; a Literal one of its words."""
+    hints: dict[str, Any] = get_type_hints(type(node))
+    for name, hint in hints.items():
+        value, field = getattr(node, name), f"{path}.{name}"
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            _require(isinstance(value, hint), field, value, f"a {hint.__name__}")
+            _check_types(value, field)
+        elif get_origin(hint) is Literal:
+            _require(
+                value in get_args(hint),
+                field,
+                value,
+                "one of " + ", ".join(get_args(hint)),
+            )
+        elif get_origin(hint) is tuple:
+            ok = isinstance(value, tuple) and all(type(v) is int for v in value)
+            _require(ok, field, value, "a tuple of integers")
+        else:
+            ok = type(value) is hint or (hint is float and type(value) is int)
+            _require(ok, field, value, f"of type {hint.__name__}")
+
+
+def _check_data(data: Data) -> None:
+    shape = data.image_shape
+    ok = len(shape) == 3 and min(shape) >= 1 and shape[2] in (1, 3)
+    _require(ok, "config.data.image_shape", shape, "(height, width, 1 or 3)")
+    if data.name == "tfds":
+        _require(bool(data.tfds_name), "config.data.tfds_name", "", "a TFDS data set")
+
+
+def _check_model(model: ModelConfig, image_shape: tuple[int, int, int]) -> None:
+    path = "config.model"
+    _at_least(model, path, 1, "emb_ch", "num_res_blocks", "num_heads", "patch_size")
+    _at_least(model, path, 0, "head_dim", "num_classes")
+    _require(model.ch >= 4 and model.ch % 2 == 0, f"{path}.ch", model.ch, "even, >= 4")
+    ok = len(model.ch_mult) >= 1 and min(model.ch_mult) >= 1
+    _require(ok, f"{path}.ch_mult", model.ch_mult, "at least one factor, each >= 1")
+    _check_levels(model, image_shape)
+    field = "head_dim" if model.head_dim else "num_heads"
+    value = getattr(model, field)
+    ok = all(model.ch * mult % value == 0 for mult in model.ch_mult)
+    rule = f"a divisor of each level's channels, {model.ch} times {model.ch_mult}"
+    _require(ok, f"{path}.{field}", value, rule)
+
+
+def _check_levels(model: ModelConfig, image_shape: tuple[int, int, int]) -> None:
+    """The image halves evenly from level to level, and attention is at one of them."""
+    halvings = len(model.ch_mult) - 1
+    factor = model.patch_size * 2**halvings
+    ok = all(side % factor == 0 for side in image_shape[:2])
+    rule = f"divisible by {factor} (patch_size times 2 a level of ch_mult)"
+    _require(ok, "config.data.image_shape", image_shape, rule)
+    top = image_shape[0] // model.patch_size
+    heights = [top // 2**level for level in range(halvings + 1)]
+    ok = set(model.attn_resolutions) <= set(heights)
+    rule = f"among the heights of the feature maps, {heights}"
+    _require(ok, "config.model.attn_resolutions", model.attn_resolutions, rule)
+
+
+def _check_training(training: Training, path: str) -> None:
+    _at_least(training, path, 1, "num_updates", "batch_size")
+    _at_least(training, path, 0, "warmup_updates", "weight_decay", "clip_norm")
+    _require(
+        0 < training.learning_rate < float("inf"),
+        f"{path}.learning_rate",
+        training.learning_rate,
+        "above 0 and finite",
+    )
+    for field in ("ema_decay", "dropout"):
+        value = getattr(training, field)
+        _require(0 <= value < 1, f"{path}.{field}", value, "in [0, 1)")
+
+
+def _check_rounds(distill: Distillation) -> None:
+    path = "config.distill"
+    _at_least(distill, path, 1, "end_steps", "start_steps")
+    _at_least(distill, path, 2, "ratio")
+    _at_least(distill, path, 0, "long_rounds")
+    if distill.long_rounds:
+        _at_least(distill, path, 1, "long_num_updates")
+    try:
+        rounds = progressive.num_rounds(
+            distill.start_steps, distill.end_steps, distill.ratio
+        )
+    except ValueError as error:
+        raise ConfigError(f"{path}.{error}") from None
+    rule = f"at most the {rounds} rounds"
+    _require(
+        distill.long_rounds <= rounds, f"{path}.long_rounds", distill.long_rounds, rule
+    )
