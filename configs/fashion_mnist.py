@@ -3,8 +3,10 @@
 python -m progdist.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
 Data: Debian's package dataset-fashion-mnist, or --config.data.dir with the idx files.
-HARDWARE_AND_TIME
-EXPECTED
+Hardware and time: two cores of a virtual machine (AMD EPYC), 76 minutes, beside other
+  work.
+Expected (measured there, FD-pixels of 2,048 samples): the teacher 8.65 in 64 steps,
+  the students 9.91, 11, 12.2 in 4, 2, 1; the teacher's DDIM 82.8, 156, 240.
 """
 
 from configs.variants import select

@@ -5,7 +5,7 @@
 Three numbers, each a ratio within one run or a count: the time of a distillation step
 over that of its parts (two forward passes of the teacher, one forward and backward pass
 of the student); of an N-step sampler over N forward passes; and the compilations of
-each kind of train step over a whole run of all rounds. Takes about two minutes.
+each kind of train step over a whole run of all rounds. Takes two to three minutes.
 """
 
 import tempfile
@@ -116,7 +116,7 @@ def time_case(case: Case) -> tuple[float, float]:
     """Median ratios of a step to its parts, and of a sampler to its passes."""
     forward, backward = case.forward(), case.forward_backward()
     tasks = forward, backward, case.distillation(), case.sampling()
-    wall = alternate(*tasks, most_turns=40, seconds=40)[..., 0]
+    wall = alternate(*tasks, most_turns=40, seconds=25)[..., 0]
     parts = 2 * wall[:, 0] + wall[:, 1]
     return (
         float(np.median(wall[:, 2] / parts)),
