@@ -9,8 +9,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from progdist import checkpoint, data, loop, parallel, preflight, progressive
-from progdist import step as steps
+from progdist import (
+    checkpoint,
+    data,
+    loop,
+    parallel,
+    preflight,
+    progressive,
+    step as steps,
+)
 from progdist.checkpoint import Checkpoints
 from progdist.config import Config, Training
 from progdist.display import Display, Work

@@ -17,13 +17,11 @@ from progdist.config import (
     ConfigError,
     Data,
     Distillation,
+    Model as ModelConfig,
     Training,
     differences,
     from_json,
     to_json,
-)
-from progdist.config import (
-    Model as ModelConfig,
 )
 from progdist.model import Model, param_shapes
 

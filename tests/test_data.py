@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from progdist.data import (
@@ -22,9 +21,9 @@ from progdist.data import (
     batches,
     from_uint8,
     open_source,
+    tfds as tfds_module,
     to_uint8,
 )
-from progdist.data import tfds as tfds_module
 from progdist.data.batches import read_ahead
 from progdist.data.idx import read_idx
 from progdist.data.order import (

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from progdist.diffusion.prediction import Target, clip, from_output, num_outputs
 from tests.toy import alpha_sigma, float64, quick, unchecked

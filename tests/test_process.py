@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from progdist.diffusion.process import diffuse, forward, posterior
 from tests.toy import alpha_sigma, float64, quick
