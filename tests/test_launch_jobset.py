@@ -1,0 +1,191 @@
+"""The Kubernetes manifests: valid, and meaning what the launcher was told."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests import fake_commands
+
+ROOT = Path(__file__).parents[1]
+COMMON = ["--name=my-run", "--image=r.io/p/progdist:1@sha256:ab", "--claim=my-claim"]
+TPU = [*COMMON, "--kind=tpu", "--accelerator=tpu-v4-podslice", "--topology=2x2x4"]
+GPU = [*COMMON, "--kind=gpu", "--accelerator=nvidia-h100-80gb", "--nodes=3"]
+MAIN = ["--config=configs/digits.py:smoke", '--workdir=/workdir/it\'s "$(HOME)"\n: é']
+PASSED_ON = [MAIN[0], MAIN[1].replace("$", "$$")]
+# Of jobset.x-k8s.io/v1alpha2, as far as it is used.
+FIELDS = {
+    "": {"apiVersion", "kind", "metadata", "spec"},
+    "metadata": {"name", "annotations"},
+    "spec": {"network", "failurePolicy", "replicatedJobs"},
+    "spec.network": {"enableDNSHostnames", "subdomain", "publishNotReadyAddresses"},
+    "spec.failurePolicy": {"maxRestarts", "rules", "restartStrategy"},
+    "spec.failurePolicy.rules": {"name", "action", "onJobFailureReasons"},
+    "spec.replicatedJobs": {"name", "replicas", "template", "groupName", "dependsOn"},
+    "spec.replicatedJobs.template": {"metadata", "spec"},
+}
+
+
+def launch(*words, main=MAIN, check=True, **options):
+    command = [sys.executable, "-m", "launch.jobset", *words, "--", *main]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=check,
+        **options,
+    )
+
+
+def manifests(*words):
+    """The JobSet, its Job and its NetworkPolicy."""
+    jobset, policy = yaml.safe_load_all(launch(*words, "--dry_run").stdout)
+    (job,) = jobset["spec"]["replicatedJobs"]
+    return jobset, job, policy
+
+
+@pytest.fixture(scope="module", params=["tpu", "gpu"])
+def made(request):
+    return manifests(*{"tpu": TPU, "gpu": GPU}[request.param], "--spot")
+
+
+@pytest.mark.parametrize("version", ["1.31", "1.37"])
+def test_job_and_policy_are_valid(made, version):
+    _, job, policy = made
+    whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}}
+    whole |= job["template"]
+    assert kubernetes_validate.validate(whole, version, strict=True) == version
+    assert kubernetes_validate.validate(policy, version, strict=True) == version
+
+
+def test_the_jobset_has_fields_of_its_version(made):
+    assert made[0]["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
+    assert made[0]["kind"] == "JobSet"
+    for path, allowed in FIELDS.items():
+        nodes = [made[0]]
+        for key in path.split(".") if path else []:
+            nodes = [node[key] for node in nodes]
+            nodes = [
+                n for node in nodes for n in (node if type(node) is list else [node])
+            ]
+        for node in nodes:
+            assert set(node) <= allowed, path
+
+
+def test_a_mistake_fails_the_set_and_a_loss_restarts_it(made):
+    jobset, job, _ = made
+    spec = job["template"]["spec"]
+    assert spec["backoffLimit"] == 0
+    (pods,) = spec["podFailurePolicy"]["rules"]
+    codes = pods["onExitCodes"]
+    assert (pods["action"], codes["operator"]) == ("FailJob", "In")
+    assert codes["containerName"] == container(job)["name"]
+    assert codes["values"] == [1, 2, 3, 4, 130]  # neither 5 nor 143 nor 137
+    (rule,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert (rule["action"], rule["onJobFailureReasons"]) == (
+        *("FailJobSet", ["PodFailurePolicy"]),
+    )
+    assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 100
+    pod = job["template"]["spec"]["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"
+    assert pod["terminationGracePeriodSeconds"] >= 60
+
+
+def container(job):
+    (only,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+def test_the_pods_have_no_privileges(made):
+    _, job, policy = made
+    pod = job["template"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == 1000
+    assert "hostNetwork" not in pod
+    security = container(job)["securityContext"]
+    assert security["privileged"] is security["allowPrivilegeEscalation"] is False
+    assert security["readOnlyRootFilesystem"] is True
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    own = {"matchLabels": {"jobset.sigs.k8s.io/jobset-name": "my-run"}}
+    assert policy["spec"]["podSelector"] == own
+    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": own}]}]
+
+
+def test_a_slice_has_a_pod_for_every_host():
+    jobset, job, _ = manifests(*TPU, "--slices=2", "--spot", "--restarts=7")
+    spec = job["template"]["spec"]
+    assert (job["replicas"], spec["parallelism"], spec["completions"]) == (2, 4, 4)
+    assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 7
+    assert container(job)["resources"] == {"limits": {"google.com/tpu": 4}}
+    assert container(job)["image"] == "r.io/p/progdist:1@sha256:ab"
+    assert container(job)["args"] == [*PASSED_ON, "--distributed"]
+    assert spec["template"]["spec"]["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v4-podslice",
+        "cloud.google.com/gke-tpu-topology": "2x2x4",
+        "cloud.google.com/gke-spot": "true",
+    }
+
+
+def test_a_single_host_has_all_chips_of_its_slice():
+    _, job, _ = manifests(*TPU, "--topology=1x1")
+    assert job["template"]["spec"]["parallelism"] == 1
+    assert container(job)["resources"] == {"limits": {"google.com/tpu": 1}}
+    assert job["template"]["spec"]["template"]["spec"]["tolerations"] == []
+
+
+def test_the_processes_with_gpus_are_told_who_they_are():
+    jobset, job, _ = manifests(*GPU)
+    spec = job["template"]["spec"]
+    assert (spec["parallelism"], spec["completions"]) == (3, 3)
+    assert spec["completionMode"] == "Indexed"
+    assert jobset["spec"]["network"]["enableDNSHostnames"] is True
+    first = f"my-run-{job['name']}-0-0.my-run"
+    assert container(job)["args"] == [
+        *(*PASSED_ON, "--distributed", f"--coordinator={first}:8476"),
+        *("--num_processes=3", "--process_id=$(PROCESS_ID)"),
+    ]
+    ids = {e["name"]: e.get("valueFrom") for e in container(job)["env"]}["PROCESS_ID"]
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    assert ids == {"fieldRef": {"fieldPath": index}}
+    assert container(job)["ports"] == [{"containerPort": 8476}]
+    assert container(job)["resources"] == {"limits": {"nvidia.com/gpu": 8}}
+
+
+def test_what_the_dry_run_prints_is_what_kubectl_gets(tmp_path):
+    body = f"open({str(tmp_path / 'got')!r}, 'w').write(sys.stdin.read()); sys.exit(7)"
+    environment = fake_commands.make(tmp_path, kubectl=body)
+    first, _, rest = launch(*GPU, "--dry_run", env=environment).stdout.partition("\n")
+    assert fake_commands.calls(tmp_path) == []
+    assert launch(*GPU, env=environment, check=False).returncode == 7
+    assert (tmp_path / "got").read_text() == rest
+    (call,) = fake_commands.calls(tmp_path)
+    assert first == "# " + " ".join(call)
+
+
+@pytest.mark.parametrize(
+    ("words", "main", "message"),
+    [
+        (["--name=My"], MAIN, "--name=My: must look like my-run"),
+        ([f"--name={'a' * 41}"], MAIN, "must look like my-run"),
+        (["--image=a b"], MAIN, "--image=a b: must look like"),
+        (["--claim="], MAIN, "--claim=: must look like my-claim"),
+        (["--accelerator=x\ny"], MAIN, "must look like tpu-v4-podslice or"),
+        (["--kind=cpu"], MAIN, "value should be one of <tpu|gpu>"),
+        (["--topology=4"], MAIN, "--topology=4: must look like 2x2x4"),
+        (["--topology=2x3"], MAIN, "its 6 chips are not a multiple of --per_node=4"),
+        ([], ["--config=C", "--workdir=/tmp/w"], "must be below /workdir"),
+        ([], ["--workdir=/workdir/w"], "--config=... is missing after --"),
+        ([], [*MAIN, "--num_processes=2"], "is set by the launcher"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(words, main, message):
+    done = launch(*TPU, "--dry_run", *words, main=main, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr.replace("\n", " ")
+    assert done.stderr.startswith("launch: ")

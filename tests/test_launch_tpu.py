@@ -1,0 +1,347 @@
+"""Cloud TPU slices: what is asked of gcloud, and what the workers then do."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import fake_commands
+
+ROOT = Path(__file__).parents[1]
+SLICE = ["--name=my-slice", "--zone=us-central2-b"]
+KIND = ["--type=v4-32", "--version=tpu-ubuntu2204-base"]
+NFS = ["--nfs=10.0.0.2:/share"]
+ARGUMENTS = [
+    "--config=configs/digits.py",
+    '--workdir=/mnt/progdist/it\'s $(id) "a"\n;b',
+]
+MAIN = ["--", *ARGUMENTS]
+# A slice of two workers: each has a home directory here, and a shell for --command.
+GCLOUD = r"""
+import subprocess
+place = os.environ["PLACE"]
+homes = [place + "/home0", place + "/home1"]
+def flag(name): return next(w.split("=", 1)[1] for w in words if w.startswith(name))
+def states(group, *new):
+    path = f"{place}/{group}"
+    if new: return open(path, "w").write(" ".join(new))
+    return open(path).read().split()
+group, verb = words[2:4]
+if verb == "list":
+    now, *rest = states(group)  # one an answer; the last one stays
+    states(group, *(rest or [now]))
+    if now == "broken": sys.exit(1)
+    if now != "none": print(now)
+elif verb == "create":
+    states("tpu-vm", "CREATING", "READY"); states("queued-resources", "ACTIVE")
+elif verb == "delete":
+    states("tpu-vm", "none"); states("queued-resources", "none")
+    for home in homes: subprocess.run(f"rm -rf {home} && mkdir {home}", shell=True)
+elif verb == "scp" and "--worker=all" in words:
+    for home in homes: subprocess.run(["cp", words[4], home], check=True)
+elif verb == "ssh" and os.path.exists(place + "/looks"):  # in place of workers
+    if "worker.sh state" in flag("--command"):
+        now, *rest = open(place + "/looks").read().splitlines()
+        open(place + "/looks", "w").write("\n".join(rest))
+        for word in now.split(", "): print("progdist:", word)
+elif verb == "ssh":
+    for home in homes[: 1 if flag("--worker") == "0" else 2]:
+        shell = ["bash", "-c", flag("--command")]
+        done = subprocess.run(shell, cwd=home, env={**os.environ, "HOME": home})
+        if done.returncode: sys.exit(1)
+"""
+# Stands in for the trainer: ends with the next code of its worker, if there is one
+# after some seconds (2:5), or waits for SIGTERM.
+TRAINER = r"""
+import signal
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+place, home = os.environ["PLACE"], os.path.basename(os.environ["HOME"])
+with open(place + "/arguments", "w") as file: json.dump(words, file)
+codes = open(place + "/codes-" + home).read().split()
+open(place + "/codes-" + home, "w").write(" ".join(codes[1:]))
+seconds, _, code = codes[0].rpartition(":")
+time.sleep(float(seconds or 0))
+sys.exit(int(code))
+"""
+UV = """
+if words[0] == "venv":
+    os.makedirs(".venv/bin")
+    os.system("cp $PLACE/bin/trainer .venv/bin/python")
+"""
+PIP = 'os.system("mkdir -p ~/.local/bin && cp $PLACE/bin/uv ~/.local/bin/uv")'
+GIT = 'os.system("tar -czf " + words[2].split("=")[1] + " launch")'
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A slice that is there, and nothing on it; trainers are ended afterwards."""
+    fakes = {"gcloud": GCLOUD, "git": GIT, "python3": PIP, "uv": UV, "trainer": TRAINER}
+    made = fake_commands.make(tmp_path, **fakes, mountpoint="", sudo="")
+    monkeypatch.setenv("PATH", made["PATH"])
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    (tmp_path / "tpu-vm").write_text("READY")
+    (tmp_path / "queued-resources").write_text("ACTIVE")
+    for home in ("home0", "home1"):
+        (tmp_path / home).mkdir()
+        (tmp_path / f"codes-{home}").write_text("60:0")
+    yield tmp_path
+    for pid in tmp_path.glob("home*/.progdist/pid"):
+        if state(pid.parents[1]) == "running":
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def tpu_vm(*words, check=True):
+    command = [ROOT / "launch" / "tpu_vm.sh", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=check
+    )
+
+
+def worker(home, *words):
+    return subprocess.run(
+        [home / "progdist" / "launch" / "tpu_worker.sh", *words],
+        env={**os.environ, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+
+
+def state(home):
+    return worker(home, "state").stdout.strip().removeprefix("progdist: ")
+
+
+def wait_until(is_so, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def of_gcloud_and_git(place):
+    calls = fake_commands.calls(place)
+    (place / "calls").unlink(missing_ok=True)
+    return [call for call in calls if call[0] in ("gcloud", "git")]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["create", *KIND],
+        ["create", *KIND, "--spot", "--internal", "--project=mine"],
+        ["install"],
+        ["install", "--internal", "--python=3.13"],
+        ["run", *NFS, *MAIN],
+        ["status", "--spot"],
+        ["log"],
+        ["stop"],
+        ["fetch", "--from=/mnt/progdist/W", "--to=/tmp/it's here"],
+        ["delete"],
+        ["delete", "--spot"],
+    ],
+)
+def test_the_dry_run_prints_what_is_run(words, place, monkeypatch):
+    fake_commands.make(place, gcloud="")
+    command, *rest = words
+    printed = tpu_vm(command, *SLICE, "--dry_run", *rest).stdout
+    assert of_gcloud_and_git(place) == []
+    tpu_vm(command, *SLICE, *rest)
+    run = of_gcloud_and_git(place)
+    monkeypatch.chdir(ROOT)
+    subprocess.run(["bash", "-euc", printed], check=True)
+    assert run == of_gcloud_and_git(place)
+    assert len(run) >= 1
+
+
+def test_a_spot_slice_is_asked_for_through_the_queue(place):
+    tpu_vm("create", *SLICE, *KIND, "--spot", "--internal")
+    ((_, *words),) = of_gcloud_and_git(place)
+    assert words == [
+        *("compute", "tpus", "queued-resources", "create", "my-slice"),
+        *("--node-id=my-slice", "--accelerator-type=v4-32", "--internal-ips"),
+        *("--runtime-version=tpu-ubuntu2204-base", "--spot", "--zone=us-central2-b"),
+    ]
+
+
+def test_install_and_run_start_the_trainer_on_every_worker(place):
+    tpu_vm("install", *SLICE)
+    tpu_vm("run", *SLICE, *NFS, *MAIN)
+    wait_until((place / "arguments").exists)
+    passed = json.loads((place / "arguments").read_text())
+    assert passed == ["-m", "progdist.main", "--distributed", *ARGUMENTS]
+    status = tpu_vm("status", *SLICE).stdout.splitlines()
+    assert status == ["READY", "progdist: running", "progdist: running"]
+    second = tpu_vm("run", *SLICE, *NFS, *MAIN, check=False)
+    assert second.returncode == 1
+    assert "is running already" in second.stderr
+
+
+@pytest.fixture
+def home(place):
+    """A worker with a checkout."""
+    home = place / "home0"
+    shutil.copytree(ROOT / "launch", home / "progdist" / "launch")
+    assert state(home) == "absent"
+    (home / "progdist" / ".venv" / "bin").mkdir(parents=True)
+    shutil.copy(place / "bin" / "trainer", home / "progdist" / ".venv/bin/python")
+    (home / "progdist" / ".venv" / "complete").touch()
+    assert state(home) == "idle"
+    return home
+
+
+def start(home, code):
+    (home.parent / "codes-home0").write_text(code)
+    worker(home, "start", "10.0.0.2:/share", str(home), "--config=C", "--workdir=/w")
+    wait_until((home.parent / "arguments").exists)
+
+
+def test_the_trainer_outlives_the_connection_and_ends_on_demand(home):
+    start(home, "60:0")
+    assert state(home) == "running"
+    worker(home, "stop")
+    wait_until(lambda: state(home) == "ended 143")
+
+
+def processes(home):
+    """The trainer, and the shell that waits for it."""
+    pid = int((home / ".progdist" / "pid").read_text())
+    return int(Path(f"/proc/{pid}/stat").read_text().split()[3]), pid
+
+
+@pytest.mark.parametrize(
+    ("number", "end"), [(signal.SIGKILL, "ended 137"), (signal.SIGTERM, "ended 143")]
+)
+def test_a_machine_that_goes_leaves_what_it_meant(number, end, home):
+    start(home, "60:0")
+    for process in processes(home):
+        os.kill(process, number)
+    wait_until(lambda: state(home) == end)
+
+
+@pytest.mark.parametrize("code", [0, 2, 5])
+def test_the_exit_code_is_kept(code, home):
+    start(home, str(code))
+    wait_until(lambda: state(home) == f"ended {code}")
+    assert f"launch: ended with {code}" in (home / ".progdist" / "log").read_text()
+
+
+@pytest.fixture
+def watch(place):
+    """Watches a run; says what was done to it, without what was only looked at.
+
+    The slice is in these states and the workers in those, look by look.
+    """
+
+    def watch(*words, looks=(), **states):
+        for group, now in states.items():
+            (place / group.replace("_", "-")).write_text(now)
+        if looks:
+            (place / "looks").write_text("\n".join(looks))
+        where = [*SLICE, *KIND, *NFS, "--poll_seconds=0.05"]
+        done = tpu_vm("watch", *where, *words, *MAIN, check=False)
+        return done.returncode, deeds(of_gcloud_and_git(place)), done.stderr
+
+    return watch
+
+
+def deeds(calls):
+    found = []
+    for call in calls:
+        if call[0] == "gcloud" and call[4] in ("create", "delete"):
+            found.append(f"{call[4]} {call[3]}")
+        line = next((w for w in call if w.startswith("--command=")), "")
+        found += [word for word in ("install", "start") if f"worker.sh {word}" in line]
+    return found
+
+
+SPOT = {"queued_resources": "WAITING_FOR_RESOURCES ACTIVE"}
+AGAIN = ["delete tpu-vm", "create tpu-vm"]
+SPOT_AGAIN = ["delete queued-resources", "create queued-resources"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "states", "expected"),
+    [
+        ([], {"tpu_vm": "none"}, ["create tpu-vm"]),
+        ([], {"tpu_vm": "CREATING broken READY"}, []),
+        ([], {"tpu_vm": "TERMINATED"}, AGAIN),
+        (["--spot"], {"queued_resources": "none"}, ["create queued-resources"]),
+        (["--spot"], SPOT, []),
+        (["--spot"], {"queued_resources": "SUSPENDED"}, SPOT_AGAIN),
+        (["--spot"], {"tpu_vm": "PREEMPTED"}, SPOT_AGAIN),
+    ],
+)
+def test_watch_gets_a_slice(flags, states, expected, watch):
+    code, done, _ = watch(*flags, **states, looks=["ended 0, ended 0"])
+    assert (code, done) == (0, expected)
+
+
+@pytest.mark.parametrize(
+    ("looks", "expected", "code"),
+    [
+        (["absent, absent"], ["install", "start"], 0),
+        (["idle, idle", "running, running"], ["start"], 0),
+        (["ended 5, running", "ended 5, ended 134"], ["start"], 0),
+        (["ended 0, ended 137"], ["start"], 0),
+        (["ended 5, ended 3"], [], 3),
+        (["ended 4, ended 5"], [], 4),
+        (["ended 1, ended 134"], [], 1),
+        (["ended 130, ended 130"], [], 130),
+    ],
+)
+def test_watch_starts_a_lost_run_again_and_no_other(looks, expected, code, watch):
+    assert watch(looks=[*looks, "ended 0, ended 0"])[:2] == (code, expected)
+
+
+def test_watch_goes_on_after_a_preemption(watch, place):
+    for home in ("home0", "home1"):
+        (place / f"codes-{home}").write_text("60:0 0")
+    code, done, _ = watch(tpu_vm="READY READY PREEMPTED")
+    run = ["install", "start"]
+    assert (code, done) == (0, [*run, *AGAIN, *run])
+
+
+@pytest.mark.parametrize(
+    ("states", "message"),
+    [("STOPPED", "the slice was stopped"), ("broken", "10 failures in a row")],
+)
+def test_watch_gives_up(states, message, watch):
+    code, done, errors = watch(tpu_vm=states)
+    assert (code, done) == (1, [])
+    assert f"launch: given up: {message}" in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tidy"], "tidy: is not a command"),
+        (["create", *SLICE, "--tipe=v4-8"], "--tipe=v4-8: unknown"),
+        (["create", *SLICE], "--type=: must look like v4-32"),
+        (["status", "--zone=us-central2-b"], "--name=: must look like my-slice"),
+        (["status", "--name=a;id", "--zone=us-central2-b"], "--name=a;id: must"),
+        (["status", "--name=a", "--zone=$(id)"], "--zone=$(id): must look like"),
+        (["run", *SLICE, *MAIN], "--nfs=: must look like 10.0.0.2:/share"),
+        (["run", *SLICE, *NFS], "--config=... is missing after --"),
+        (
+            ["run", *SLICE, *NFS, "--", "--config=C", "--workdir=/tmp/w"],
+            "--workdir=/tmp/w: must be below the mount, /mnt/progdist",
+        ),
+        (
+            ["run", *SLICE, *NFS, "--", "--config=C", "--workdir=gs://bucket/w"],
+            "--workdir=gs://bucket/w: must be a path that is mounted",
+        ),
+        (["fetch", *SLICE, "--from=W", "--to=runs"], "--from=W: must look like"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(words, message, place):
+    done = tpu_vm(*words, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert fake_commands.calls(place) == []
