@@ -11,16 +11,31 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from progdist.checkpoint import CheckpointError
+from progdist.checkpoint import CheckpointError, SaveError
 from progdist.config import Config, ConfigError
 from progdist.data import DataError
+from progdist.interrupt import Interrupted
+from progdist.lock import LockError
 from progdist.loop import NonFiniteError
+from progdist.parallel import PeerError
 
 _LEAST_ROWS = 16  # of a batch on each CPU device; fewer do not pay
 
 
 class UsageError(ValueError):
     """A missing, unknown or wrong flag."""
+
+
+_EXIT_CODES: dict[type[Exception], int] = {
+    UsageError: 2,
+    ConfigError: 2,
+    DataError: 2,
+    CheckpointError: 2,
+    LockError: 2,
+    NonFiniteError: 3,
+    SaveError: 4,
+    PeerError: 5,
+}
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -45,7 +60,7 @@ def get_config(values: flags.FlagValues) -> Config:
     try:
         found = type(config.seed)
     except (OSError, AttributeError) as error:
-        raise UsageError(f"--config: {_last_line(error)}") from None
+        raise UsageError(f"--config: {last_line(error)}") from None
     if found is not int or not isinstance(config, Config):
         raise UsageError("--config: get_config must return a progdist.config.Config")
     return config
@@ -55,52 +70,55 @@ def parse(
     values: flags.FlagValues,
     argv: list[str],
     about: str | None,
-    required: Sequence[str],
-) -> None:
+    required: Sequence[str] = (),
+    words: Sequence[str] = (),
+) -> list[str]:
     """Parses the command line; --help shows `about` and the flags, and ends.
 
+    Args:
+      values: the flags.
+      argv: the command line.
+      about: for --help.
+      required: names of flags that must be given.
+      words: names of what must stand there beside flags.
+
+    Returns:
+      The words.
+
     Raises:
-      UsageError: if a flag is missing, unknown or wrong, or a word is left over.
+      UsageError: if a flag or word is missing, unknown, wrong or too much.
     """
     if {"--help", "-h"} & set(argv[1:]):
         print(f"{about}\n{values.get_help()}")
         sys.exit(0)
     try:
-        rest = values(argv)
+        rest = values(argv)[1:]
     except flags.Error as error:
-        raise UsageError(_last_line(error)) from None
+        raise UsageError(last_line(error)) from None
     except Exception as error:  # the file is a program, and may raise anything
-        raise UsageError(f"--config: {_last_line(error)}") from None
-    if len(rest) > 1:
-        raise UsageError(f"{rest[1]!r} is not a flag; flags are --name=value")
+        raise UsageError(f"--config: {last_line(error)}") from None
+    if len(rest) > len(words):
+        raise UsageError(f"{rest[len(words)]!r} is not a flag; flags are --name=value")
+    if len(rest) < len(words):
+        raise UsageError(f"{words[len(rest)]} is missing; see --help")
     for name in required:
         if values[name].value is None:
             raise UsageError(f"--{name} is missing; see --help")
+    return rest
 
 
-def prepare_devices(config: Config) -> None:
+def prepare_devices(config: Config, num_processes: int = 1) -> None:
     """Splits a CPU into devices, and sets the cache of compiled programs.
 
     Several devices let a CPU's cores share a batch; where there is an accelerator they
     stay unused. Must come before the first array.
     """
-    jax.config.update("jax_num_cpu_devices", config.cpu_devices or _devices_of(config))
+    devices = config.cpu_devices or _devices_of(config, num_processes)
+    jax.config.update("jax_num_cpu_devices", devices)
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache / "progdist" / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-def join_cluster() -> None:
-    """Joins the processes that the environment (TPU, SLURM, …) describes.
-
-    Raises:
-      UsageError: if it describes none.
-    """
-    try:
-        jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
-        raise UsageError(f"--distributed: {_last_line(error)}") from None
 
 
 def num_cores() -> int:
@@ -110,25 +128,44 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+def last_line(error: Exception) -> str:
+    """Returns what an error says last; ml_collections puts a traceback before it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip().removeprefix("progdist.config.ConfigError: ")
+
+
 def exit_with(main: Callable[[list[str]], None], argv: list[str]) -> None:
     """Runs a command; where it fails, prints one line and ends with its exit code."""
-    logging.set_verbosity(logging.ERROR)  # Orbax reports every file at level INFO
+    # Orbax reports every file at level INFO, and what it also raises at level ERROR.
+    logging.set_verbosity(logging.FATAL)
     try:
         main(argv)
-    except (UsageError, ConfigError, DataError, CheckpointError) as error:
-        _fail(str(error), 2)
-    except NonFiniteError as error:
-        _fail(f"training diverged: {error}", 3)
+    except tuple(_EXIT_CODES) as error:
+        code = next(c for kind, c in _EXIT_CODES.items() if isinstance(error, kind))
+        about = "training diverged: " if code == 3 else ""
+        _fail(f"{about}{error}", code)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 4)
+    except jax.errors.JaxRuntimeError as error:
+        if not jax.distributed.is_initialized():
+            raise
+        _fail(f"another process was lost ({last_line(error)})", 5)
+    except Interrupted as error:
+        _fail(f"{error}; the same command goes on", error.code)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on from the last checkpoint", 130)
 
 
-def _devices_of(config: Config) -> int:
+def _devices_of(config: Config, num_processes: int) -> int:
     """The most devices, up to one a core, that share every batch evenly."""
     sizes = [config.base.batch_size, config.distill.batch_size]
-    most = min(num_cores(), min(sizes) // _LEAST_ROWS)
+    most = min(num_cores(), min(sizes) // num_processes // _LEAST_ROWS)
     sizes.append(config.evaluation.batch_size)
-    fitting = (n for n in range(1, most + 1) if all(s % n == 0 for s in sizes))
+    fitting = (
+        n
+        for n in range(1, most + 1)
+        if all(s % (n * num_processes) == 0 for s in sizes)
+    )
     return max(fitting, default=1)
 
 
@@ -142,12 +179,8 @@ def _literals(cls: type) -> Iterator[Any]:
             yield hint
 
 
-def _last_line(error: Exception) -> str:
-    """What an error says at the end; ml_collections puts tracebacks before it."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip().removeprefix("progdist.config.ConfigError: ")
-
-
 def _fail(message: str, code: int) -> None:
-    print(f"progdist: {message}", file=sys.stderr)
+    print(f"progdist: {message}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        os._exit(code)  # an orderly exit would wait for the others
     sys.exit(code)

@@ -15,7 +15,17 @@ from progdist.diffusion import prediction, schedules
 DType = Literal["float32", "bfloat16"]
 
 # Fields that a run may change when it goes on.
-_HARMLESS = ("save_every", "keep_checkpoints", "cpu_devices", "data.dir")
+_HARMLESS = (
+    "log_every",
+    "save_every",
+    "keep_checkpoints",
+    "max_skipped",
+    "stuck_seconds",
+    "cpu_devices",
+    "data.dir",
+    "data.num_workers",
+    "evaluation.batch_size",
+)
 
 
 class ConfigError(ValueError):
@@ -28,11 +38,14 @@ class Data:
 
     Attributes:
       name: where they come from.
-      split: "train" or "test"; for tfds any of its split expressions.
-      dir: directory of the idx files or of the prepared TFDS data.
+      split: "train" or "test"; of a folder "val" or "validation", too; for tfds any of
+        its split expressions.
+      dir: directory of the idx or image files, or of the prepared TFDS data.
       tfds_name: the TFDS data set and its config, for name "tfds".
       image_shape: (height, width, channels).
       flip: mirror a random half of the images, left to right.
+      skip_bad: share of a folder's files that may be bad, and are then left out.
+      num_workers: threads that read and decode what does not fit into memory.
     """
 
     name: data.Name = "digits"
@@ -41,6 +54,8 @@ class Data:
     tfds_name: str = ""
     image_shape: tuple[int, int, int] = (8, 8, 1)
     flip: bool = False
+    skip_bad: float = 0.0
+    num_workers: int = 8
 
 
 @dataclasses.dataclass
@@ -152,6 +167,10 @@ class Config:
       log_every: updates between rows of metrics.jsonl.
       save_every: updates between checkpoints; a multiple of log_every.
       keep_checkpoints: how many of the latest are kept.
+      max_skipped: updates in a row that are skipped if they are not finite, before
+        the run stops.
+      stuck_seconds: time without progress after which a process shows where it stands
+        and ends; 0 is never. A compilation has to fit into it.
       cpu_devices: how many devices the CPU is split into, where there is nothing
         else; 0 is one a core.
     """
@@ -167,6 +186,8 @@ class Config:
     log_every: int = 100
     save_every: int = 1000
     keep_checkpoints: int = 2
+    max_skipped: int = 0
+    stuck_seconds: int = 1800
     cpu_devices: int = 0
 
 

@@ -1,14 +1,13 @@
 """Draws images, one key an image, and measures how far they are from the data."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 
@@ -93,7 +92,7 @@ def draw_images(
     for first in range(0, num_images, batch_size):
         indices = np.arange(first, first + batch_size, dtype=np.int32)[rows]
         images = sampler(params, key, parallel.shard(indices, mesh), steps)
-        yield data.to_uint8(_gather(images))[: num_images - first]
+        yield data.to_uint8(parallel.gather(images))[: num_images - first]
 
 
 def draw_trajectory(
@@ -162,9 +161,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 def source_moments(source: data.Source, limit: int = 50_000) -> Moments:
     """Returns the pixel moments of the data's first images, at most `limit` of them."""
-    count = min(len(source), limit)
-    chunks = (np.arange(i, min(i + 1000, count)) for i in range(0, count, 1000))
-    return pixel_moments(np.asarray(source.take(chunk).image) for chunk in chunks)
+    parts = data.chunks(source, min(len(source), limit))
+    return pixel_moments(np.asarray(part.image) for part in parts)
 
 
 def _square(image_shape: tuple[int, ...], most_pixels: int) -> int:
@@ -198,10 +196,3 @@ def _image_keys(
 ) -> Key[Array, " b"]:
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
     return jax.vmap(jax.random.fold_in, (0, None))(keys, purpose)
-
-
-def _gather(images: Any) -> np.ndarray:
-    """Returns a split array whole, on every process."""
-    if jax.process_count() > 1:
-        return np.asarray(multihost_utils.process_allgather(images, tiled=True))
-    return np.asarray(images)

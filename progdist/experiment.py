@@ -1,13 +1,12 @@
 """Composes a run from its configuration, and runs it."""
 
 import functools
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh
 
 from progdist import (
     checkpoint,
@@ -16,240 +15,198 @@ from progdist import (
     parallel,
     preflight,
     progressive,
-    step as steps,
+    trainer,
+    workdir as workdirs,
 )
-from progdist.checkpoint import Checkpoints
-from progdist.config import Config, Training
-from progdist.display import Display, Work
+from progdist.checkpoint import Progress
+from progdist.config import Config
+from progdist.display import Display
+from progdist.interrupt import Interrupt
 from progdist.journal import Journal
-from progdist.model import Model, init_params, make_model
+from progdist.lock import Lock
+from progdist.model import init_params, make_model
+from progdist.parts import Parts, build
 from progdist.progressive import Phase
 from progdist.results import Results
-from progdist.state import (
-    Snapshot,
-    TrainState,
-    init_state,
-    learning_rate,
-    make_optimizer,
-    sampling_params,
-)
-
-# Network passes of an update without a teacher, its backward pass counted as two.
-_UPDATE_COST = 3.0
+from progdist.state import Snapshot, TrainState, init_state, sampling_params
 
 
-class Trainer(NamedTuple):
-    """How one kind of phase is trained."""
-
-    settings: Training
-    optimizer: optax.GradientTransformation
-    train_step: steps.TrainStep
-
-
-class Parts(NamedTuple):
-    """A run's pieces, put together once."""
-
-    config: Config
-    workdir: Path
-    mesh: Mesh
-    source: data.Source
-    model: Model
-    phases: tuple[Phase, ...]
-    base: Trainer
-    distill: Trainer
-    checkpoints: Checkpoints
-    journal: Journal
-    display: Display
-    results: Results
-
-    def trainer(self, phase: int) -> Trainer:
-        """Returns the trainer of a phase."""
-        return self.distill if phase else self.base
-
-
-def run(config: Config, workdir: Path) -> None:
+def run(
+    config: Config,
+    workdir: Path,
+    interrupt: Interrupt | None = None,
+    override: bool = False,
+) -> None:
     """Runs the plan in `workdir` to its end; goes on where an earlier call stopped.
+
+    Args:
+      config: the configuration; what may change when a run goes on, see there.
+      workdir: of this run alone, on storage that all processes share.
+      interrupt: what stops the run early; by default nothing does.
+      override: go on with another configuration than the run began with.
 
     Raises:
       ConfigError: if the configuration does not fit the data, the devices, or the run
         that `workdir` holds already.
       DataError: if the data is missing or malformed.
-      CheckpointError: if the given teacher cannot be read.
+      CheckpointError: if the given teacher or all checkpoints cannot be read.
+      LockError: if another run owns the workdir.
       NonFiniteError: if training diverged.
+      SaveError: if something could not be written.
+      PeerError: if that happened to process 0, on the others.
+      Interrupted: if it was asked to stop; the state is saved.
     """
-    parts = _build(config, workdir)
-    try:
-        progressive.run(
-            parts.phases,
-            _restore(parts),
-            train=functools.partial(_train, parts),
-            finish=functools.partial(_finish, parts),
-            begin_round=functools.partial(_begin_round, parts),
-        )
-        parts.results.conclude(parts.phases)
-    finally:
-        parts.display.close()
-        parts.journal.close()
-        parts.checkpoints.close()
-
-
-def make_plan(config: Config) -> tuple[Phase, ...]:
-    """Returns the configured phases; a given teacher is not trained."""
-    distill = config.distill
-    return progressive.plan(
-        0 if config.teacher else config.base.num_updates,
-        distill.num_updates,
-        distill.start_steps,
-        distill.end_steps,
-        distill.ratio,
-        distill.long_rounds,
-        distill.long_num_updates,
-    )
-
-
-def _build(config: Config, workdir: Path) -> Parts:
-    source, model, phases = (
-        preflight.open_source(config),
-        make_model(config),
-        make_plan(config),
-    )
+    source = preflight.open_source(config)
     preflight.check_devices(config, jax.device_count())
-    preflight.check_teacher(config, model)
-    preflight.claim(config, workdir)
-    mesh, first = parallel.make_mesh(), jax.process_index() == 0
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
-    progress = checkpoints.latest()
-    journal = Journal(workdir, progress.global_step if progress else 0, first)
-    display = Display(_work(config, phases), first)
-    return Parts(
-        config=config,
-        workdir=workdir,
-        mesh=mesh,
-        source=source,
-        model=model,
-        phases=phases,
-        base=_make_base(config, mesh),
-        distill=_make_distill(config, mesh),
-        checkpoints=checkpoints,
-        journal=journal,
-        display=display,
-        results=Results(
-            workdir, model, mesh, config.evaluation, source, journal, display.note
-        ),
+    if not checkpoint.snapshot_steps(workdir / "checkpoints"):
+        preflight.check_teacher(config, make_model(config))
+    with ExitStack() as stack:
+        own = functools.partial(_own, config, workdir, override, stack)
+        parallel.first_does(own)
+        workdirs.check_same_everywhere(source)
+        interrupt = interrupt or Interrupt()
+        parts = build(config, workdir, source, interrupt, override, stack)
+        _run(parts, stack)
+
+
+def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> None:
+    """Makes the workdir this run's, and removes what others left half done."""
+    workdirs.make(workdir)
+    stack.enter_context(Lock(workdir))
+    if not override:
+        workdirs.check_same(config, workdir)
+    for directory in ("checkpoints", "models"):
+        checkpoint.clear_leftovers(workdir / directory)
+
+
+def _run(parts: Parts, stack: ExitStack) -> None:
+    global_step, snapshot = _restore(parts)
+    keep = functools.partial(workdirs.keep_config, parts.config, parts.workdir)
+    parallel.first_does(keep)
+    journal = Journal(parts.workdir, global_step, jax.process_index() == 0)
+    stack.callback(journal.close)
+    results = Results(
+        parts.workdir,
+        parts.model,
+        parts.mesh,
+        parts.config.evaluation,
+        parts.source,
+        journal,
+        parts.display.note,
+        parts.pulse.check,
     )
-
-
-def _work(config: Config, phases: tuple[Phase, ...]) -> list[Work]:
-    """Returns what lies ahead; an update of a round also costs the teacher's calls."""
-    distill_cost = _UPDATE_COST + config.distill.ratio
-    return [
-        Work(phase.num_updates, distill_cost if phase.number else _UPDATE_COST)
-        for phase in phases
-    ]
-
-
-def _make_base(config: Config, mesh: Mesh) -> Trainer:
-    model = make_model(config, config.base.dropout)
-    loss = steps.make_base_loss(
-        model.net, model.output, model.schedule, config.base.weight
+    progressive.run(
+        parts.phases,
+        snapshot,
+        train=functools.partial(_train, parts, journal),
+        finish=functools.partial(_finish, parts, results),
+        begin_round=functools.partial(_begin_round, parts),
     )
-    return _make_trainer(config.base, loss, mesh)
+    results.conclude(parts.phases)
 
 
-def _make_distill(config: Config, mesh: Mesh) -> Trainer:
-    model, settings = make_model(config, config.distill.dropout), config.distill
-    loss = steps.make_distill_loss(
-        model.net, model.output, model.schedule, settings.weight, settings.ratio
-    )
-    return _make_trainer(settings, loss, mesh)
-
-
-def _make_trainer(settings: Training, loss: steps.Loss, mesh: Mesh) -> Trainer:
-    optimizer = make_optimizer(settings.clip_norm, settings.weight_decay)
-    rate = functools.partial(
-        learning_rate,
-        peak=settings.learning_rate,
-        warmup_updates=settings.warmup_updates,
-        anneal=settings.anneal,
-    )
-    train_step = steps.make_train_step(loss, optimizer, rate, settings.ema_decay, mesh)
-    return Trainer(settings, optimizer, train_step)
-
-
-def _restore(parts: Parts) -> Snapshot:
-    """Where to begin.
+def _restore(parts: Parts) -> tuple[int, Snapshot]:
+    """Where to begin, after how many updates.
 
     | newest checkpoint       | a teacher given | begin with                 |
     |-------------------------|-----------------|----------------------------|
     | none                    | no              | fresh parameters, phase 0  |
     | none                    | yes             | the teacher's, phase 0     |
     | of phase p, step s      | either          | that, at p and s           |
+    | damaged                 | either          | the one before             |
+    | all damaged             | either          | an error                   |
     """
-    params = init_params(parts.model, parts.config.seed, parts.mesh)
-    progress = parts.checkpoints.latest()
-    if progress is None and parts.config.teacher:
-        params = checkpoint.load_model(Path(parts.config.teacher).expanduser(), params)
-    trainer = parts.trainer(progress.phase if progress else 0)
-    keep_ema = trainer.settings.ema_decay > 0
-    state = parallel.replicate(
-        init_state(params, trainer.optimizer, keep_ema), parts.mesh
-    )
-    if progress is None:
-        return Snapshot(0, state, ())
+    restored = parts.checkpoints.restore_newest(functools.partial(_template, parts))
+    if restored is None:
+        return 0, _fresh(parts)
+    progress, snapshot = restored
     parts.display.note(
         f"resuming at update {progress.step} of phase {progress.phase} "
         f"({parts.phases[progress.phase].title})"
     )
-    template = Snapshot(progress.phase, state, params if progress.phase else ())
-    return parts.checkpoints.restore(progress, template)
+    return progress.global_step, snapshot
 
 
-def _train(parts: Parts, phase: Phase, snapshot: Snapshot) -> Snapshot:
-    """Carries a phase to its last update."""
-    config, trainer = parts.config, parts.trainer(phase.number)
-    done = int(snapshot.state.step)
-    key = jax.random.fold_in(jax.random.key(config.seed), 1 + phase.number)
-    constants = jnp.int32(phase.num_steps), jnp.int32(phase.num_updates), key
-    round_ = steps.Round(
-        snapshot.teacher_params, *parallel.replicate(constants, parts.mesh)
+def _template(parts: Parts, progress: Progress) -> Snapshot:
+    workdirs.check_progress(parts.phases, progress, parts.workdir)
+    if not parts.override:
+        workdirs.check_same_data(parts.source, progress, parts.workdir)
+    phase = progress.phase
+    return trainer.make_template(
+        parts.model, parts.trainers.of(phase), phase, parts.mesh
     )
-    batch_size = trainer.settings.batch_size
+
+
+def _fresh(parts: Parts) -> Snapshot:
+    params = init_params(parts.model, parts.config.seed, parts.mesh)
+    if parts.config.teacher:
+        params = checkpoint.load_model(Path(parts.config.teacher).expanduser(), params)
+    base = parts.trainers.base
+    state = init_state(params, base.optimizer, base.keeps_ema)
+    return Snapshot(0, parallel.replicate(state, parts.mesh), ())
+
+
+def _train(
+    parts: Parts, journal: Journal, phase: Phase, snapshot: Snapshot
+) -> Snapshot:
+    """Carries a phase to its last update."""
+    config, teacher_params = parts.config, snapshot.teacher_params
+    parts.display.start(phase.number, phase.title, int(snapshot.state.step))
+
+    def save(step: int, state: TrainState, tally: loop.Tally) -> None:
+        snapshot_now = Snapshot(phase.number, state, teacher_params, tally)
+        parts.checkpoints.save(phase.first_update + step, snapshot_now)
+
+    where = f"phase {phase.number} ({phase.title})"
+    try:
+        state = loop.run(
+            parts.trainers.of(phase.number).train_step,
+            snapshot.state,
+            trainer.make_round(config.seed, phase, teacher_params, parts.mesh),
+            _batches(parts, phase, int(snapshot.state.step)),
+            loop.Pace(
+                phase.num_updates,
+                config.log_every,
+                config.save_every,
+                config.max_skipped,
+            ),
+            loop.Hooks(
+                functools.partial(_log, parts.display, journal, phase),
+                save,
+                parts.pulse.stops,
+            ),
+            snapshot.tally,
+        )
+    except loop.NonFiniteError as error:
+        raise loop.NonFiniteError(f"{where}, {error}") from None
+    except loop.Stopped as stop:
+        parts.checkpoints.wait()
+        raise parts.pulse.interrupted(
+            f"saved at update {stop.step} of {where}"
+        ) from None
+    return Snapshot(phase.number, state, teacher_params)
+
+
+def _batches(parts: Parts, phase: Phase, done: int) -> Iterator[Any]:
+    """Yields the rest of the phase's batches, on the devices."""
+    batch_size = parts.trainers.of(phase.number).settings.batch_size
     batches = data.batches(
         parts.source,
-        config.seed,
+        parts.config.seed,
         phase.first_update + done,
         phase.end_update,
         batch_size,
-        config.data.flip,
+        parts.config.data.flip,
         parallel.local_rows(batch_size),
+        parts.config.data.num_workers,
     )
-    parts.display.start(phase.number, phase.title, done)
-
-    def save(step: int, state: TrainState) -> None:
-        snapshot_now = Snapshot(phase.number, state, snapshot.teacher_params)
-        parts.checkpoints.save(phase.first_update + step, snapshot_now)
-
-    try:
-        state = loop.run(
-            trainer.train_step,
-            snapshot.state,
-            round_,
-            (parallel.shard(batch, parts.mesh) for batch in batches),
-            phase.num_updates,
-            config.log_every,
-            config.save_every,
-            functools.partial(_log, parts, phase),
-            save,
-        )
-    except loop.NonFiniteError as error:
-        raise loop.NonFiniteError(
-            f"phase {phase.number} ({phase.title}), {error}"
-        ) from None
-    return Snapshot(phase.number, state, snapshot.teacher_params)
+    return (parallel.shard(batch, parts.mesh) for batch in batches)
 
 
-def _log(parts: Parts, phase: Phase, interval: loop.Interval) -> None:
-    parts.journal.metrics(
+def _log(
+    display: Display, journal: Journal, phase: Phase, interval: loop.Interval
+) -> None:
+    journal.metrics(
         {
             "global_step": phase.first_update + interval.step,
             "phase": phase.number,
@@ -257,7 +214,7 @@ def _log(parts: Parts, phase: Phase, interval: loop.Interval) -> None:
             **interval._asdict(),
         }
     )
-    parts.display.update(interval.step, interval.loss, interval.steps_per_second)
+    display.update(interval.step, interval.loss, interval.steps_per_second)
 
 
 def _begin_round(parts: Parts, snapshot: Snapshot) -> Snapshot:
@@ -265,23 +222,23 @@ def _begin_round(parts: Parts, snapshot: Snapshot) -> Snapshot:
 
     A state that is placed otherwise would compile the step once more.
     """
-    keep_ema = parts.config.distill.ema_decay > 0
-    begun = progressive.advance(snapshot, parts.distill.optimizer, keep_ema)
+    distill = parts.trainers.distill
+    begun = progressive.advance(snapshot, distill.optimizer, distill.keeps_ema)
     return begun._replace(state=parallel.replicate(begun.state, parts.mesh))
 
 
-def _finish(parts: Parts, phase: Phase, snapshot: Snapshot) -> None:
+def _finish(parts: Parts, results: Results, phase: Phase, snapshot: Snapshot) -> None:
     """Keeps the finished model, then draws and measures."""
     parts.checkpoints.wait()
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(parts.workdir, phase.number, phase.num_steps)
-    checkpoint.save_model(path, params, _card(parts.config, phase))
+    checkpoint.save_model(path, params, _facts(parts.config, phase))
     first = checkpoint.model_dir(parts.workdir, 0, parts.phases[0].num_steps)
     teacher_params = checkpoint.load_model(first, params) if phase.number else params
-    parts.results.add(phase, params, teacher_params)
+    results.add(phase, params, teacher_params)
 
 
-def _card(config: Config, phase: Phase) -> dict[str, Any]:
+def _facts(config: Config, phase: Phase) -> dict[str, Any]:
     """What a kept model is, for whoever finds it."""
     return {
         "phase": phase.number,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from progdist.state import TrainState
+from progdist.state import Tally, TrainState
 from progdist.step import Metrics, Round, TrainStep
 
 
@@ -15,14 +15,61 @@ class NonFiniteError(RuntimeError):
     """A loss, gradient or parameter became NaN or infinite."""
 
 
+class Stopped(Exception):
+    """The loop was asked to stop; the state of update `step` was saved."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after update {step}")
+        self.step = step
+
+
+_NOTHING = Tally()
+
+
 class Interval(NamedTuple):
-    """What happened since the last report: means over its updates."""
+    """What happened since the last report: means over its updates.
+
+    skipped counts the updates of the phase that were not finite.
+    """
 
     step: int
     loss: float
     grad_norm: float
     learning_rate: float
+    skipped: int
     steps_per_second: float
+
+
+class Pace(NamedTuple):
+    """When the loop does what.
+
+    Attributes:
+      stop: number of updates of the phase.
+      log_every: updates between reports, counted from the phase's start.
+      save_every: the same between saves.
+      max_skipped: updates in a row that may be skipped for not being finite.
+    """
+
+    stop: int
+    log_every: int
+    save_every: int
+    max_skipped: int = 0
+
+
+class Hooks(NamedTuple):
+    """What the loop calls.
+
+    Attributes:
+      log: receives the means since the last call; called at the last update too.
+      save: receives a step, its state, which is known to be finite, and what the next
+        report has to start from, and must have read them when it returns; called at
+        the last update too.
+      stops: asked at every update whether it shall be the last one here.
+    """
+
+    log: Callable[[Interval], None]
+    save: Callable[[int, TrainState, Tally], None]
+    stops: Callable[[], bool] = lambda: False
 
 
 def run(
@@ -30,31 +77,28 @@ def run(
     state: TrainState,
     round_: Round,
     batches: Iterable[Any],
-    stop: int,
-    log_every: int,
-    save_every: int,
-    log: Callable[[Interval], None],
-    save: Callable[[int, TrainState], None],
+    pace: Pace,
+    hooks: Hooks,
+    tally: Tally = _NOTHING,
 ) -> TrainState:
-    """Updates the state until it has done `stop` updates.
+    """Updates the state until it has done `pace.stop` updates.
 
     Args:
       train_step: the compiled step.
       state: where to start; its memory is reused.
       round_: the phase's constants.
       batches: one for each update from state.step on.
-      stop: number of updates of the phase.
-      log_every: updates between calls of `log`, counted from the phase's start.
-      save_every: the same for `save`.
-      log: receives the means since the last call; called at the last update too.
-      save: receives the step and its state, which is known to be finite, and must have
-        read it when it returns; called at the last update too.
+      pace: when to report and to save.
+      hooks: what to call then.
+      tally: what was saved with the state.
 
     Raises:
-      NonFiniteError: at the first update whose loss, gradient or parameters are not
-        finite; that state is never given to `save`.
+      NonFiniteError: at the update whose loss, gradient or parameters are not finite,
+        after pace.max_skipped such updates right before it. None of them changed the
+        parameters.
+      Stopped: after an update and its save, if hooks.stops asked for it.
     """
-    meter = _Meter()
+    meter = _Meter(tally, pace.max_skipped)
     pending: Metrics | None = None
     # A CPU split into several devices deadlocks when steps are queued up on it.
     wait = jax.default_backend() == "cpu"
@@ -64,39 +108,62 @@ def run(
         # accelerator never waits for the host.
         if pending is not None:
             meter.add(step - 1, pending)
-        pending = metrics
-        due = step % log_every == 0, step % save_every == 0, step == stop
-        if wait or any(due):
+        pending, stops = metrics, hooks.stops()
+        logs = step % pace.log_every == 0 or step == pace.stop
+        saves = step % pace.save_every == 0 or step == pace.stop or stops
+        if wait or logs or saves:
             meter.add(step, jax.block_until_ready(metrics))
             pending = None
-        if due[0] or due[2]:
-            log(meter.interval(step))
-        if due[1] or due[2]:
-            save(step, state)
+        if logs and meter.tally.num_updates:
+            hooks.log(meter.interval(step))
+        if saves:
+            hooks.save(step, state, meter.tally)
+        if stops:
+            raise Stopped(step)
     return state
 
 
 class _Meter:
     """Sums the metrics of the updates since the last interval."""
 
-    def __init__(self) -> None:
-        self._rows: list[Metrics] = []
-        self._since = time.perf_counter()
+    def __init__(self, tally: Tally, max_skipped: int) -> None:
+        self.tally = tally
+        self._max_skipped, self._skipped_in_a_row = max_skipped, 0
+        self._count, self._since = 0, time.perf_counter()
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Takes an update's metrics to the host and refuses what is not finite."""
-        values = jax.tree.map(float, jax.device_get(metrics))
-        for name, value in zip(Metrics._fields, values, strict=True):
-            if not math.isfinite(value):
-                raise NonFiniteError(f"update {step}: {name} is {value}")
-        self._rows.append(values)
+        """Takes an update's metrics to the host; refuses too many that are broken."""
+        values = {k: float(v) for k, v in jax.device_get(metrics)._asdict().items()}
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        self._count += 1
+        if broken:
+            self._skip(step, f"{broken[0]} is {values[broken[0]]}")
+            return
+        self._skipped_in_a_row = 0
+        self.tally = self.tally._replace(
+            num_updates=self.tally.num_updates + 1,
+            loss=self.tally.loss + values["loss"],
+            grad_norm=self.tally.grad_norm + values["grad_norm"],
+            learning_rate=values["learning_rate"],
+        )
 
     def interval(self, step: int) -> Interval:
         """Returns the means since the last call, and starts the next interval."""
-        count, now = len(self._rows), time.perf_counter()
-        loss = sum(row.loss for row in self._rows) / count
-        grad_norm = sum(row.grad_norm for row in self._rows) / count
-        rate = float(self._rows[-1].learning_rate)
-        speed = count / (now - self._since)
-        self._rows, self._since = [], now
-        return Interval(step, float(loss), float(grad_norm), rate, speed)
+        sums, now = self.tally, time.perf_counter()
+        speed = self._count / (now - self._since)
+        self.tally = Tally(skipped=sums.skipped)
+        self._count, self._since = 0, now
+        return Interval(
+            step,
+            sums.loss / sums.num_updates,
+            sums.grad_norm / sums.num_updates,
+            sums.learning_rate,
+            sums.skipped,
+            speed,
+        )
+
+    def _skip(self, step: int, reason: str) -> None:
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row > self._max_skipped:
+            raise NonFiniteError(f"update {step}: {reason}")
+        self.tally = self.tally._replace(skipped=self.tally.skipped + 1)

@@ -3,8 +3,16 @@
   python -m progdist.main --config=configs/digits.py --workdir=runs/digits
 
 The same command again goes on where it stopped. One field of the configuration is
-changed by --config.base.num_updates=100. Exit codes: 0 done; 2 bad input, in one line;
-3 training diverged; 130 interrupted.
+changed by --config.base.num_updates=100. On several machines, or processes, the same
+command runs on each with --distributed, and workdir is storage that they share.
+
+Exit codes:
+  0 done
+  2 bad input, in one line
+  3 training diverged
+  4 something could not be written
+  5 no progress, or another process was lost
+  130, 143 stopped by Ctrl-C or SIGTERM, saved; the same command goes on
 """
 
 import sys
@@ -12,15 +20,20 @@ from pathlib import Path
 
 from absl import flags
 
-from progdist import cli, experiment, preflight
+from progdist import cli, cluster, experiment, preflight
+from progdist.interrupt import Interrupt
 
 FLAGS = flags.FlagValues()
 cli.define_config(FLAGS)
+cluster.define_flags(FLAGS)
 flags.DEFINE_string(
     "workdir", None, "Directory of the run, made if there is none.", flag_values=FLAGS
 )
 flags.DEFINE_bool(
-    "distributed", False, "Join the processes of a cluster first.", flag_values=FLAGS
+    "override",
+    False,
+    "Go on with another configuration than the run began with.",
+    flag_values=FLAGS,
 )
 
 
@@ -30,10 +43,11 @@ def main(argv: list[str]) -> None:
     config = cli.get_config(FLAGS)
     preflight.check(config)
     workdir = Path(str(FLAGS["workdir"].value)).expanduser().absolute()
-    cli.prepare_devices(config)
-    if FLAGS["distributed"].value:
-        cli.join_cluster()
-    experiment.run(config, workdir)
+    cli.prepare_devices(config, FLAGS["num_processes"].value or 1)
+    cluster.join(FLAGS)
+    # After joining, which takes SIGTERM for itself.
+    with Interrupt() as interrupt:
+        experiment.run(config, workdir, interrupt, bool(FLAGS["override"].value))
 
 
 if __name__ == "__main__":

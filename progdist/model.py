@@ -49,6 +49,11 @@ def param_shapes(model: Model) -> Params:
     return jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
 
 
+def param_template(model: Model, mesh: Mesh) -> Params:
+    """Returns shapes, dtypes and places of parameters on every device."""
+    return parallel.replicated_shapes(param_shapes(model), mesh)
+
+
 def _init(model: Model, key: Key[Array, ""]) -> Params:
     z = jnp.zeros((1, *model.image_shape))
     label = jnp.zeros(1, int)

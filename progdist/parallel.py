@@ -6,10 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 PyTree = Any
 AXIS = "data"
+
+
+class PeerError(RuntimeError):
+    """Another process could not go on."""
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -87,6 +92,14 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.jit(lambda t: jax.tree.map(jnp.copy, t), out_shardings=sharding)(tree)
 
 
+def replicated_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Returns the shapes and dtypes of the tree's leaves, as placed by `replicate`."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    )
+
+
 def shard(tree: PyTree, mesh: Mesh) -> PyTree:
     """Returns this process's rows as part of global arrays split over the devices."""
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -99,3 +112,71 @@ def local_rows(batch_size: int) -> slice:
     """Returns the rows of a global batch that this process has to provide."""
     share = batch_size // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def barrier(name: str) -> None:
+    """Waits until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def of_all_processes(value: int) -> list[int]:
+    """Returns the value that each process gives; waits for all of them."""
+    if jax.process_count() == 1:
+        return [value]
+    return multihost_utils.process_allgather(np.int32(value)).tolist()
+
+
+def first_does(act: Callable[[], None]) -> None:
+    """Process 0 acts, and the others wait for it.
+
+    Raises:
+      PeerError: on the others, where it failed.
+      Exception: what `act` raised, on process 0.
+    """
+    failure: Exception | None = None
+    if jax.process_index() == 0:
+        try:
+            act()
+        except Exception as error:
+            failure = error
+    failed = of_all_processes(int(failure is not None))[0]
+    if failure:
+        raise failure
+    if failed:
+        raise PeerError("process 0 could not go on; its own message says why")
+
+
+def gather(rows: Any) -> np.ndarray:
+    """Returns an array that is split over the devices whole, on every process."""
+    if jax.process_count() == 1:
+        return np.asarray(rows)
+    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
+
+
+class Vote:
+    """What any process wishes becomes known to all of them at the same call.
+
+    Accelerators are not waited for: what a call returns was wished at the call before.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        """Takes the mesh of the devices that carry the wishes."""
+        self._mesh = mesh
+        self._count: Any = None
+        replicated = NamedSharding(mesh, PartitionSpec())
+        self._largest = jax.jit(jnp.max, out_shardings=replicated)
+
+    def __call__(self, wish: int) -> int:
+        """Returns the largest of the processes' wishes; 0 is none.
+
+        Must be called equally often by all processes.
+        """
+        if jax.process_count() == 1:
+            return wish
+        here = np.full(jax.local_device_count(), wish, np.int32)
+        counted = self._largest(shard(here, self._mesh))
+        if jax.default_backend() == "cpu":
+            return int(counted)
+        before, self._count = self._count, counted
+        return 0 if before is None else int(before)

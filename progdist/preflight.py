@@ -1,15 +1,12 @@
 """What is refused before anything is compiled or written.
 
-Bad values, by field, value and rule; then batches that the devices cannot share, data,
-a teacher or a workdir that do not fit the configuration.
+Bad values, by field, value and rule; then batches that the devices cannot share, and
+data or a teacher that do not fit the configuration.
 """
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-import jax
 
 from progdist import checkpoint, data, progressive
 from progdist.config import (
@@ -19,9 +16,6 @@ from progdist.config import (
     Distillation,
     Model as ModelConfig,
     Training,
-    differences,
-    from_json,
-    to_json,
 )
 from progdist.model import Model, param_shapes
 
@@ -53,7 +47,7 @@ def check(config: Config) -> None:
     for field, seed in (("seed", config.seed), ("evaluation.seed", evaluation.seed)):
         _require(0 <= seed < 2**32, f"config.{field}", seed, "at least 0, below 2**32")
     _at_least(config, "config", 1, "log_every", "save_every", "keep_checkpoints")
-    _at_least(config, "config", 0, "cpu_devices")
+    _at_least(config, "config", 0, "cpu_devices", "max_skipped", "stuck_seconds")
     _require(
         config.save_every % config.log_every == 0,
         "config.save_every",
@@ -79,17 +73,28 @@ def open_source(config: Config) -> data.Source:
 
     Raises:
       DataError: if it is missing, malformed or of another shape.
-      ConfigError: if the network has too few classes for it.
+      ConfigError: if the network has classes that the data lacks, or too few for it.
     """
     wanted = config.data
     source = data.open_source(
-        wanted.name, wanted.split, wanted.dir, wanted.tfds_name, wanted.image_shape
+        wanted.name,
+        wanted.split,
+        wanted.dir,
+        wanted.tfds_name,
+        wanted.image_shape,
+        wanted.skip_bad,
+        wanted.num_workers,
     )
-    classes = config.model.num_classes
-    if classes and source.num_classes > classes:
+    classes, found = config.model.num_classes, source.num_classes
+    if classes and not found:
+        raise ConfigError(
+            f"config.model.num_classes={classes}: must be 0, since the data has no "
+            "labels"
+        )
+    if classes and found > classes:
         raise ConfigError(
             f"config.model.num_classes={classes}: must be 0 or at least the data's "
-            f"{source.num_classes} classes"
+            f"{found} classes"
         )
     return source
 
@@ -118,27 +123,6 @@ def check_teacher(config: Config, model: Model) -> None:
                 f"config.teacher={path}: its {name} is {card[name]!r}, the "
                 f"configuration has {value!r}"
             )
-
-
-def claim(config: Config, workdir: Path) -> None:
-    """Writes config.json, or refuses to go on with another configuration than its.
-
-    Raises:
-      ConfigError: with old → new of what differs, or if workdir cannot be made.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        changed = differences(from_json(path), config)
-        if changed:
-            raise ConfigError(f"{path} is of another run: " + "; ".join(changed))
-    elif jax.process_index() == 0:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_text(to_json(config))
-            os.replace(part, path)
-        except OSError as error:
-            raise ConfigError(f"--workdir={workdir}: {error.strerror}") from None
 
 
 def _require(ok: bool, field: str, found: object, rule: str) -> None:
@@ -181,6 +165,11 @@ def _check_data(data: Data) -> None:
     _require(ok, "config.data.image_shape", shape, "(height, width, 1 or 3)")
     if data.name == "tfds":
         _require(bool(data.tfds_name), "config.data.tfds_name", "", "a TFDS data set")
+    if data.name == "folder":
+        _require(bool(data.dir), "config.data.dir", "", "a directory of images")
+    ok = 0 <= data.skip_bad < 1
+    _require(ok, "config.data.skip_bad", data.skip_bad, "at least 0, below 1")
+    _at_least(data, "config.data", 1, "num_workers")
 
 
 def _check_model(model: ModelConfig, image_shape: tuple[int, int, int]) -> None:

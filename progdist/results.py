@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from progdist import checkpoint, data, evaluate, report
+from progdist import checkpoint, data, evaluate, parallel, report
 from progdist.config import Evaluation
 from progdist.journal import Journal
-from progdist.model import Model, init_params, make_sampler
+from progdist.model import Model, make_sampler, param_template
 from progdist.progressive import Phase
 from progdist.state import Params
 
@@ -33,11 +33,16 @@ class Results:
         source: data.Source,
         journal: Journal,
         note: Callable,
+        check: Callable[[], None],
     ) -> None:
-        """Takes the pieces of the run; `note` shows something to the user."""
+        """Takes the pieces of the run.
+
+        `note` shows something to the user; `check`, called before each batch of
+        samples, may raise to end the run there.
+        """
         self._workdir, self._model, self._mesh = workdir, model, mesh
         self._evaluation, self._source = evaluation, source
-        self._journal, self._note = journal, note
+        self._journal, self._note, self._check = journal, note, check
         self._first = jax.process_index() == 0
         self._metric = evaluate.metric_name(model.image_shape)
         # Compiled on first use, once for all numbers of steps.
@@ -86,8 +91,10 @@ class Results:
             "sampler": sampler,
             "num_steps": phase.num_steps,
             "metric": self._metric,
+            "params": checkpoint.fingerprint_of(params)[:16],
         }
-        if any(row.items() <= done.items() for done in self._journal.evaluations()):
+        done = self._journal.evaluations()
+        if _first_says(any(row.items() <= old.items() for old in done)):
             return
         images = self._draw(self._sampler(sampler), params, phase.num_steps)
         settings = self._evaluation
@@ -112,7 +119,7 @@ class Results:
         self, sampler: evaluate.Sampler, params: Params, num_steps: int
     ) -> Iterator[np.ndarray]:
         settings = self._evaluation
-        return evaluate.draw_images(
+        batches = evaluate.draw_images(
             sampler,
             params,
             settings.seed,
@@ -121,21 +128,27 @@ class Results:
             settings.batch_size,
             self._mesh,
         )
+        for images in batches:
+            self._check()
+            yield images
 
     def _save_paths(self, phases: Sequence[Phase]) -> None:
         """Writes the states of a few samples on their way, for the last students."""
         path = self._workdir / "samples" / "trajectories.npz"
         few = [p for p in phases[1:] if p.num_steps <= _MOST_STEPS_DRAWN]
-        if path.exists() or not few:
+        models = {
+            phase: checkpoint.model_dir(self._workdir, phase.number, phase.num_steps)
+            for phase in few
+        }
+        if not few or _first_says(_is_newer(path, models.values())):
             return
-        template = init_params(self._model, 0, self._mesh)
+        template = param_template(self._model, self._mesh)
         key = jax.random.key(self._evaluation.seed)
         indices = jnp.arange(_PATHS_DRAWN)
         z_1 = evaluate.image_noise(key, indices, self._model.image_shape)
         classes = self._model.net.num_classes
         states = {}
-        for phase in few:
-            model = checkpoint.model_dir(self._workdir, phase.number, phase.num_steps)
+        for phase, model in models.items():
             states[f"N{phase.num_steps}"] = evaluate.draw_trajectory(
                 self._model.net,
                 checkpoint.load_model(model, template),
@@ -147,3 +160,14 @@ class Results:
             )
         if self._first:
             report.save_npz(path, **states)
+
+
+def _first_says(what: bool) -> bool:
+    """What process 0 sees; the others might see its files a moment later."""
+    return bool(parallel.of_all_processes(int(what))[0])
+
+
+def _is_newer(path: Path, others: Iterable[Path]) -> bool:
+    """Whether the file is there, and was written after the others."""
+    written = [other.stat().st_mtime_ns for other in others]
+    return path.exists() and path.stat().st_mtime_ns >= max(written)

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from progdist import checkpoint, cli, evaluate, parallel, preflight, report
 from progdist.config import Config, from_json
-from progdist.model import init_params, make_model, make_sampler
+from progdist.model import make_model, make_sampler, param_template
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
@@ -53,7 +53,7 @@ def draw(config: Config, workdir: Path, request: Request) -> UInt8[np.ndarray, "
     mesh = parallel.make_mesh(parallel.devices_sharing(batch_size))
     path = find_model(workdir, request)
     model = make_model(config)
-    params = checkpoint.load_model(path, init_params(model, config.seed, mesh))
+    params = checkpoint.load_model(path, param_template(model, mesh))
     batches = evaluate.draw_images(
         make_sampler(model, mesh, request.sampler, config.evaluation.gamma),
         params,
@@ -104,7 +104,11 @@ def main(argv: list[str]) -> None:
         report.save_png(out, report.square_grid(images))
     else:
         report.save_npz(out, images=images)
-    print(f"{len(images)} images in {values['num_steps']} steps each: {out}")
+    print(f"{_many(len(images), 'image')} in {_many(request.num_steps, 'step')}: {out}")
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s'[: count != 1]}"
 
 
 def _check_out(out: Path) -> None:

@@ -28,6 +28,24 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
+class Tally(NamedTuple):
+    """Sums over the updates since the last row of metrics, on the host.
+
+    Attributes:
+      num_updates: updates in the sums, those that were not skipped.
+      loss: sum of their losses.
+      grad_norm: sum of their gradients' norms.
+      learning_rate: of the last one.
+      skipped: updates of the whole phase that were skipped.
+    """
+
+    num_updates: int = 0
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    learning_rate: float = 0.0
+    skipped: int = 0
+
+
 class Snapshot(NamedTuple):
     """Where a run is: all that the rest of it depends on.
 
@@ -35,11 +53,13 @@ class Snapshot(NamedTuple):
       phase: index of the phase.
       state: what it trains.
       teacher_params: its frozen teacher; () in phase 0.
+      tally: what the next row of metrics has to start from.
     """
 
     phase: int
     state: TrainState
     teacher_params: Params
+    tally: Tally = Tally()
 
 
 def make_optimizer(

@@ -40,7 +40,11 @@ class Round(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What an update reports. param_norm is that of the parameters it leaves."""
+    """What an update reports.
+
+    Where one of them is not finite, the update was skipped: the state is the one
+    before, a step further. param_norm is that of the parameters it would have left.
+    """
 
     loss: Scalar
     grad_norm: Scalar
@@ -138,11 +142,21 @@ def make_train_step(
 
         value, gradient = parallel.value_and_mean_grad(mean_loss, state.params)
         learning_rate = rate(state.step, round_.num_updates)
-        state = apply_gradient(state, gradient, optimizer, learning_rate, ema_decay)
-        norms = optax.tree.norm(gradient), optax.tree.norm(state.params)
-        return state, Metrics(value, *norms, learning_rate)
+        after = apply_gradient(state, gradient, optimizer, learning_rate, ema_decay)
+        norms = optax.tree.norm(gradient), optax.tree.norm(after.params)
+        metrics = Metrics(value, *norms, learning_rate)
+        return _unless_broken(metrics, state, after), metrics
 
     return parallel.pmap(step, mesh, (None, None, 0), (None, None), donate_argnums=(0,))
+
+
+def _unless_broken(
+    metrics: Metrics, before: TrainState, after: TrainState
+) -> TrainState:
+    """Returns the state after the update, or, if it is not finite, the one before."""
+    finite = jnp.all(jnp.isfinite(jnp.stack(metrics)))
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+    return kept._replace(step=after.step)
 
 
 def _draw(key: Key[Array, ""], image: Float[Array, "b *d"]) -> Draws:

@@ -1,3 +1,6 @@
+import random
+import shutil
+
 import flax.serialization
 import jax
 import jax.numpy as jnp
@@ -5,8 +8,8 @@ import numpy as np
 import pytest
 
 from progdist import checkpoint, parallel
-from progdist.checkpoint import CheckpointError, Checkpoints, Progress
-from progdist.state import Snapshot, init_state, make_optimizer
+from progdist.checkpoint import CheckpointError, Checkpoints, Progress, content
+from progdist.state import Snapshot, Tally, init_state, make_optimizer
 from tests import tiny
 
 
@@ -14,7 +17,38 @@ def snapshot(phase=1, step=3, seed=0):
     optimizer = make_optimizer(1.0, 0.0)
     state = init_state(tiny.params(seed), optimizer, keep_ema=True)
     state = state._replace(step=jnp.int32(step))
-    return Snapshot(phase, state, tiny.params(seed + 1) if phase else ())
+    tally = Tally(2, 0.1 + 0.2, 1 / 3, 1e-4, 5)
+    return Snapshot(phase, state, tiny.params(seed + 1) if phase else (), tally)
+
+
+def save(directory, *steps, keep=10):
+    """Snapshots of phase 1 whose parameters are those of seed = step."""
+    store = Checkpoints(directory, keep)
+    for step in steps:
+        store.save(step, snapshot(step=step, seed=step))
+    store.close()
+
+
+def restore(directory, template=None):
+    """Progress and snapshot of the newest that is intact, and the warnings."""
+    warnings = []
+    store = Checkpoints(directory, 2, warn=warnings.append)
+    template = template or snapshot(step=0, seed=99)
+    found = store.restore_newest(lambda progress: template)
+    store.close()
+    return found and (*found, warnings)
+
+
+def flip(path, rng):
+    """Turns one bit."""
+    data = bytearray(path.read_bytes() or b"\0")
+    at = rng.randrange(len(data))
+    data[at] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def files(directory):
+    return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
 def assert_same(a, b):
@@ -24,38 +58,38 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("phase", [0, 1])
 def test_a_snapshot_comes_back_bit_for_bit(tmp_path, phase):
+    assert restore(tmp_path) is None
     store = Checkpoints(tmp_path, keep=2)
-    assert store.latest() is None
     store.save(13, snapshot(phase))
     store.close()
-    store = Checkpoints(tmp_path, keep=2)
-    progress = store.latest()
+    progress, restored, warnings = restore(tmp_path, snapshot(phase, 0, seed=5))
     assert progress == Progress(phase, 3, 13)
-    assert_same(store.restore(progress, snapshot(phase, 0, seed=5)), snapshot(phase))
-    store.close()
+    assert_same(restored, snapshot(phase))
+    assert warnings == []
 
 
 def test_a_snapshot_comes_back_onto_another_number_of_devices(tmp_path):
-    store = Checkpoints(tmp_path, keep=1)
     meshes = [parallel.make_mesh(jax.devices()[:n]) for n in (2, 8)]
-    saved = snapshot()
+    saved, store = snapshot(), Checkpoints(tmp_path, keep=1)
     store.save(1, saved._replace(state=parallel.replicate(saved.state, meshes[0])))
-    store.wait()
-    template = snapshot(seed=5)
-    template = template._replace(state=parallel.replicate(template.state, meshes[1]))
-    restored = store.restore(Progress(1, 3, 1), template)
+    store.close()
+    shapes = parallel.replicated_shapes(snapshot(seed=5)[1:3], meshes[1])
+    _, restored, _ = restore(tmp_path, Snapshot(1, *shapes))
     assert_same(restored, saved)
     assert len(jax.tree.leaves(restored.state)[0].sharding.device_set) == 8
-    store.close()
 
 
 def test_the_latest_are_kept(tmp_path):
-    store = Checkpoints(tmp_path, keep=2)
-    for step in (1, 2, 3):
-        store.save(step, snapshot(step=step))
+    save(tmp_path, 1, 2, 3, keep=2)
+    assert {p.name for p in tmp_path.iterdir()} == {"2", "3"}
+
+
+def test_a_step_that_is_there_stays_as_it_is(tmp_path):
+    save(tmp_path, 4)
+    store = Checkpoints(tmp_path, 2)
+    store.save(4, snapshot(seed=7))
     store.close()
-    kept = {p.name for p in tmp_path.iterdir() if p.is_dir()}
-    assert kept == {"2", "3"}
+    assert_same(restore(tmp_path)[1], snapshot(step=4, seed=4))
 
 
 def test_saving_is_not_disturbed_by_the_next_update(tmp_path):
@@ -72,26 +106,177 @@ def test_saving_is_not_disturbed_by_the_next_update(tmp_path):
     for k in range(2, 5):
         store.save(k, Snapshot(0, live, ()))
         live = live._replace(params=add(live.params))
-    store.wait()
-    restored = store.restore(Progress(0, 0, 4), Snapshot(0, state, ()))
-    np.testing.assert_array_equal(restored.state.params["w"], 2.0)
     store.close()
+    _, restored, _ = restore(tmp_path, Snapshot(0, state, ()))
+    np.testing.assert_array_equal(restored.state.params["w"], 2.0)
+
+
+def test_a_flipped_bit_in_any_file_is_found(tmp_path):
+    """A hundred of a hundred, at least one in each file."""
+    save(tmp_path, 1)
+    where, rng = tmp_path / "1", random.Random(0)
+    paths = files(where)
+    for k in range(100):
+        path = paths[k % len(paths)]
+        intact = path.read_bytes()
+        flip(path, rng)
+        with pytest.raises(content.DamageError):
+            content.check_manifest(where)
+        path.write_bytes(intact)
+    content.check_manifest(where)
+
+
+def test_a_flipped_bit_is_found_without_the_manifest(tmp_path):
+    """As after a kill before it was written: the leaves' own digests are left.
+
+    A flip may also hit what no array depends on; then they are what was saved.
+    """
+    save(tmp_path, 1)
+    where, rng, found = tmp_path / "1", random.Random(1), 0
+    (where / "manifest.sha256").unlink()
+    for path in files(where):
+        intact = path.read_bytes()
+        flip(path, rng)
+        try:
+            assert_same(restore(tmp_path)[1], snapshot(step=1, seed=1))
+        except CheckpointError:
+            found += 1
+        path.write_bytes(intact)
+    assert found >= 3  # arrays, their index, the card
+
+
+def test_the_digest_of_a_leaf_sees_a_bit_that_the_files_do_not_show(tmp_path):
+    save(tmp_path, 1)
+    where = tmp_path / "1"
+    card = checkpoint.stored.read_card(where)
+    tree = checkpoint.stored.read_arrays(where)
+    values = tree["state"]["params"]["Dense_0"]["kernel"].view(np.uint8)
+    values.flat[5] ^= 4
+    with pytest.raises(content.DamageError, match="state/params/Dense_0/kernel"):
+        content.check_content(where, tree, checkpoint.stored.content_on(card))
+
+
+@pytest.mark.parametrize("damage", ["flip", "lose", "add", "empty"])
+def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, damage):
+    save(tmp_path, 1, 2, 3)
+    where = tmp_path / "3"
+    match damage:
+        case "flip":
+            flip(where / "state" / "_METADATA", random.Random(2))
+        case "lose":
+            (where / "state" / "manifest.ocdbt").unlink()
+        case "add":
+            (where / "state" / "d" / "more").write_text("x")
+        case "empty":
+            shutil.rmtree(where)
+            where.mkdir()
+    progress, restored, warnings = restore(tmp_path)
+    assert progress.global_step == 2
+    assert_same(restored, snapshot(step=2, seed=2))
+    assert len(warnings) == 1
+    assert str(where) in warnings[0]
+    assert warnings[0].endswith("put aside as 3.damaged")
+    save(tmp_path, 3)  # its place is free again
+    assert restore(tmp_path)[0].global_step == 3
+
+
+def test_what_is_no_checkpoint_does_not_win(tmp_path):
+    save(tmp_path, 1, 2)
+    (tmp_path / "99").mkdir()
+    (tmp_path / "100").write_text("a file")
+    for name in ("x", "007", "5.orbax-checkpoint-tmp", "-3"):
+        (tmp_path / name).mkdir()
+    progress, _, warnings = restore(tmp_path)
+    assert progress.global_step == 2
+    assert [w.rsplit(" ", 1)[1] for w in warnings] == ["99.damaged"]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path):
+    save(tmp_path, 1, 2)
+    for step in "12":
+        (tmp_path / step / "_CHECKPOINT_METADATA").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"no checkpoint is intact .*/2.*/1"):
+        restore(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"1", "2"}
+
+
+@pytest.mark.parametrize("leaf", ["shape", "dtype", "missing", "extra"])
+def test_a_snapshot_of_another_network_is_refused_by_the_name_of_a_leaf(tmp_path, leaf):
+    save(tmp_path, 1)
+    template = snapshot()
+    dense = template.state.params["Dense_0"]
+    match leaf:
+        case "shape":
+            dense["kernel"] = jnp.zeros((2, 9))
+        case "dtype":
+            dense["kernel"] = dense["kernel"].astype(jnp.bfloat16)
+        case "missing":
+            del dense["kernel"]
+        case "extra":
+            dense["kernel2"] = jnp.zeros(1)
+    with pytest.raises(CheckpointError, match="state/params/Dense_0/kernel") as error:
+        restore(tmp_path, template)
+    assert not isinstance(error.value, content.DamageError)
+
+
+def test_the_fingerprint_is_that_of_the_content(tmp_path):
+    """The same for the same snapshot; each group has its own."""
+    for name in ("a", "b"):
+        save(tmp_path / name, 3)
+    one = checkpoint.fingerprint(tmp_path / "a" / "3")
+    assert one == checkpoint.fingerprint(tmp_path / "b" / "3")
+    assert list(one) == ["params", "ema", "optimizer", "teacher", "progress"]
+    other = snapshot(step=3, seed=3)
+    other.state.ema_params["Dense_0"]["bias"] += 1
+    store = Checkpoints(tmp_path / "c", 1)
+    store.save(3, other)
+    store.close()
+    changed = checkpoint.fingerprint(tmp_path / "c" / "3")
+    assert [name for name in one if one[name] != changed[name]] == ["ema"]
 
 
 def test_a_model_is_kept_with_its_card(tmp_path):
     path = checkpoint.model_dir(tmp_path, 3, 4)
     assert path.name == "phase_03_steps_4"
     checkpoint.save_model(path, tiny.params(1), {"num_steps": 4})
-    checkpoint.save_model(path, tiny.params(2), {"num_steps": 5})  # the first one stays
-    assert checkpoint.read_card(path) == {"num_steps": 4}
+    assert checkpoint.read_card(path)["num_steps"] == 4
     assert_same(checkpoint.load_model(path, tiny.params()), tiny.params(1))
+
+
+def test_the_same_model_stays_and_another_replaces_it(tmp_path):
+    path = tmp_path / "m"
+    checkpoint.save_model(path, tiny.params(1), {"num_steps": 4})
+    before = (path / "_CHECKPOINT_METADATA").stat().st_mtime_ns
+    checkpoint.save_model(path, tiny.params(1), {"num_steps": 4})
+    assert (path / "_CHECKPOINT_METADATA").stat().st_mtime_ns == before
+    checkpoint.save_model(path, tiny.params(2), {"num_steps": 4})
+    assert_same(checkpoint.load_model(path, tiny.params()), tiny.params(2))
+
+
+def test_a_damaged_model_is_refused(tmp_path):
+    path, rng = tmp_path / "m", random.Random(3)
+    checkpoint.save_model(path, tiny.params(1), {"num_steps": 4})
+    for file in files(path):
+        intact = file.read_bytes()
+        flip(file, rng)
+        with pytest.raises(content.DamageError):
+            checkpoint.load_model(path, tiny.params())
+        file.write_bytes(intact)
+
+
+def test_what_a_write_that_was_cut_short_leaves_is_cleared(tmp_path):
+    for name in ("5.orbax-checkpoint-tmp", "phase_01_steps_2.orbax-checkpoint-tmp-12"):
+        (tmp_path / name / "state").mkdir(parents=True)
+    save(tmp_path, 1)
+    checkpoint.clear_leftovers(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"1"}
 
 
 def test_a_model_of_another_network_is_refused_by_the_name_of_a_leaf(tmp_path):
     other = tiny.params()
     other["Dense_0"]["kernel"] = jnp.zeros((2, 9))
-    checkpoint.save_model(tmp_path / "m", other, {})
-    with pytest.raises(CheckpointError, match=r"Dense_0/kernel has shape \(2, 9\)"):
+    checkpoint.save_model(tmp_path / "m", other, {"num_steps": 4})
+    with pytest.raises(CheckpointError, match=r"Dense_0/kernel is float32\[2, 9\]"):
         checkpoint.load_model(tmp_path / "m", tiny.params())
 
 

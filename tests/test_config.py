@@ -13,9 +13,9 @@ from progdist.config import (
     from_json,
     to_json,
 )
-from progdist.experiment import make_plan
 from progdist.model import make_model
 from progdist.preflight import check, check_devices
+from progdist.trainer import make_plan
 
 PUBLISHED = {
     "cifar10": (60_004_099, "x", 8192, 800_000, 128, 5e-5),

@@ -1,30 +1,21 @@
 """Order, ranges, formats: which image stands where, and what happens to its pixels."""
 
 import gzip
-import subprocess
-import sys
-import threading
-import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from PIL import Image
 
 from progdist.data import (
     ArraySource,
     Batch,
     DataError,
-    Source,
     batch_at,
     batches,
     from_uint8,
     open_source,
-    tfds as tfds_module,
     to_uint8,
 )
-from progdist.data.batches import read_ahead
 from progdist.data.idx import read_idx
 from progdist.data.order import (
     examples_at,
@@ -33,28 +24,11 @@ from progdist.data.order import (
     positions_at,
     splitmix64,
 )
-from progdist.data.tfds import crop_and_resize
 from tests.originals import image_of
+from tests.sources import assert_equal, numbered
 
-GOLDEN = Path(__file__).parent / "golden"
 seeds = st.integers(0, 2**32)
 sizes = st.integers(1, 40)
-
-
-def numbered(n: int) -> ArraySource:
-    """Source whose example i has label i, bright on the left and dark on the right."""
-    images = np.zeros((n, 2, 2, 1), np.uint8)
-    images[:, :, 0] = 255
-    return ArraySource("numbered", images, np.arange(n, dtype=np.int32), 0)
-
-
-def labels(items) -> list[int]:
-    return [int(label) for batch in items for label in batch.label]
-
-
-def assert_equal(a: Batch, b: Batch) -> None:
-    np.testing.assert_array_equal(a.image, b.image)
-    np.testing.assert_array_equal(a.label, b.label)
 
 
 # --- order
@@ -177,52 +151,6 @@ def test_batches_are_float32_in_range_and_int32():
     assert image.max() <= 1
 
 
-# --- reading ahead
-
-
-class Outside:
-    """A source outside memory that knows which threads asked it."""
-
-    name, image_shape, num_classes = "outside", (2, 2, 1), 0
-
-    def __init__(self, n):
-        self.inner, self.threads = numbered(n), set()
-
-    def __len__(self):
-        return len(self.inner)
-
-    def take(self, indices):
-        self.threads.add(threading.get_ident())
-        return self.inner.take(indices)
-
-
-def test_threads_keep_the_order():
-    source = Outside(7)
-    assert isinstance(source, Source)
-    ahead = batches(source, 1, 0, 100, 3, True, num_threads=3)
-    for a, b in zip(ahead, batches(source.inner, 1, 0, 100, 3, True), strict=True):
-        assert_equal(a, b)
-    assert threading.get_ident() not in source.threads
-
-
-def test_at_most_num_threads_batches_are_read_ahead():
-    begun = []
-    steps = (begun.append(step) or step for step in range(100))
-    ahead = read_ahead(lambda step: numbered(1).take(np.array([0])), steps, 3)
-    for taken in (1, 2, 3):
-        next(ahead)
-        assert len(begun) == taken + 3
-    ahead.close()
-
-
-def test_an_error_in_a_thread_reaches_the_reader():
-    def read(step):
-        raise DataError(f"step {step}")
-
-    with pytest.raises(DataError, match="step 0"):
-        list(read_ahead(read, range(3), 2))
-
-
 # --- sources
 
 
@@ -333,96 +261,3 @@ def test_images_and_labels_must_agree(tmp_path):
     path.write_bytes(bytes.fromhex("00000801 00000002 010a"))
     with pytest.raises(DataError, match="label is 10"):
         open_source("mnist", dir=str(tmp_path))
-
-
-# --- tfds
-
-
-@pytest.fixture
-def prepared_dir(tmp_path):
-    """CIFAR-10 as TFDS wrote it; see golden/README.md."""
-    pytest.importorskip("tensorflow_datasets", reason="needs the extra `tfds`")
-    pytest.importorskip("array_record", reason="needs the extra `tfds`")
-    zipfile.ZipFile(GOLDEN / "tfds_cifar10.zip").extractall(tmp_path)
-    return tmp_path
-
-
-def open_cifar10(dir, split="train", image_shape=None):
-    return open_source("tfds", split, str(dir), "cifar10", image_shape)
-
-
-@pytest.mark.parametrize("fits", [True, False])
-def test_tfds_gives_the_pixels_and_labels_that_went_in(prepared_dir, fits, monkeypatch):
-    if not fits:
-        monkeypatch.setattr(tfds_module, "MAX_BYTES_IN_MEMORY", 0)
-    for split, count in (("train", 10), ("test", 2)):
-        source = open_cifar10(prepared_dir, split)
-        assert isinstance(source, ArraySource) == fits
-        assert (len(source), source.image_shape) == (count, (32, 32, 3))
-        assert source.num_classes == 10
-        image, label = source.take(np.arange(count)[::-1])
-        assert sorted(label) == list(range(count))
-        for i in range(count):
-            np.testing.assert_array_equal(image[i], image_of(label[i], 32, 32))
-
-
-def test_from_disk_equals_from_memory(prepared_dir, monkeypatch):
-    held = list(batches(open_cifar10(prepared_dir), 0, 0, 9, 7, True))
-    monkeypatch.setattr(tfds_module, "MAX_BYTES_IN_MEMORY", 0)
-    read = list(batches(open_cifar10(prepared_dir), 0, 0, 9, 7, True))
-    for a, b in zip(held, read, strict=True):
-        assert_equal(a, b)
-
-
-def test_tfds_images_are_resized_to_the_size_asked_for(prepared_dir):
-    source = open_cifar10(prepared_dir, "train[:50%]", (16, 16, 3))
-    assert (len(source), source.image_shape) == (5, (16, 16, 3))
-
-
-def test_an_unknown_split_names_those_that_exist(prepared_dir):
-    with pytest.raises(DataError, match=r"'validation'.*train.*test"):
-        open_cifar10(prepared_dir, "validation")
-
-
-@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[: len(b) // 2]])
-def test_a_truncated_record_file_is_an_error(prepared_dir, damage):
-    (path,) = prepared_dir.glob("cifar10/*/cifar10-train.array_record*")
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=r"cifar10.*prepare the data again"):
-        open_cifar10(prepared_dir)
-
-
-def test_a_changed_bit_in_a_record_file_is_an_error(prepared_dir):
-    (path,) = prepared_dir.glob("cifar10/*/cifar10-train.array_record*")
-    content = bytearray(path.read_bytes())
-    content[1000] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"cifar10.*prepare the data again"):
-        open_cifar10(prepared_dir)
-
-
-def test_reading_tfds_imports_no_tensorflow(prepared_dir):
-    program = (
-        "import sys; from progdist.data import open_source\n"
-        "assert 'tensorflow_datasets' not in sys.modules\n"
-        f"open_source('tfds', 'train', {str(prepared_dir)!r}, 'cifar10')\n"
-        "assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-
-
-def test_a_crop_is_centred_and_keeps_the_ratio_of_sides():
-    tall, wide = np.zeros((2, 48, 16), np.uint8), np.zeros((16, 48), np.uint8)
-    tall, wide[:, 16:32] = tall[0], 255
-    tall[16:32] = 255
-    for pixels in (tall, wide):
-        image = Image.fromarray(pixels)
-        square = crop_and_resize(image, 8, 8, Image.Resampling.BOX)
-        assert (np.asarray(square) == 255).all()
-
-
-def test_resizing_by_area_averages():
-    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
-    small = crop_and_resize(Image.fromarray(pixels), 4, 4, Image.Resampling.BOX)
-    blocks = pixels.reshape(4, 2, 4, 2).mean((1, 3))
-    assert abs(np.asarray(small) - blocks).max() <= 0.5

@@ -1,36 +1,52 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from progdist import loop
-from progdist.state import init_state, make_optimizer
+from progdist.state import Tally, init_state, make_optimizer
 from progdist.step import Metrics, Round
 from tests import tiny
 
 ROUND = Round((), jnp.int32(1), jnp.int32(1), jax.random.key(0))
 STATE = init_state(tiny.params(), make_optimizer(1.0, 0.0), keep_ema=False)
+NOTHING = Tally()
+NAN, INF = float("nan"), float("inf")
 
 
-def run(losses, first=0, calls=None, **intervals):
-    """The calls that a run makes whose update k has the loss losses[k - 1]."""
+def run(losses, first=0, calls=None, tally=NOTHING, stops=(), **pace):
+    """The calls that a run makes whose update k has the loss losses[k - 1].
+
+    With it the final state, None if the loop stopped at one of `stops`.
+    """
     calls = [] if calls is None else calls
+    asked = iter(range(first + 1, len(losses) + 1))
 
     def step(state, round_, batch):
         state = state._replace(step=state.step + 1)
         ones = [jnp.float32(1)] * 3
         return state, Metrics(jnp.float32(losses[int(state.step) - 1]), *ones)
 
-    settings = {"log_every": 2, "save_every": 4} | intervals
-    final = loop.run(
-        step,
-        STATE._replace(step=jnp.int32(first)),
-        ROUND,
-        range(first, len(losses)),
-        stop=len(losses),
+    hooks = loop.Hooks(
         log=lambda i: calls.append(("log", i.step, i.loss)),
-        save=lambda k, state: calls.append(("save", k, int(state.step))),
-        **settings,
+        save=lambda k, state, tally: calls.append(("save", k, tally)),
+        stops=lambda: next(asked) in stops,
     )
+    final = None
+    settings = {"log_every": 2, "save_every": 4} | pace
+    try:
+        final = loop.run(
+            step,
+            STATE._replace(step=jnp.int32(first)),
+            ROUND,
+            range(first, len(losses)),
+            loop.Pace(len(losses), **settings),
+            hooks,
+            tally,
+        )
+    except loop.Stopped as stopped:
+        calls.append(("stopped", stopped.step))
     return calls, final
 
 
@@ -39,22 +55,35 @@ def test_reports_and_saves_at_their_intervals_and_at_the_end():
     assert calls == [
         ("log", 2, 2.0),
         ("log", 4, 6.0),
-        ("save", 4, 4),
+        ("save", 4, Tally()),
         ("log", 5, 9.0),
-        ("save", 5, 5),
+        ("save", 5, Tally()),
     ]
     assert final.step == 5
 
 
 def test_a_resumed_run_reports_at_the_same_steps():
-    assert run([1, 3, 5, 7, 9], first=4)[0] == [("log", 5, 9.0), ("save", 5, 5)]
+    assert run([1, 3, 5, 7, 9], first=4)[0] == [("log", 5, 9.0), ("save", 5, Tally())]
 
 
 def test_a_finished_phase_does_nothing():
     assert run([1, 2], first=2)[0] == []
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_run_that_is_stopped_saves_first_and_goes_on_with_the_same_rows():
+    """Also in the middle of an interval, whose sums are saved too."""
+    losses = [1.5, 3.25, 5.125, 7.0, 9.0]
+    whole = [call for call in run(losses)[0] if call[0] == "log"]
+    for k in range(1, 6):
+        calls = run(losses, stops=(k,))[0]
+        assert calls[-1] == ("stopped", k)
+        name, step, tally = calls[-2]
+        assert (name, step) == ("save", k)
+        calls += run(losses, first=k, tally=tally)[0]
+        assert [call for call in calls if call[0] == "log"] == whole
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
 def test_what_is_not_finite_stops_the_run_before_it_is_saved(bad):
     calls = []
     with pytest.raises(loop.NonFiniteError, match=r"update 4: loss is (nan|inf)"):
@@ -62,9 +91,33 @@ def test_what_is_not_finite_stops_the_run_before_it_is_saved(bad):
     assert calls == [("log", 2, 1.0)]
 
 
+def test_single_broken_updates_are_skipped_and_counted():
+    calls, final = run([1, NAN, 5, INF, 9], max_skipped=1)
+    assert calls == [
+        ("log", 2, 1.0),
+        ("log", 4, 5.0),
+        ("save", 4, Tally(skipped=2)),
+        ("log", 5, 9.0),
+        ("save", 5, Tally(skipped=2)),
+    ]
+    assert final.step == 5
+
+
+def test_more_broken_updates_in_a_row_than_allowed_stop_the_run():
+    run([1, NAN, NAN, 1], max_skipped=2)
+    with pytest.raises(loop.NonFiniteError, match="update 4"):
+        run([1, NAN, NAN, NAN], max_skipped=2)
+
+
+def test_an_interval_without_a_good_update_has_no_row():
+    calls, _ = run([1, 1, NAN], max_skipped=1)
+    assert calls == [("log", 2, 1.0), ("save", 3, Tally(skipped=1))]
+
+
 def test_the_number_that_is_not_finite_is_named():
     def step(state, round_, batch):
-        return state, Metrics(*map(jnp.float32, (1, 1, float("nan"), 1)))
+        return state, Metrics(*map(jnp.float32, (1, 1, math.nan, 1)))
 
+    hooks = loop.Hooks(lambda _: None, lambda *_: None)
     with pytest.raises(loop.NonFiniteError, match="param_norm"):
-        loop.run(step, STATE, ROUND, [0], 1, 1, 1, lambda _: None, lambda *_: None)
+        loop.run(step, STATE, ROUND, [0], loop.Pace(1, 1, 1), hooks)

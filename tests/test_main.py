@@ -7,18 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from progdist import cli, main, sample
+from progdist import cli, fingerprint, main, sample
 
 ROOT = Path(__file__).parents[1]
 # ml_collections loads a configuration by a method that Python means to remove.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 DIGITS = "--config=configs/digits.py:smoke"
+CLUSTER = [DIGITS, "--workdir=W", "--distributed"]
+SECOND = ["--num_processes=2", "--process_id=1"]
 
 
 def answer(command, *flags, capsys, monkeypatch):
     """Exit code and standard error of a command, run in this process."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cli, "prepare_devices", lambda config: None)  # done already
+    monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)  # done already
     command = importlib.reload(command)  # flags keep what they were last given
     argv = ["progdist", *flags]
     monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for overrides
@@ -43,6 +45,13 @@ def answer(command, *flags, capsys, monkeypatch):
         ([DIGITS, "--workdir=/dev/null/w"], "--workdir=/dev/null/w: Not a directory"),
         ([DIGITS, "--workdir=W", "--config.teacher=W/t"], "w/t: holds no model"),
         ([DIGITS, "--workdir=W", "--config.seed=99999999999"], "below 2**32"),
+        ([DIGITS, "--workdir=W", "--process_id=1"], "goes with --distributed"),
+        ([*CLUSTER, "--process_id=1"], "--coordinator, --num_processes and --process"),
+        ([*CLUSTER, "--coordinator=a", *SECOND], "--coordinator=a: must be HOST:PORT"),
+        (
+            [*CLUSTER, "--coordinator=a:1", "--num_processes=1", "--process_id=1"],
+            "below",
+        ),
         (
             [DIGITS, "--workdir=W", "--config.data.name=mnist"],
             "data 'mnist': set data.dir",
@@ -84,6 +93,26 @@ def test_a_mistake_in_sampling_is_one_line_and_code_2(
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "WORKDIR is missing"),
+        (["W", "V"], "'V' is not a flag"),
+        (["W"], "checkpoints: no such checkpoint; steps there: none"),
+        (["W/missing", "--step=3"], "no such checkpoint; steps there: none"),
+        (["W", "--step=x"], "--step=x"),
+    ],
+)
+def test_a_mistake_in_fingerprinting_is_one_line_and_code_2(
+    words, message, capsys, monkeypatch, tmp_path
+):
+    words = [w.replace("W", str(tmp_path)) for w in words]
+    code, error = answer(fingerprint, *words, capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ([], "--workdir is missing; see --help"),
@@ -104,6 +133,7 @@ def test_a_cpu_is_split_so_that_every_batch_divides(monkeypatch):
 
     monkeypatch.setattr(cli, "num_cores", lambda: 6)
     config = get_config()  # batches of 64 and 256
-    assert cli._devices_of(config) == 4
+    assert cli._devices_of(config, 1) == 4
+    assert cli._devices_of(config, 2) == 2  # a process
     config.base.batch_size = 30
-    assert cli._devices_of(config) == 1
+    assert cli._devices_of(config, 1) == 1

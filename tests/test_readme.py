@@ -68,8 +68,13 @@ def test_a_command_that_trains_runs(command, runs):
     run(command.replace("ch=96", "ch=32"), runs)
 
 
+def test_the_fingerprint_of_a_run_is_printed(runs):
+    run(next(c for c in COMMANDS if "progdist.fingerprint" in c), runs)
+
+
 def test_there_are_no_other_commands():
-    known = sum(("progdist.sample" in c) or ("progdist.main" in c) for c in COMMANDS)
+    modules = "progdist.sample", "progdist.main", "progdist.fingerprint"
+    known = sum(any(module in c for module in modules) for c in COMMANDS)
     assert known == len(COMMANDS) - 1
 
 

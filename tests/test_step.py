@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -115,3 +116,46 @@ def test_the_distilled_round_leaves_its_teacher_alone():
 
     gradient = jax.grad(loss)(round_.teacher_params)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["batch", "params", "rate"])
+def test_an_update_that_is_not_finite_is_not_committed(bad, where):
+    """Of its batch, its gradient, or the parameters that it would leave."""
+    mesh = parallel.make_mesh(jax.devices()[:2])
+    optimizer, rate = make_optimizer(1.0, 0.1), RATE
+    if where == "rate":
+        rate = functools.partial(RATE, peak=3e38 if bad > 0 else bad)
+    train_step = step.make_train_step(LOSSES["base"], optimizer, rate, 0.9, mesh)
+    params, batch = tiny.params(), tiny.batch(8)
+    if where == "batch":
+        batch.image[3, 0, 0, 0] = bad
+    if where == "params":
+        params["Dense_0"]["kernel"] = params["Dense_0"]["kernel"].at[0, 0].set(bad)
+    state = parallel.replicate(init_state(params, optimizer, True), mesh)
+    before = jax.tree.map(np.array, state)
+    constants = jnp.int32(1), jnp.int32(10), jax.random.key(0)
+    round_ = step.Round((), *parallel.replicate(constants, mesh))
+    after, metrics = train_step(state, round_, parallel.shard(batch, mesh))
+    assert not all(np.isfinite(value) for value in metrics)
+    assert after.step == before.step + 1
+    for old, new in zip(
+        jax.tree.leaves(before._replace(step=after.step)),
+        jax.tree.leaves(after),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_the_step_reduces_gradients_in_one_group_and_asks_nothing_of_the_host():
+    mesh = parallel.make_mesh(jax.devices()[:8])
+    optimizer = make_optimizer(1.0, 0.0)
+    train_step = step.make_train_step(LOSSES["distill"], optimizer, RATE, 0.9, mesh)
+    state = parallel.replicate(init_state(tiny.params(), optimizer, True), mesh)
+    constants = jnp.int32(1), jnp.int32(10), jax.random.key(0)
+    round_ = step.Round(*parallel.replicate((tiny.params(1), *constants), mesh))
+    batch = parallel.shard(tiny.batch(8), mesh)
+    text = train_step.lower(state, round_, batch).compile().as_text()
+    assert len(re.findall(r"= .* all-reduce(?:-start)?\(", text)) == 1
+    for transfer in ("infeed", "outfeed", "send(", "recv(", "callback", "all-gather"):
+        assert transfer not in text

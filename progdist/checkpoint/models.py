@@ -1,13 +1,8 @@
-"""What is kept on disk, by Orbax.
+"""The model of each finished phase, and models released as flax files."""
 
-workdir/checkpoints/<global step>: the newest snapshots of the run, to resume from. The
-  data need no more than the step: a batch is a function of seed and step.
-workdir/models/phase_03_steps_4: the model of each finished phase, for ever, with a
-  card that says what it is.
-"""
-
+import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.serialization
 import flax.traverse_util
@@ -15,74 +10,11 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from progdist.state import Params, Snapshot
-
-
-class CheckpointError(ValueError):
-    """A checkpoint or model is missing, or is not of this configuration."""
-
-
-class Progress(NamedTuple):
-    """How far a saved run had come: `step` updates into phase `phase`."""
-
-    phase: int
-    step: int
-    global_step: int
-
-
-class Checkpoints:
-    """The snapshots of one run, under one global step over all phases."""
-
-    def __init__(self, directory: Path, keep: int) -> None:
-        """Opens, or creates, the directory; the latest `keep` stay."""
-        policy = ocp.training.preservation_policies.LatestN(keep)
-        self._orbax = ocp.training.Checkpointer(
-            _location(directory),
-            preservation_policy=policy,  # pyright: ignore
-            cleanup_tmp_directories=True,
-        )
-        self._saving: Any = None
-
-    def save(self, global_step: int, snapshot: Snapshot) -> None:
-        """Starts to write a snapshot; ends the write before it first.
-
-        A step that is there already is left as it is.
-        """
-        self.wait()
-        latest = self._orbax.latest
-        if latest is not None and latest.step >= global_step:
-            return
-        step = int(snapshot.state.step)
-        progress: dict[str, Any] = {"phase": snapshot.phase, "step": step}
-        tree = _as_dict(snapshot)
-        self._saving = self._orbax.save_async(
-            global_step, tree, custom_metadata=progress
-        )
-
-    def wait(self) -> None:
-        """Returns when the last write is complete; raises what went wrong with it."""
-        if self._saving is not None:
-            self._saving.result()
-            self._saving = None
-
-    def latest(self) -> Progress | None:
-        """Returns where the newest snapshot stands; None if there is none."""
-        newest = self._orbax.latest
-        if newest is None:
-            return None
-        found: Any = self._orbax.metadata(newest.step).custom_metadata
-        return Progress(found["phase"], found["step"], newest.step)
-
-    def restore(self, progress: Progress, template: Snapshot) -> Snapshot:
-        """Reads a snapshot, onto the devices that the template's arrays are on."""
-        tree = self._orbax.load(progress.global_step, _abstract(_as_dict(template)))
-        state = template.state._replace(**tree["state"])
-        return Snapshot(progress.phase, state, tree["teacher_params"])
-
-    def close(self) -> None:
-        """Waits for the last write."""
-        self.wait()
-        self._orbax.close()
+from progdist import parallel
+from progdist.checkpoint import content, stored
+from progdist.checkpoint.content import CheckpointError
+from progdist.checkpoint.snapshots import SaveError
+from progdist.state import Params
 
 
 def model_dir(workdir: Path, phase: int, num_steps: int) -> Path:
@@ -90,10 +22,26 @@ def model_dir(workdir: Path, phase: int, num_steps: int) -> Path:
     return workdir / "models" / f"phase_{phase:02d}_steps_{num_steps}"
 
 
-def save_model(path: Path, params: Params, card: dict[str, Any]) -> None:
-    """Keeps a model's parameters and its card; one that is there already stays."""
-    if not path.exists():
-        ocp.save(_location(path), {"params": params}, custom_metadata=card)
+def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
+    """Keeps a model's parameters and a card with the facts.
+
+    One that is there already with the same content stays, any other is replaced.
+
+    Raises:
+      SaveError: if it could not be written.
+    """
+    tree = {"params": params}
+    card = stored.make_card(facts, tree)
+    try:
+        if not _is_kept(path, card):
+            ocp.save(stored.location(path), tree, custom_metadata=card, overwrite=True)
+        if jax.process_index() == 0:
+            content.write_manifest(path)
+    except Exception as error:
+        raise SaveError(
+            f"{path}: could not be written ({stored.reason(error)})"
+        ) from error
+    parallel.barrier(f"{path.name} is kept")
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -102,7 +50,15 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises:
       CheckpointError: if there is no model at `path`.
     """
-    return {} if path.is_file() else dict(_metadata(path).custom_metadata or {})
+    if path.is_file():
+        return {}
+    if not (path / "_CHECKPOINT_METADATA").is_file():
+        raise _no_model(path)
+    content.check_manifest(path)
+    card = stored.read_card(path)
+    if "num_steps" not in card:
+        raise _no_model(path)
+    return card
 
 
 def check_model(path: Path, shapes: Params) -> None:
@@ -116,10 +72,10 @@ def check_model(path: Path, shapes: Params) -> None:
       CheckpointError: if there is nothing to read, or it belongs to another network.
     """
     if path.is_file():
-        found, shapes = _read_released(path), jax.tree.map(_without_ones, shapes)
+        _check_shapes(path, _read_released(path), jax.tree.map(_without_ones, shapes))
     else:
-        found = _metadata(path).metadata["params"]
-    _check_shapes(path, found, shapes)
+        wanted = content.form_of({"params": shapes})
+        content.check_form(path, stored.content_on(read_card(path)), wanted)
 
 
 def load_model(path: Path, template: Params) -> Params:
@@ -128,27 +84,38 @@ def load_model(path: Path, template: Params) -> Params:
     Args:
       path: a directory that `save_model` wrote, or a flax msgpack file with a train
         state, whose `ema_params` are taken.
-      template: parameters of the network, whose shapes have to agree.
+      template: parameters of the network, whose shapes have to agree, or their
+        shapes, dtypes and places.
 
     Raises:
-      CheckpointError: if there is nothing to read, or it belongs to another network.
+      CheckpointError: if there is nothing to read, it is damaged, or it belongs to
+        another network.
     """
     check_model(path, template)
     if path.is_file():
         return _like(_read_released(path), template)
-    return ocp.load(_location(path), _abstract({"params": template}))["params"]
+    abstract = stored.abstract_of({"params": template})
+    wanted = stored.content_on(stored.read_card(path))
+    return stored.read_tree(path, abstract, wanted)["params"]
 
 
-def _metadata(path: Path) -> Any:
-    """Returns what Orbax knows of a model without reading its arrays."""
+def clear_leftovers(directory: Path) -> None:
+    """Removes what writes that were cut short have left; for the owner alone."""
+    for path in directory.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_kept(path: Path, card: dict[str, Any]) -> bool:
     try:
-        found: Any = ocp.metadata(_location(path))
-        found.metadata["params"]
-    except (OSError, ValueError, TypeError, KeyError, ocp.errors.InvalidLayoutError):
-        raise CheckpointError(
-            f"{path}: holds no model; give a directory of models/, or a released file"
-        ) from None
-    return found
+        return content.seal(read_card(path)) == card["seal"]
+    except CheckpointError:
+        return False
+
+
+def _no_model(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: holds no model; give a directory of models/, or a released file"
+    )
 
 
 def _read_released(path: Path) -> Params:
@@ -197,21 +164,3 @@ def _leaves(tree: Params) -> dict[tuple[str, ...], Any]:
 
 def _unflatten(leaves: dict[tuple[str, ...], Any]) -> Params:
     return flax.traverse_util.unflatten_dict(leaves)
-
-
-def _location(path: Path) -> str:
-    """Orbax takes absolute paths only, and fails late on others."""
-    return str(path.absolute())
-
-
-def _as_dict(snapshot: Snapshot) -> dict[str, Any]:
-    return {
-        "state": snapshot.state._asdict(),
-        "teacher_params": snapshot.teacher_params,
-    }
-
-
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-    )

@@ -3,6 +3,7 @@
 from progdist.data.batches import (
     batch_at as batch_at,
     batches as batches,
+    chunks as chunks,
     from_uint8 as from_uint8,
     to_uint8 as to_uint8,
 )

@@ -1,15 +1,19 @@
 """From a source to batches in [-1, 1], each a pure function of (seed, step)."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import contextlib
+import itertools
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from progdist.data import order
+from progdist.data.progress import counting
 from progdist.data.source import ArraySource, Batch, Source
+from progdist.data.workers import read_ahead
+
+_PIECE = 32
 
 
 def from_uint8(image: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
@@ -62,32 +66,66 @@ def batches(
     batch_size: int,
     flip: bool,
     rows: slice = slice(None),
-    num_threads: int = 8,
-) -> Iterator[Batch]:
+    num_workers: int = 8,
+) -> Generator[Batch, None, None]:
     """Yields `batch_at` for each step in [start, stop).
 
-    A source in memory is read when asked, faster than threads hand batches over; for
-    any other, `num_threads` batches are read ahead.
+    A source in memory is read when asked, faster than threads hand batches over. For
+    any other, threads read about two batches ahead, a few rows at a time: then the
+    first batch comes soon, and closing the generator has little to wait for.
     """
-
-    def read(step: int) -> Batch:
-        return batch_at(source, seed, step, batch_size, flip, rows)
-
-    steps = range(start, stop)
     if isinstance(source, ArraySource):
-        return map(read, steps)
-    return read_ahead(read, steps, num_threads)
+        for step in range(start, stop):
+            yield batch_at(source, seed, step, batch_size, flip, rows)
+        return
+    pieces = _pieces(range(batch_size)[rows])
+
+    def read(item: tuple[int, slice]) -> Batch:
+        step, piece = item
+        return batch_at(source, seed, step, batch_size, flip, piece)
+
+    items = itertools.product(range(start, stop), pieces)
+    num_ahead = num_workers + 2 * len(pieces)
+    with contextlib.closing(read_ahead(read, items, num_workers, num_ahead)) as parts:
+        for _ in range(start, stop):
+            yield _join(list(itertools.islice(parts, len(pieces))))
 
 
-def read_ahead(
-    read: Callable[[int], Batch], steps: Iterable[int], num_threads: int
-) -> Iterator[Batch]:
-    """Yields read(step) in order while threads work on the next `num_threads`."""
-    with ThreadPoolExecutor(num_threads) as pool:
-        pending: deque[Future[Batch]] = deque()
-        for step in steps:
-            pending.append(pool.submit(read, step))
-            if len(pending) > num_threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+def chunks(
+    source: Source, count: int, num_workers: int = 8, size: int = 256
+) -> Generator[Batch, None, None]:
+    """Yields the first `count` examples in their order, uint8, `size` at a time."""
+
+    def read(start: int) -> Batch:
+        return source.take(np.arange(start, min(start + size, count), dtype=np.int64))
+
+    yield from read_ahead(read, range(0, count, size), num_workers)
+
+
+def in_memory(source: Source, num_workers: int = 8) -> ArraySource:
+    """Reads all of a source into memory, if it is not there."""
+    if isinstance(source, ArraySource):
+        return source
+    image = np.empty((len(source), *source.image_shape), np.uint8)
+    label = np.empty(len(source), np.int32)
+    done = 0
+    with counting(f"reading {source.name}", len(source)) as advance:
+        for part in chunks(source, len(source), num_workers):
+            here = slice(done, done + len(part.label))
+            image[here], label[here] = part
+            done = here.stop
+            advance(len(part.label))
+    return ArraySource(
+        source.name, image, label, source.num_classes, source.fingerprint
+    )
+
+
+def _pieces(rows: range) -> list[slice]:
+    """The rows in slices of a few."""
+    parts = (rows[i : i + _PIECE] for i in range(0, len(rows), _PIECE))
+    return [slice(part.start, part.stop, part.step) for part in parts]
+
+
+def _join(parts: list[Batch]) -> Batch:
+    image, label = zip(*parts, strict=True)
+    return Batch(np.concatenate(image), np.concatenate(label))

@@ -11,6 +11,7 @@ numpy's `Generator` may change between releases; a run must not change with them
 """
 
 import functools
+import threading
 from typing import Literal
 
 import numpy as np
@@ -37,11 +38,20 @@ def stream(seed: int, purpose: Purpose, number: int = 0) -> np.uint64:
     return np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
 
 
+# Of threads that come to a new epoch together one sorts, and the others wait for it.
+_sorting = threading.Lock()
+
+
+def permutation(seed: int, epoch: int, num_examples: int) -> Int64[np.ndarray, " n"]:
+    """Random order of 0..num_examples-1 in an epoch; read-only."""
+    with _sorting:
+        return _permutation(seed, epoch, num_examples)
+
+
 # Steps of one epoch share its permutation; a batch can touch two epochs, and threads
 # that read ahead the next two.
 @functools.lru_cache(maxsize=4)
-def permutation(seed: int, epoch: int, num_examples: int) -> Int64[np.ndarray, " n"]:
-    """Random order of 0..num_examples-1 in an epoch; read-only."""
+def _permutation(seed: int, epoch: int, num_examples: int) -> Int64[np.ndarray, " n"]:
     counter = np.arange(num_examples, dtype=np.int64)
     bits = splitmix64(stream(seed, "order", epoch), counter)
     order = np.argsort(bits, kind="stable").astype(np.int64)

@@ -26,8 +26,9 @@ from absl import flags
 from jaxtyping import UInt8
 from PIL import Image
 
+from progdist.data.images import crop_and_resize
 from progdist.data.source import DataError
-from progdist.data.tfds import crop_and_resize, data_dir, resampling, resized_name
+from progdist.data.tfds import data_dir, resampling, resized_name
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int32, Int64, UInt8
 
 
 class DataError(ValueError):
-    """Data is missing or malformed; the one-line message says what to do."""
+    """Data is missing or malformed; the first line of the message says it all."""
 
 
 class Batch(NamedTuple):
@@ -45,6 +45,11 @@ class Source(Protocol):
         """Number of labels; 0 where the data has none."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Another where the examples are others; "" where the name says it all."""
+        ...
+
     def __len__(self) -> int:
         """Number of examples."""
         ...
@@ -62,6 +67,7 @@ class ArraySource:
     images: UInt8[np.ndarray, "n h w c"]
     labels: Int32[np.ndarray, " n"]
     num_classes: int
+    fingerprint: str = ""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -4,22 +4,27 @@ digits: 1,797 handwritten digits of 8x8 pixels, in `digits.npz` beside this modu
 the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak,
 UCI Machine Learning Repository, doi:10.24432/C50P49, CC BY 4.0), as scikit-learn's
 `load_digits` gives it, with its levels 0..16 scaled to 0..255 and rounded.
-mnist, fashion_mnist: IDX files from a directory. tfds: see `progdist.data.tfds`.
-random: made images, to try a configuration without its data.
+mnist, fashion_mnist: IDX files from a directory. folder: `progdist.data.folder`. tfds:
+`progdist.data.tfds`. random: made images, to try a configuration without its data.
 """
 
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
+from progdist.data.batches import in_memory
 from progdist.data.idx import read_idx
 from progdist.data.source import ArraySource, DataError, Source
 
-Name = Literal["digits", "mnist", "fashion_mnist", "tfds", "random"]
+Name = Literal["digits", "mnist", "fashion_mnist", "folder", "tfds", "random"]
 ImageShape = tuple[int, int, int]
 
+# Decoded data up to this size is held in memory, where a batch is one numpy gather:
+# CIFAR-10 is (150 MB), ImageNet 64x64 is not (16 GB).
+MAX_BYTES_IN_MEMORY = 1 << 30
 FASHION_MNIST_DIR = "/usr/share/datasets/fashion-mnist"
 _IDX_PREFIX = {"train": "train", "test": "t10k"}
 _HINTS = {
@@ -35,17 +40,22 @@ def open_source(
     dir: str = "",
     tfds_name: str = "",
     image_shape: ImageShape | None = None,
+    skip_bad: float = 0.0,
+    num_workers: int = 8,
 ) -> Source:
-    """Opens the data `name`.
+    """Opens the data `name`; what is not too large is held in memory.
 
     Args:
       name: one of `Name`.
-      split: "train" or "test"; for tfds any split that TFDS reads, "train[:1%]" too.
-      dir: directory of the idx files, or the TFDS data directory.
+      split: "train" or "test"; of a folder "val" or "validation", too; for tfds any
+        split that TFDS reads, as in "train[:1%]".
+      dir: directory of the files, or the TFDS data directory.
       tfds_name: dataset of TFDS, as in "cifar10"; for name "tfds" only.
-      image_shape: (height, width, channels) that is wanted. For "tfds" images are
-        cropped to the centre and resized to it, for "random" it is the size to make
-        (default 8x8x3); for the others it must be the size that they have.
+      image_shape: (height, width, channels) that is wanted. For "folder" and "tfds"
+        images are cropped to the centre and resized to it, for "random" it is the
+        size to make (default 8x8x3); for the others it must be what they have.
+      skip_bad: share of a folder's files that may be bad, and are then left out.
+      num_workers: threads that decode.
 
     Raises:
       DataError: if the data is not there, is malformed or has another shape.
@@ -57,6 +67,8 @@ def open_source(
             source = open_idx(name, split, dir)
         case "random":
             source = make_random(split, image_shape or (8, 8, 3))
+        case "folder":
+            source = _open_folder(dir, split, image_shape, skip_bad, num_workers)
         case "tfds":
             # Imported where it is used: the reader of TFDS is an optional package.
             from progdist.data.tfds import open_tfds
@@ -70,7 +82,23 @@ def open_source(
             f"data {name!r} has images of shape {source.image_shape}, "
             f"the configuration asks for {image_shape}"
         )
-    return source
+    fits = len(source) * math.prod(source.image_shape) <= MAX_BYTES_IN_MEMORY
+    return in_memory(source, num_workers) if fits else source
+
+
+def _open_folder(
+    dir: str,
+    split: str,
+    image_shape: ImageShape | None,
+    skip_bad: float,
+    num_workers: int,
+) -> Source:
+    # Imported where it is used, as are the image formats.
+    from progdist.data.folder import open_folder
+
+    if not dir or not image_shape:
+        raise DataError("data 'folder': set data.dir and data.image_shape")
+    return open_folder(dir, split, image_shape, skip_bad, num_workers)
 
 
 def open_digits(split: str) -> ArraySource:

@@ -6,8 +6,6 @@ TFDS. A copy that was resized while it was prepared is called NAME_resizedSIZE.
 
 import dataclasses
 import importlib
-import io
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -18,22 +16,17 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
-from progdist.data.source import ArraySource, Batch, DataError, Source
+from progdist.data.images import ImageError, ImageShape, decode
+from progdist.data.source import Batch, DataError, Source
 
-ImageShape = tuple[int, int, int]
-
-# Decoded data up to this size is held in memory, where a batch is one numpy gather:
-# CIFAR-10 is (150 MB), ImageNet 64x64 is not (16 GB).
-MAX_BYTES_IN_MEMORY = 1 << 30
 # Stored at their full size these take hundreds of GB and as long to decode.
 TO_BE_RESIZED = ("imagenet2012", "lsun")
-_MODES = {1: "L", 3: "RGB"}
 
 
 def open_tfds(
     tfds_name: str, split: str, dir: str, image_shape: ImageShape | None = None
 ) -> Source:
-    """Opens a prepared dataset of TFDS.
+    """Opens a prepared dataset of TFDS, to be decoded as it is read.
 
     Args:
       tfds_name: name of the dataset, as in "cifar10" or "lsun/bedroom".
@@ -52,9 +45,7 @@ def open_tfds(
     if None in shape:
         raise DataError(f"{tfds_name}: its images have many sizes, give one to read")
     records = _open_records(builder, split)
-    source = TfdsSource(tfds_name, records, shape, _label_ranks(features))
-    fits = len(source) * math.prod(shape) <= MAX_BYTES_IN_MEMORY
-    return in_memory(source) if fits else source
+    return TfdsSource(tfds_name, records, shape, _label_ranks(features))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,6 +69,11 @@ class TfdsSource:
         """Number of labels; 0 where the data has none."""
         return len(self.label_ranks)
 
+    @property
+    def fingerprint(self) -> str:
+        """None: what TFDS has prepared stays as it is."""
+        return ""
+
     def __len__(self) -> int:
         """Number of examples."""
         return len(self.records)
@@ -89,8 +85,14 @@ class TfdsSource:
         for row, record in enumerate(self._read(indices)):
             image[row] = decode_image(record["image"], self.image_shape, self.name)
             if self.num_classes:
-                label[row] = self.label_ranks[record["label"]]
+                label[row] = self._rank(int(record["label"]))
         return Batch(image, label)
+
+    def _rank(self, label: int) -> int:
+        """The label to give out; -1 is stored where labels are kept secret."""
+        if not 0 <= label < self.num_classes:
+            raise DataError(f"{self.name}: this split has no labels; read another")
+        return int(self.label_ranks[label])
 
     def _read(self, indices: Int64[np.ndarray, " k"]) -> Sequence[dict[str, Any]]:
         """The records at `indices`; their checksums are tested here."""
@@ -101,45 +103,19 @@ class TfdsSource:
             raise DataError(f"{self.name}: {reason}; prepare the data again") from error
 
 
-def in_memory(source: Source, chunk: int = 1024) -> ArraySource:
-    """Reads all of a source into memory."""
-    starts = range(0, len(source), chunk)
-    indices = (np.arange(i, min(i + chunk, len(source))) for i in starts)
-    parts = [source.take(i.astype(np.int64)) for i in indices]
-    image, label = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return ArraySource(source.name, image, label, source.num_classes)
-
-
 def decode_image(
     encoded: bytes | None, image_shape: ImageShape, name: str
 ) -> UInt8[np.ndarray, "h w c"]:
-    """Decodes a PNG or JPEG image, cropped and resized if its size is another.
+    """Decodes an image as TFDS would, without turning it by its EXIF orientation.
 
     Records that a truncated file has lost read as empty: `encoded` is None there.
     """
-    height, width, channels = image_shape
     try:
-        with Image.open(io.BytesIO(encoded or b""), formats=("PNG", "JPEG")) as image:
-            image = image.convert(_MODES[channels])
-    except (OSError, SyntaxError) as error:
+        return decode(encoded or b"", image_shape, resampling(name), upright=False)
+    except ImageError as error:
         raise DataError(
-            f"{name}: an image cannot be decoded; prepare the data again"
+            f"{name}: an image is {error}; if damaged, prepare the data again"
         ) from error
-    if image.size != (width, height):
-        image = crop_and_resize(image, height, width, resampling(name))
-    return np.asarray(image, np.uint8).reshape(image_shape)
-
-
-def crop_and_resize(
-    image: Image.Image, height: int, width: int, filter: Image.Resampling
-) -> Image.Image:
-    """The largest centred part with the wanted ratio of sides, antialiased."""
-    scale = min(image.width / width, image.height / height)
-    crop_width, crop_height = round(width * scale), round(height * scale)
-    left = (image.width - crop_width) // 2
-    top = (image.height - crop_height) // 2
-    box = (left, top, left + crop_width, top + crop_height)
-    return image.resize((width, height), filter, box)
 
 
 def resampling(name: str) -> Image.Resampling:

@@ -2,13 +2,16 @@
 
     python -m tests.benchmarks.overhead
 
-Three numbers, each a ratio within one run or a count: the time of a distillation step
+Four numbers, each a ratio within one run or a count: the time of a distillation step
 over that of its parts (two forward passes of the teacher, one forward and backward pass
-of the student); of an N-step sampler over N forward passes; and the compilations of
-each kind of train step over a whole run of all rounds. Takes two to three minutes.
+of the student); of an N-step sampler over N forward passes; of a checkpoint, from the
+call that begins it until all is on disk and digested, over the updates between two of
+them, as if nothing of it were done beside the training; and the compilations of each
+kind of train step over a whole run of all rounds. Takes three minutes.
 """
 
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,13 @@ import numpy as np
 
 from configs.digits import get_config
 from progdist import evaluate, experiment, parallel, step
+from progdist.checkpoint import Checkpoints
 from progdist.cli import num_cores
+from progdist.config import Config
 from progdist.data import Batch
 from progdist.diffusion.schedules import Cosine
 from progdist.nets.unet import UNet
-from progdist.state import init_state, make_optimizer
+from progdist.state import Snapshot, init_state, make_optimizer
 from tests.benchmarks.timing import Task, alternate
 
 SAMPLING_STEPS = 8
@@ -112,8 +117,23 @@ class Case:
         return lambda: jax.block_until_ready(sampler(self.params, key, indices, steps))
 
 
-def time_case(case: Case) -> tuple[float, float]:
-    """Median ratios of a step to its parts, and of a sampler to its passes."""
+def checkpoint_share(case: Case, seconds_an_update: float) -> float:
+    """Time of a checkpoint over that of the updates from one to the next."""
+    state = init_state(case.params, make_optimizer(1.0, 0.0), keep_ema=True)
+    seconds = []
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoints = Checkpoints(Path(directory), keep=2)
+        for k in range(1, 6):
+            began = time.perf_counter()
+            checkpoints.save(k, Snapshot(1, state, case.params))
+            checkpoints.wait()
+            seconds.append(time.perf_counter() - began)
+        checkpoints.close()
+    return float(np.median(seconds)) / (Config().save_every * seconds_an_update)
+
+
+def time_case(case: Case) -> tuple[float, float, float]:
+    """Ratios of a step to its parts, a sampler to its passes, and of checkpoints."""
     forward, backward = case.forward(), case.forward_backward()
     tasks = forward, backward, case.distillation(), case.sampling()
     wall = alternate(*tasks, most_turns=40, seconds=25)[..., 0]
@@ -121,6 +141,7 @@ def time_case(case: Case) -> tuple[float, float]:
     return (
         float(np.median(wall[:, 2] / parts)),
         float(np.median(wall[:, 3] / (SAMPLING_STEPS * wall[:, 0]))),
+        checkpoint_share(case, float(np.median(wall[:, 2]))),
     )
 
 
@@ -157,10 +178,15 @@ def main() -> None:
     """Prints the table."""
     jax.config.update("jax_num_cpu_devices", num_cores())
     print(f"{num_cores()} cores; medians of ratios within each turn")
-    print(f"{'':16}{'step / parts':>14}{f'sampler / {SAMPLING_STEPS} passes':>22}")
+    print(
+        f"{'':16}{'step / parts':>14}{f'sampler / {SAMPLING_STEPS} passes':>22}"
+        f"{f'checkpoint / {Config().save_every} updates':>28}"
+    )
     for name, net, shape, batch_size in CASES:
         ratios = time_case(Case(net, shape, batch_size))
-        print(f"{name:16}{ratios[0]:14.2f}{ratios[1]:22.2f}", flush=True)
+        print(
+            f"{name:16}{ratios[0]:14.2f}{ratios[1]:22.2f}{ratios[2]:28.2%}", flush=True
+        )
     traces = count_traces()
     print(f"traces over a run: {traces['base']} base, {traces['distill']} distill")
 

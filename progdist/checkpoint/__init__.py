@@ -1,0 +1,27 @@
+"""What is kept on disk, by Orbax, with the SHA-256 of its content.
+
+workdir/checkpoints/<global step>: the newest snapshots of the run, to resume from. The
+  data need no more than the step: a batch is a function of seed and step.
+workdir/models/phase_03_steps_4: the model of each finished phase, for ever, with a
+  card that says what it is.
+"""
+
+from progdist.checkpoint.content import (
+    CheckpointError as CheckpointError,
+    fingerprint_of as fingerprint_of,
+)
+from progdist.checkpoint.models import (
+    check_model as check_model,
+    clear_leftovers as clear_leftovers,
+    load_model as load_model,
+    model_dir as model_dir,
+    read_card as read_card,
+    save_model as save_model,
+)
+from progdist.checkpoint.snapshots import (
+    Checkpoints as Checkpoints,
+    Progress as Progress,
+    SaveError as SaveError,
+    fingerprint as fingerprint,
+    snapshot_steps as snapshot_steps,
+)

@@ -1,0 +1,241 @@
+"""The snapshots of a run, of which the newest intact one is resumed from."""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from progdist import parallel
+from progdist.checkpoint import content, stored
+from progdist.checkpoint.content import CheckpointError, DamageError
+from progdist.state import Snapshot, Tally
+
+
+class SaveError(RuntimeError):
+    """Something could not be written."""
+
+
+class Progress(NamedTuple):
+    """How far a saved run had come.
+
+    Attributes:
+      phase: index of the phase.
+      step: updates done in it.
+      global_step: updates done in all phases.
+      data: fingerprint of the data that it was trained on; "" where it has none.
+    """
+
+    phase: int
+    step: int
+    global_step: int
+    data: str = ""
+
+
+class Checkpoints:
+    """The snapshots of one run, under one global step over all phases."""
+
+    def __init__(
+        self,
+        directory: Path,
+        keep: int,
+        data: str = "",
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        """Opens a directory, which need not be there.
+
+        Args:
+          directory: the directory.
+          keep: how many of the latest snapshots stay.
+          data: fingerprint of the data, to be noted with each.
+          warn: tells a user.
+        """
+        self._directory, self._keep, self._warn = directory, keep, warn
+        self._data = data
+        self._saving: tuple[int, Future[None]] | None = None
+        # While it works, nothing else may talk to Orbax.
+        self._background = ThreadPoolExecutor(1)
+
+    def save(self, global_step: int, snapshot: Snapshot) -> None:
+        """Starts to write a snapshot; ends the write before it first.
+
+        A step that is there already is left as it is.
+
+        Raises:
+          SaveError: if that write failed, or this one cannot begin.
+        """
+        self.wait()
+        latest = self._orbax.latest
+        if latest is not None and latest.step >= global_step:
+            return
+        tree = _as_dict(snapshot)
+        facts = {
+            "phase": snapshot.phase,
+            "step": int(snapshot.state.step),
+            "tally": snapshot.tally._asdict(),
+            "data": self._data,
+        }
+        card = stored.make_card(facts, tree)
+        try:
+            writing = self._orbax.save_async(global_step, tree, custom_metadata=card)
+        except Exception as error:
+            raise self._failure(global_step, error) from error
+        completed = self._background.submit(self._complete, global_step, writing)
+        self._saving = global_step, completed
+
+    def wait(self) -> None:
+        """Returns when the last write is complete.
+
+        Raises:
+          SaveError: if it failed.
+        """
+        if self._saving is None:
+            return
+        (global_step, completed), self._saving = self._saving, None
+        try:
+            completed.result()
+        except Exception as error:
+            raise self._failure(global_step, error) from error
+
+    def restore_newest(
+        self, template_of: Callable[[Progress], Snapshot]
+    ) -> tuple[Progress, Snapshot] | None:
+        """Reads the newest intact snapshot; None if there is none of any kind.
+
+        A damaged one is reported, and put aside once an older one is found good.
+
+        Args:
+          template_of: arrays, or shapes with shardings, of the snapshot to expect.
+
+        Raises:
+          CheckpointError: if all are damaged, or the newest intact one belongs to
+            another network.
+        """
+        restored, damaged = None, {}
+        for global_step in snapshot_steps(self._directory):
+            try:
+                restored = self._restore(global_step, template_of)
+                break
+            except DamageError as error:
+                damaged[global_step] = str(error)
+        if restored is None and damaged:
+            raise CheckpointError(
+                f"{self._directory}: no checkpoint is intact ("
+                + "; ".join(damaged.values())
+                + "); put a good one back, or start in another workdir"
+            )
+        self._agree(restored[0].global_step if restored else 0)
+        for global_step, reason in damaged.items():
+            self._put_aside(global_step, reason)
+        parallel.barrier("the damaged checkpoints are put aside")
+        return restored
+
+    def close(self) -> None:
+        """Waits for the last write, and raises what `wait` does."""
+        try:
+            self.wait()
+        finally:
+            self._background.shutdown()
+            # It raises once more what `wait` has raised.
+            with contextlib.suppress(Exception):
+                if "_orbax" in self.__dict__:
+                    self._orbax.close()
+
+    @functools.cached_property
+    def _orbax(self) -> ocp.training.Checkpointer:
+        """Opened late: it must not see what has to be put aside."""
+        policy = ocp.training.preservation_policies.LatestN(self._keep)
+        return ocp.training.Checkpointer(
+            stored.location(self._directory),
+            preservation_policy=policy,  # pyright: ignore
+        )
+
+    def _complete(self, global_step: int, writing: Any) -> None:
+        """Ends a write, and adds the digests of its files."""
+        if writing is None or not writing.result():
+            raise RuntimeError("it was not begun")
+        if jax.process_index() == 0:
+            content.write_manifest(self._directory / str(global_step))
+
+    def _restore(
+        self, global_step: int, template_of: Callable[[Progress], Snapshot]
+    ) -> tuple[Progress, Snapshot]:
+        where = self._directory / str(global_step)
+        content.check_manifest(where)
+        card = stored.read_card(where)
+        progress = Progress(card["phase"], card["step"], global_step, card["data"])
+        template = template_of(progress)
+        abstract = stored.abstract_of(_as_dict(template))
+        tree = stored.read_tree(where, abstract, stored.content_on(card))
+        state = template.state._replace(**tree["state"])
+        tally = Tally(**card["tally"])
+        return progress, Snapshot(progress.phase, state, tree["teacher_params"], tally)
+
+    def _agree(self, global_step: int) -> None:
+        everywhere = parallel.of_all_processes(global_step)
+        if len(set(everywhere)) > 1:
+            raise CheckpointError(
+                f"{self._directory}: the processes read the checkpoints {everywhere}; "
+                "workdir must be storage that they share"
+            )
+
+    def _put_aside(self, global_step: int, reason: str) -> None:
+        if jax.process_index() == 0:
+            path = self._directory / str(global_step)
+            aside = next(p for p in _names_aside(path) if not p.exists())
+            path.rename(aside)
+            self._warn(f"warning: {reason}; put aside as {aside.name}")
+
+    def _failure(self, global_step: int, error: Exception) -> SaveError:
+        where = self._directory / str(global_step)
+        return SaveError(f"{where}: could not be written ({stored.reason(error)})")
+
+
+def snapshot_steps(directory: Path) -> list[int]:
+    """Returns the global steps of what looks like a snapshot, newest first."""
+    if not directory.is_dir():
+        return []
+    found = [path.name for path in directory.iterdir() if path.is_dir()]
+    return sorted((int(name) for name in found if _is_step(name)), reverse=True)
+
+
+def fingerprint(where: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each group of a snapshot's arrays, and its progress.
+
+    Raises:
+      DamageError: if the arrays are not what was written.
+    """
+    content.check_manifest(where)
+    card, tree = stored.read_card(where), stored.read_arrays(where)
+    found = content.content_of(tree)
+    groups = {
+        "params": "state/params",
+        "ema": "state/ema_params",
+        "optimizer": "state/opt_state",
+        "teacher": "teacher_params",
+    }
+    digests = {
+        name: content.combined(found, under) or "none" for name, under in groups.items()
+    }
+    progress = {key: card[key] for key in ("phase", "step", "tally", "data")}
+    progress["global_step"] = int(where.name)
+    return digests | {"progress": content.seal(progress)}
+
+
+def _is_step(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and str(int(name)) == name
+
+
+def _names_aside(path: Path) -> list[Path]:
+    return [path.with_name(f"{path.name}.damaged{n or ''}") for n in range(1000)]
+
+
+def _as_dict(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "state": snapshot.state._asdict(),
+        "teacher_params": snapshot.teacher_params,
+    }

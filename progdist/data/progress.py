@@ -1,0 +1,41 @@
+"""How far a long reading of data has come, on stderr."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+LINE_SECONDS = 15.0
+
+
+@contextlib.contextmanager
+def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives a function to call with the number of items just done.
+
+    On a terminal there is a bar until the end; elsewhere a line every LINE_SECONDS.
+    """
+    console = Console(stderr=True)
+    columns = *Progress.get_default_columns()[:2], MofNCompleteColumn()
+    bar = Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    done, last = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done += count
+        bar.advance(task, count)
+        if not console.is_terminal and time.monotonic() - last > LINE_SECONDS:
+            print(f"{title}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+            last = time.monotonic()
+
+    with bar:
+        task = bar.add_task(title, total=total)
+        yield advance

@@ -1,0 +1,103 @@
+"""One owner per workdir.
+
+The owner holds an exclusive lock on the file `lock`, which its death releases, and
+touches the file every other second. Where a file system does not carry locks between
+machines, a newcomer on another one sees the touching.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+_TOUCH_SECONDS, _WATCH_SECONDS = 2.0, 7.0
+_TAKEN = errno.EACCES, errno.EAGAIN
+
+
+class LockError(ValueError):
+    """The workdir has an owner; the message names it."""
+
+
+class Lock:
+    """Owns a workdir while it is entered."""
+
+    def __init__(self, workdir: Path) -> None:
+        """Takes a directory that exists."""
+        self._path = workdir / "lock"
+        self._released = threading.Event()
+
+    def __enter__(self) -> "Lock":
+        """Raises LockError, after at most ten seconds, if there is a living owner."""
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._acquire()
+        except LockError:
+            os.close(self._file)
+            raise
+        threading.Thread(target=self._touch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._released.set()
+        os.ftruncate(self._file, 0)
+        os.close(self._file)
+
+    def _acquire(self) -> None:
+        owner = self._owner()
+        if not _try_lock(self._file) or (
+            owner and owner["host"] != socket.gethostname() and self._is_touched()
+        ):
+            raise LockError(
+                f"{self._path.parent}: is in use by {_describe(self._owner())}; stop "
+                "that run first, or give another --workdir"
+            )
+        note = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        }
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, json.dumps(note).encode(), 0)
+
+    def _owner(self) -> dict[str, str]:
+        """Returns the note of the owner; empty where there is none."""
+        try:
+            found = json.loads(os.pread(self._file, 4096, 0))
+            return {key: str(found[key]) for key in ("pid", "host", "since")}
+        except (ValueError, KeyError, TypeError):
+            return {}
+
+    def _is_touched(self) -> bool:
+        """Whether a living owner on another machine touches the file."""
+        before, end = os.fstat(self._file).st_mtime_ns, time.monotonic()
+        end += _WATCH_SECONDS
+        while time.monotonic() < end:
+            time.sleep(0.2)
+            if os.stat(self._path).st_mtime_ns != before:
+                return True
+        return False
+
+    def _touch(self) -> None:
+        while not self._released.wait(_TOUCH_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(self._path)
+
+
+def _try_lock(file: int) -> bool:
+    """Whether the lock was free; where there are no locks, the touching decides."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _TAKEN
+    return True
+
+
+def _describe(owner: dict[str, str]) -> str:
+    if not owner:
+        return "another run"
+    return "process {pid} on {host}, since {since}".format(**owner)

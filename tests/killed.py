@@ -1,0 +1,234 @@
+"""Runs `progdist.main` and kills it, by SIGKILL or SIGTERM, at a given place.
+
+  python -m tests.killed PLACE NUMBER [--mutant=NAME] -- FLAGS
+
+NUMBER is a global step for update, write, seal, row and terminated; it counts from 1
+otherwise.
+A mutant loses a part of every checkpoint when it is restored.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from progdist import checkpoint, cli, main, progressive, step
+from progdist.checkpoint import Checkpoints, content, models
+from progdist.journal import Journal
+from progdist.pulse import Pulse
+from progdist.state import make_optimizer
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_soon(seconds):
+    """While the main thread goes on with what it is about to begin."""
+    threading.Timer(seconds, die).start()
+
+
+def before(owner, name, act):
+    """Lets `act` see the arguments of each call first."""
+    original = getattr(owner, name)
+
+    def called(*args, **kwargs):
+        act(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    setattr(owner, name, called)
+
+
+def counted(number, act):
+    """Acts at the call of that number."""
+    calls = iter(range(1, 1_000_000))
+    return lambda *args, **kwargs: next(calls) == number and act(*args, **kwargs)
+
+
+def at_update(number, act=die):
+    """Once the update is done, and the last checkpoint before it is complete."""
+    make = step.make_train_step
+    done = []
+    before(Checkpoints, "save", lambda store, *_: STORES.append(store))
+
+    def make_killing(*args):
+        train_step = make(*args)
+
+        def killing(state, round_, batch):
+            if not done:
+                done.append(GLOBAL_STEP[0])
+            result = jax.block_until_ready(train_step(state, round_, batch))
+            done[0] += 1
+            if done[0] == number:
+                for store in STORES:
+                    store.wait()
+                act()
+            return result
+
+        return killing
+
+    step.make_train_step = make_killing
+
+
+GLOBAL_STEP = [0]  # where the run began
+STORES = []
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def at_terminated(number):
+    """Asked to stop after an update, whose successor is the last one then."""
+    at_update(number, terminate)
+
+
+def at_hang(number):
+    """Alive, and heard of, but going no further."""
+    at_update(number, threading.Event().wait)
+
+
+def at_terminated_sampling(number):
+    """Asked to stop before a batch of samples."""
+    before(Pulse, "check", counted(number, lambda *_: terminate() or time.sleep(0.2)))
+
+
+def at_compilation(number):
+    make = step.make_train_step
+
+    def make_killing(*args):
+        train_step, calls = make(*args), []
+
+        def killing(*inputs):
+            calls.append(None)
+            if len(calls) == 1 and len(MADE) >= number and MADE[number - 1] is killing:
+                die_soon(0.05)
+            return train_step(*inputs)
+
+        MADE.append(killing)
+        return killing
+
+    step.make_train_step = make_killing
+
+
+MADE = []
+
+
+def at_write(number):
+    """While Orbax writes."""
+
+    def act(_, global_step, __):
+        if global_step == number:
+            time.sleep(0.01)
+            die()
+
+    before(Checkpoints, "_complete", act)
+
+
+def at_seal(number):
+    """After the commit, before the manifest."""
+    before(content, "write_manifest", lambda path: path.name == str(number) and die())
+
+
+def at_row(number):
+    """With half of the row on disk."""
+
+    def act(journal, row):
+        if row["global_step"] == number:
+            with journal._metrics.open("a") as file:
+                file.write('{"global_step": 1')
+            die()
+
+    before(Journal, "metrics", act)
+
+
+def at_evaluation(number):
+    """With half of the row on disk."""
+
+    def act(journal, *_):
+        with journal._evaluations.open("a") as file:
+            file.write('{"metric": "F')
+        die()
+
+    before(Journal, "evaluation", counted(number, act))
+
+
+def at_model(number):
+    """While a finished phase's model is written."""
+
+    class Killing:
+        def __getattr__(self, name):
+            return getattr(ocp, name)
+
+    models.ocp = Killing()
+    save = counted(number, lambda *_, **__: die_soon(0.02))
+    models.ocp.save = lambda *args, **kwargs: (save(), ocp.save(*args, **kwargs))
+
+
+def at_swap(number):
+    before(progressive, "advance", counted(number, lambda *_: die()))
+
+
+PLACES = {
+    "compilation": at_compilation,
+    "update": at_update,
+    "write": at_write,
+    "seal": at_seal,
+    "row": at_row,
+    "evaluation": at_evaluation,
+    "model": at_model,
+    "swap": at_swap,
+    "hang": at_hang,
+    "terminated": at_terminated,
+    "terminated_sampling": at_terminated_sampling,
+}
+
+
+def losing(name):
+    """Restores as if the part had never been in the checkpoint."""
+    restore = Checkpoints.restore_newest
+
+    def lost(self, template_of):
+        found = restore(self, template_of)
+        if found is None:
+            return None
+        progress, snapshot = found
+        state, teacher = snapshot.state, snapshot.teacher_params
+        if name == "ema" and state.ema_params is not None:
+            state = state._replace(ema_params=jax.tree.map(jnp.copy, state.params))
+        if name == "optimizer":
+            fresh = make_optimizer(1.0, 0.0).init(state.params)
+            state = state._replace(opt_state=fresh)
+        if name == "teacher" and snapshot.phase:
+            teacher = jax.tree.map(jnp.copy, state.params)
+        return progress, snapshot._replace(state=state, teacher_params=teacher)
+
+    Checkpoints.restore_newest = lost
+
+
+def remember_start():
+    restore = Checkpoints.restore_newest
+
+    def remembered(self, template_of):
+        found = restore(self, template_of)
+        GLOBAL_STEP[0] = found[0].global_step if found else 0
+        return found
+
+    Checkpoints.restore_newest = remembered
+
+
+if __name__ == "__main__":
+    split = sys.argv.index("--")
+    words, sys.argv[1:] = sys.argv[1:split], sys.argv[split + 1 :]
+    assert checkpoint.Checkpoints is Checkpoints
+    remember_start()
+    for word in words[2:]:
+        losing(word.removeprefix("--mutant="))
+    if words[0] != "nowhere":
+        PLACES[words[0]](int(words[1]))
+    cli.exit_with(main.main, sys.argv)

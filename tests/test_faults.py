@@ -1,0 +1,94 @@
+"""Whole runs that are killed, stopped, crowded, or out of space."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests import faults
+
+MAIN = [sys.executable, "-m", "progdist.main", *faults.FLAGS]
+# One of each kind here; `python -m tests.faults` has all.
+KILLS = [("write", 10), ("update", 17)]
+SMALL_DISK = ["unshare", "--map-root-user", "--mount", "sh", "-ec"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run that is left alone."""
+    workdir = tmp_path_factory.mktemp("runs") / "alone"
+    done = faults.start(workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been_and_mutants_are_found(alone, tmp_path):
+    jobs = [(place, number, "") for place, number in KILLS + faults.POLITE[:1]]
+    jobs += [(place, number, mutant) for mutant, place, number in faults.MUTANTS[:1]]
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(
+            lambda job: faults.kill_and_resume(
+                alone, tmp_path / "_".join(map(str, job)), *job
+            ),
+            jobs,
+        )
+        for (place, number, mutant), differs in zip(jobs, found, strict=True):
+            assert bool(differs) == bool(mutant), (place, number, mutant, differs)
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_twenty_are_survived():
+    assert faults.main() == 0
+
+
+def test_a_run_owns_its_workdir_and_stops_when_asked_to(tmp_path):
+    """A second one is refused within 10 s; SIGTERM ends the first within 10 s."""
+    command = [*MAIN, f"--workdir={tmp_path}", "--config.base.num_updates=100000"]
+    with subprocess.Popen(
+        command, cwd=faults.ROOT, stderr=subprocess.PIPE, text=True
+    ) as first:
+        try:
+            wait_for_row(tmp_path, first)
+            second = subprocess.run(
+                command, cwd=faults.ROOT, capture_output=True, text=True, timeout=60
+            )
+            assert second.returncode == 2
+            assert f"is in use by process {first.pid} on " in second.stderr
+            assert second.stderr.count("\n") == 1
+            began = time.monotonic()
+            first.send_signal(signal.SIGTERM)
+            _, said = first.communicate(timeout=30)
+            assert time.monotonic() - began < 10
+        finally:
+            first.kill()
+    assert first.returncode == 143
+    assert "stopped by SIGTERM, saved at update" in said
+    assert "Traceback" not in said
+
+
+def wait_for_row(workdir, process):
+    deadline, metrics = time.monotonic() + 120, workdir / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare of util-linux")
+@pytest.mark.parametrize("kilobytes", [600, 1100])
+def test_a_full_disk_is_no_success(tmp_path, kilobytes):
+    """Of 0.7 MB a checkpoint, none fits, or not the second."""
+    script = f'mount -t tmpfs -o size={kilobytes}k none $0; exec "$@"'
+    command = [*SMALL_DISK, script, tmp_path, *MAIN, f"--workdir={tmp_path}"]
+    done = subprocess.run(
+        command, cwd=faults.ROOT, capture_output=True, text=True, timeout=120
+    )
+    if "unshare" in done.stderr or "mount" in done.stderr.splitlines()[0]:
+        pytest.skip("may not mount a small disk here")
+    assert done.returncode == 4
+    assert "Traceback" not in done.stderr
+    assert "No space left on device" in done.stderr

@@ -1,0 +1,255 @@
+"""A folder of images: what counts, what is refused by name, which example is which."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from progdist import preflight
+from progdist.config import Config, ConfigError, Data, Model
+from progdist.data import ArraySource, DataError, batches, images, sources
+from progdist.data.listing import list_images, printable
+from tests.originals import image_of
+from tests.pictures import BAD, GOOD, SHAPE, encoded, fill, open_folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    path = tmp_path / "images"
+    path.mkdir()
+    return path
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_is_named_with_its_reason(kind, root):
+    content, reason = BAD[kind]
+    fill(root, {"good.png": GOOD, f"{kind}.png": content})
+    with pytest.raises(DataError, match=f"  {kind}.png: .*({reason})") as error:
+        open_folder(root)
+    first, *rest = str(error.value).splitlines()
+    assert first.startswith(f"{root}: 1 of 2 images cannot be used")
+    assert len(rest) == 1
+
+
+def test_only_the_first_of_many_bad_files_are_named(root):
+    fill(root, {f"{i:03d}.png": b"" for i in range(120)})
+    with pytest.raises(DataError, match="120 of 120 images") as error:
+        open_folder(root, skip_bad=0.99)
+    lines = str(error.value).splitlines()
+    assert lines[1:21] == [f"  {i:03d}.png: empty" for i in range(20)]
+    assert lines[21:] == ["  and 100 more"]
+
+
+def test_a_share_may_be_left_out_and_is_named(root, capsys):
+    files = {f"{i}.png": encoded(image_of(i, 4, 6)) for i in range(9)}
+    fill(root, files | {"bad.png": b""})
+    with pytest.raises(DataError, match=r"1 of 10 .*skip_bad=0\.09"):
+        open_folder(root, skip_bad=0.09)
+    source = open_folder(root, skip_bad=0.1)
+    assert "1 of 10 images cannot be used and are left out\n  bad.png: empty" in (
+        capsys.readouterr().err
+    )
+    assert len(source) == 9
+    found = {image.tobytes() for image in source.take(np.arange(9)).image}
+    assert found == {image_of(i, 4, 6).tobytes() for i in range(9)}
+
+
+def test_without_any_image_it_says_what_would_be_one(root):
+    for name in ("notes.txt", ".hidden.png", ".git/a.png"):
+        fill(root, {name: GOOD})
+    with pytest.raises(DataError, match=r"holds no image \(.png, .jpg, .jpeg, .webp\)"):
+        open_folder(root)
+    with pytest.raises(DataError, match=r"nowhere: No such file or directory"):
+        open_folder(root / "nowhere")
+    with pytest.raises(DataError, match=r"notes\.txt: Not a directory"):
+        open_folder(root / "notes.txt")
+
+
+def test_what_is_no_file_is_named_and_does_not_hang(root):
+    fill(root, {"good.png": GOOD})
+    os.mkfifo(root / "pipe.png")
+    (root / "nowhere.png").symlink_to(root / "gone.png")
+    (root / "itself.png").symlink_to(root / "itself.png")
+    with pytest.raises(DataError, match="3 of 4 images") as error:
+        open_folder(root)
+    assert str(error.value).splitlines()[1:] == [
+        "  itself.png: Too many levels of symbolic links",
+        "  nowhere.png: No such file or directory",
+        "  pipe.png: not a regular file",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_named(root):
+    fill(root, {"good.png": GOOD, "closed.png": GOOD, "below/good.png": GOOD})
+    (root / "closed.png").chmod(0)
+    with pytest.raises(DataError, match=r"  closed\.png: Permission denied"):
+        open_folder(root)
+    (root / "below").chmod(0)
+    with pytest.raises(DataError, match="images/below/: Permission denied"):
+        open_folder(root)
+    (root / "below").chmod(0o700)
+
+
+def test_a_file_that_is_too_large_is_not_read(root, monkeypatch):
+    monkeypatch.setattr(images, "MAX_BYTES", len(GOOD))
+    fill(root, {"good.png": GOOD, "large.png": GOOD + b"\0"})
+    with pytest.raises(DataError, match=r"1 of 2 .*\n  large\.png: above"):
+        open_folder(root)
+
+
+# --- names
+
+NAMES = ["γάτα.png", "قطة.png", "🐈.png", "a b\tc.png", "two\nlines.png", "‮gnp.png"]
+
+
+def test_a_file_may_have_any_name(root):
+    names = [*map(os.fsencode, NAMES), b"\xff\xfe.png"]
+    for number, name in enumerate(names):
+        content = encoded(image_of(number, 4, 6))
+        Path(os.fsdecode(os.path.join(os.fsencode(root), name))).write_bytes(content)
+    source = open_folder(root)
+    found = {image.tobytes() for image in source.take(np.arange(7)).image}
+    assert found == {image_of(i, 4, 6).tobytes() for i in range(7)}
+
+
+def test_a_name_is_one_printable_line(root):
+    names = [*map(os.fsencode, NAMES), b"\xff\xfe.png"]
+    for name in names:
+        Path(os.fsdecode(os.path.join(os.fsencode(root), name))).write_bytes(b"")
+    with pytest.raises(DataError, match="7 of 7") as error:
+        open_folder(root)
+    message = str(error.value)
+    assert message.count("\n") == 7
+    assert message.replace("\n", "").isprintable()
+    for shown in ("γάτα.png", "قطة.png", "🐈.png", "two\\nlines", "\\udcff\\udcfe.png"):
+        assert f"  {shown}" in message
+    message.encode("utf-8")  # no lone surrogate is left
+
+
+@pytest.mark.parametrize("name", ["a.PNG", "a.Jpg", "a.JPEG", "a.webp", "d.png/a.jpg"])
+def test_what_counts_as_an_image(root, name):
+    fill(root, {name: GOOD, "a.gif": GOOD, "png": GOOD, "b.png.txt": GOOD})
+    assert list(list_images(root).names) == [name.encode()]
+
+
+def test_printable_keeps_letters_and_escapes_the_rest():
+    assert printable("Ω·ع·漢·🐈".encode()) == "Ω·ع·漢·🐈"
+    assert printable(b"a\n\x1b[31m\xff") == "a\\n\\x1b[31m\\udcff"
+
+
+# --- links
+
+
+def test_loops_of_links_end_and_no_image_counts_twice(root, tmp_path):
+    fill(root, {"b/real/1.png": GOOD, "b/2.png": GOOD})
+    fill(tmp_path / "elsewhere", {"3.png": GOOD})
+    (root / "a").symlink_to(root / "b/real")  # the directory itself counts
+    (root / "b/loop").symlink_to(root)
+    (root / "b/real/up").symlink_to("..")
+    (root / "c").symlink_to(tmp_path / "elsewhere")
+    (root / "d").symlink_to(tmp_path / "elsewhere")
+    (root / "e.png").symlink_to(tmp_path / "elsewhere/3.png")
+    names = [b"b/2.png", b"b/real/1.png", b"c/3.png", b"e.png"]
+    assert list(list_images(root).names) == names
+
+
+# --- classes and splits
+
+
+def test_directories_are_classes_if_each_image_is_in_one(root):
+    for number, name in enumerate(["ζ", "b-a", "b"]):
+        for i in range(4):
+            fill(root, {f"{name}/{i}.png": encoded(image_of(number, 4, 6))})
+    source = open_folder(root)
+    image, label = source.take(np.arange(12))
+    assert (source.num_classes, np.bincount(label).tolist()) == (3, [4, 4, 4])
+    for number, rank in enumerate([2, 1, 0]):  # b, b-a, ζ
+        for pixels in image[label == rank]:
+            np.testing.assert_array_equal(pixels, image_of(number, 4, 6))
+    assert sorted(label[:6].tolist()) != [0, 0, 0, 0, 1, 1]  # mixed
+    # A class keeps its number where another has no good image.
+    fill(root, {f"b/{i}.png": b"" for i in range(4)})
+    source = open_folder(root, skip_bad=0.4)
+    assert (len(source), source.num_classes) == (8, 3)
+    assert sorted(source.take(np.arange(8)).label) == [1] * 4 + [2] * 4
+    fill(root, {"loose.png": GOOD})
+    assert open_folder(root, skip_bad=0.4).num_classes == 0
+
+
+def test_directories_called_train_and_test_are_splits(root):
+    fill(root, {"train/1.png": GOOD, "train/2.png": GOOD, "test/1.png": GOOD})
+    fill(root, {"notes.txt": b"", ".hidden/1.png": GOOD})
+    assert len(open_folder(root)) == 2
+    assert len(open_folder(root, split="test")) == 1
+    with pytest.raises(DataError, match="no split 'val'; it has test, train"):
+        open_folder(root, split="val")
+    fill(root, {"tram/1.png": GOOD})  # train is a class then
+    assert open_folder(root).num_classes == 3
+    with pytest.raises(DataError, match="no split 'test'; it has train, which is all"):
+        open_folder(root, split="test")
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "says"), [(1, "at least the data's 2"), (2, 0)]
+)
+def test_the_network_needs_as_many_classes(root, num_classes, says):
+    fill(root, {"a/1.png": GOOD, "b/1.png": GOOD})
+    data = Data(name="folder", dir=str(root), image_shape=SHAPE)
+    config = Config(data=data, model=Model(num_classes=num_classes))
+    if says:
+        with pytest.raises(ConfigError, match=says):
+            preflight.open_source(config)
+    else:
+        assert preflight.open_source(config).num_classes == 2
+    fill(root, {"loose.png": GOOD})
+    with pytest.raises(ConfigError, match=r"num_classes=\d: must be 0, since the data"):
+        preflight.open_source(config)
+
+
+# --- as a source
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_small_folders_are_held_in_memory(root, fits, monkeypatch):
+    fill(root, {f"{i}.png": encoded(image_of(i, 4, 6)) for i in range(7)})
+    monkeypatch.setattr(sources, "MAX_BYTES_IN_MEMORY", 7 * 72 - (not fits))
+    source = open_folder(root)
+    assert isinstance(source, ArraySource) == fits
+    assert (len(source), source.name, source.image_shape) == (7, "folder", SHAPE)
+    found = {image.tobytes() for image in source.take(np.arange(7)).image}
+    assert found == {image_of(i, 4, 6).tobytes() for i in range(7)}
+
+
+def test_examples_depend_on_the_names_alone(root, tmp_path, monkeypatch):
+    files = {f"{i % 3}/{i}.png": encoded(image_of(i, 4, 6)) for i in range(12)}
+    fill(root, files)
+    other = fill(tmp_path / "copy", dict(reversed(files.items())))
+    monkeypatch.setattr(sources, "MAX_BYTES_IN_MEMORY", 0)
+    a, b = open_folder(root), open_folder(other)
+    for x, y in zip(a.take(np.arange(12)), b.take(np.arange(12)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert a.fingerprint == b.fingerprint != ""
+    (root / "2/2.png").rename(root / "2/x.png")
+    assert open_folder(root).fingerprint != a.fingerprint
+    fill(other, {"2/2.png": GOOD + b"\0"})
+    assert open_folder(other).fingerprint != a.fingerprint
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_file_that_goes_bad_later_is_named(root, change, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_BYTES_IN_MEMORY", 0)
+    fill(root, {f"{i}.png": GOOD for i in range(5)})
+    source = open_folder(root)
+    change(root / "3.png")
+    with pytest.raises(DataError, match=rf"{root}/3\.png: (No such file|empty)"):
+        list(batches(source, 0, 0, 5, 2, False))

@@ -1,0 +1,130 @@
+"""Runs of several processes, joined over loopback."""
+
+import json
+import socket
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from progdist import checkpoint
+from progdist.checkpoint import stored
+from tests import faults
+
+HEARTBEAT = 10
+
+
+def start(workdir, num_processes, *places, flags=()):
+    """Starts the processes; places[i] is where process i is stopped, if anywhere."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for i in range(num_processes):
+        cluster = [
+            "--distributed",
+            f"--coordinator=127.0.0.1:{port}",
+            f"--num_processes={num_processes}",
+            f"--process_id={i}",
+            f"--heartbeat_seconds={HEARTBEAT}",
+        ]
+        place = places[i] if i < len(places) else ()
+        command = faults.command(workdir, *place, flags=[*cluster, *flags])
+        started.append(subprocess.Popen(command, **faults.QUIET))
+    return started
+
+
+def end(processes):
+    """Exit codes, and what was said; all are killed after two minutes."""
+    deadline, said = time.monotonic() + 120, []
+    try:
+        for process in processes:
+            left = deadline - time.monotonic()
+            said.append(process.communicate(timeout=left)[1])
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    return [process.returncode for process in processes], said
+
+
+def newest(workdir):
+    return checkpoint.snapshot_steps(workdir / "checkpoints")[0]
+
+
+def assert_close(one, other):
+    """The last checkpoints and all models, to 1e-5 relative."""
+    paths = [path / "checkpoints" / "30" for path in (one, other)]
+    a, b = (stored.read_arrays(path) for path in paths)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5, 1e-6), a, b)
+    for name in ("metrics.jsonl", "eval.jsonl"):
+        ours, theirs = faults.rows(one, name), faults.rows(other, name)
+        assert [list(row) for row in ours] == [list(row) for row in theirs]
+        for row, same in zip(ours, theirs, strict=True):
+            values = [(row[k], same[k]) for k in row if isinstance(row[k], float)]
+            np.testing.assert_allclose(*zip(*values, strict=True), rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """One process, one device."""
+    workdir = tmp_path_factory.mktemp("runs") / "alone"
+    done = faults.start(workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_a_run_may_lose_processes_and_go_on_with_fewer_or_more(alone, tmp_path):
+    """Two, of which one is killed; one that is stopped; two that end it.
+
+    Every restoration compares what it read with what was saved.
+    """
+    codes, said = end(start(tmp_path, 2, (), ("update", 8)))
+    assert codes[1] == -9
+    assert codes[0] in (5, -6)  # seen by us, or by JAX first
+    assert "lost" in said[0] or "heartbeat" in said[0]
+    assert newest(tmp_path) == 5
+    done = faults.start(tmp_path, "terminated", 13)
+    assert done.returncode == 143
+    assert newest(tmp_path) in (13, 14)
+    codes, said = end(start(tmp_path, 2, (), ("terminated", 23)))
+    assert codes == [143, 143], said
+    stopped = newest(tmp_path)
+    assert stopped in (23, 24)
+    codes, said = end(start(tmp_path, 2))
+    assert codes == [0, 0], said
+    assert f"resuming at update {stopped - 20} of phase 2" in said[0]
+    assert said[1] == ""  # only process 0 speaks
+    assert_close(alone, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_may_change_its_devices_on_the_way(alone, tmp_path):
+    """1 → 2 → 4 → 1 devices of one process; the batches are the same for all."""
+    for devices, place in enumerate([("terminated", k) for k in (7, 13, 23)]):
+        flags = [f"--config.cpu_devices={2**devices}"]
+        command = faults.command(tmp_path, *place, flags=flags)
+        codes, said = end([subprocess.Popen(command, **faults.QUIET)])
+        assert codes == [143], said
+        assert newest(tmp_path) in (place[1], place[1] + 1)
+    assert faults.start(tmp_path).returncode == 0
+    assert_close(alone, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_peer_that_hangs_is_noticed_and_shown(tmp_path):
+    flags = ["--config.stuck_seconds=60"]
+    codes, said = end(start(tmp_path, 2, (), ("hang", 8), flags=flags))
+    assert 5 in codes
+    assert "progdist: no progress for 60 seconds" in "".join(said)
+    assert "in wait" in said[1]
+
+
+def test_what_process_0_refuses_ends_all(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"seed": "of another kind"}))
+    codes, said = end(start(tmp_path, 2))
+    assert codes[0] == 2
+    assert codes[1] in (5, -6)
+    assert "progdist: " in said[0]
