@@ -153,7 +153,7 @@ def exit_with(main: Callable[[list[str]], None], argv: list[str]) -> None:
     except Interrupted as error:
         _fail(f"{error}; the same command goes on", error.code)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from the last checkpoint", 130)
+        _fail("interrupted", 130)
 
 
 def _devices_of(config: Config, num_processes: int) -> int:
