@@ -26,7 +26,7 @@ class Journal:
         self._evaluations = workdir / "eval.jsonl"
         if active:
             _rewrite(self._metrics, lambda row: row["global_step"] <= global_step)
-            _rewrite(self._evaluations, lambda row: True)
+            mend(self._evaluations)
             self._scalars = SummaryWriter(
                 str(workdir / "tensorboard"), purge_step=global_step + 1, flush_secs=10
             )
@@ -34,7 +34,7 @@ class Journal:
     def metrics(self, row: dict[str, Any]) -> None:
         """Appends a row of metrics.jsonl, and its numbers to TensorBoard."""
         if self._active:
-            _append(self._metrics, row)
+            append(self._metrics, row)
             for name in ("loss", "learning_rate", "grad_norm", "steps_per_second"):
                 self._scalars.add_scalar(f"train/{name}", row[name], row["global_step"])
             self._scalars.add_scalar("train/N", row["num_steps"], row["global_step"])
@@ -42,7 +42,7 @@ class Journal:
     def evaluation(self, row: dict[str, Any], global_step: int) -> None:
         """Appends a row of eval.jsonl, and its value to TensorBoard."""
         if self._active:
-            _append(self._evaluations, row)
+            append(self._evaluations, row)
             name = f"{row['metric']}/{row['role']}_{row['sampler']}"
             self._scalars.add_scalar(name, row["value"], global_step)
 
@@ -56,7 +56,13 @@ class Journal:
             self._scalars.close()
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
+def mend(path: Path) -> None:
+    """Drops a last row that was cut short, so that another can follow."""
+    _rewrite(path, lambda row: True)
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Appends a row to a file of rows."""
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
 

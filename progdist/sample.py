@@ -5,7 +5,6 @@
 Image i depends on the seed and i alone. Exit codes: 0 done; 2 bad input, in one line.
 """
 
-import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -14,7 +13,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from progdist import checkpoint, cli, evaluate, parallel, preflight, report
+from progdist import checkpoint, cli, drawing, parallel, preflight, report
 from progdist.config import Config, from_json
 from progdist.model import make_model, make_sampler, param_template
 
@@ -25,7 +24,7 @@ flags.DEFINE_integer("num", 64, "How many images.", 1, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Of the noise.", 0, 2**32 - 1, flag_values=FLAGS)
 flags.DEFINE_string("out", None, "A grid as .png, or all as .npz.", flag_values=FLAGS)
 flags.DEFINE_enum(
-    "sampler", "ddim", get_args(evaluate.SamplerName), "Kind.", flag_values=FLAGS
+    "sampler", "ddim", get_args(drawing.SamplerName), "Kind.", flag_values=FLAGS
 )
 flags.DEFINE_bool(
     "teacher", False, "Draw from the undistilled teacher.", flag_values=FLAGS
@@ -39,7 +38,7 @@ class Request(NamedTuple):
     num_steps: int
     num: int
     seed: int
-    sampler: evaluate.SamplerName
+    sampler: drawing.SamplerName
     teacher: bool
 
 
@@ -54,7 +53,7 @@ def draw(config: Config, workdir: Path, request: Request) -> UInt8[np.ndarray, "
     path = find_model(workdir, request)
     model = make_model(config)
     params = checkpoint.load_model(path, param_template(model, mesh))
-    batches = evaluate.draw_images(
+    batches = drawing.draw_images(
         make_sampler(model, mesh, request.sampler, config.evaluation.gamma),
         params,
         request.seed,
@@ -72,10 +71,7 @@ def find_model(workdir: Path, request: Request) -> Path:
     Raises:
       CheckpointError: if it is not there; says which are.
     """
-    models = workdir / "models"
-    names = [path.name for path in models.glob("phase_*_steps_*")]
-    found = [re.fullmatch(r"phase_(\d+)_steps_(\d+)", name) for name in names]
-    steps = {int(match[1]): int(match[2]) for match in found if match}
+    models, steps = workdir / "models", checkpoint.finished_models(workdir)
     for phase, num_steps in steps.items():
         if (phase == 0) if request.teacher else (num_steps == request.num_steps):
             return checkpoint.model_dir(workdir, phase, num_steps)
