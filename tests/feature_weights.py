@@ -35,3 +35,8 @@ def images(num: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     smooth = coarse[:, np.rint(rows).astype(int)][:, :, np.rint(columns).astype(int)]
     noise = rng.normal(0, 20, (num, height, width, 3))
     return np.clip(np.rint(smooth + noise), 0, 255).astype(np.uint8)
+
+
+def two_sizes() -> dict[str, np.ndarray]:
+    """Two small images, which are enlarged, and one that is made smaller."""
+    return {"small": images(2, 32, 32), "large": images(1, 320, 310, seed=1)}

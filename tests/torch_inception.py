@@ -1,6 +1,6 @@
 """What PyTorch's own FID networks make of the random weights.
 
-    python -m tests.torch_inception OUT.npz
+    python -m tests.torch_inception tests/golden
 
 Needs torch and torch-fidelity, and JAX (which the package imports), not torchvision:
 torch-fidelity's network has all its blocks itself. It serves for pytorch-fid's too,
@@ -11,6 +11,7 @@ import importlib.util
 import sys
 import tempfile
 import types
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -66,27 +67,41 @@ def skip_package_imports(name: str = "torch_fidelity") -> None:
     sys.modules[name] = package
 
 
-def main(out: str) -> None:
+def write_small_files(folder: Path) -> None:
+    """The same small state dictionary in both of PyTorch's formats."""
+    import torch
+
+    base = torch.arange(24, dtype=torch.float32)
+    state = OrderedDict(
+        whole=base.reshape(2, 3, 4),
+        turned=base.reshape(4, 6).T,
+        part=base[5:11],
+        parameter=torch.nn.Parameter(torch.full((3,), 0.5)),
+        count=torch.tensor(7),
+        half=torch.ones(2, dtype=torch.float16),
+    )
+    torch.save(state, folder / "torch_zip.pth")
+    torch.save(state, folder / "torch_legacy.pth", _use_new_zipfile_serialization=False)
+
+
+def main(folder: Path) -> None:
     import torch
 
     skip_package_imports()
+    write_small_files(folder)
     arrays = feature_weights.inception_arrays()
-    small = feature_weights.images(2, 32, 32)
-    large = feature_weights.images(1, 320, 310, seed=1)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.pth"
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "weights.pth"
         torch.save(state_dict(arrays), path)
         net = network(path)
     found = {}
     for how in ("pytorch-fid", "torch-fidelity"):
-        for size, images in (("small", small), ("large", large)):
+        for size, images in feature_weights.two_sizes().items():
             features, logits = outputs(net, images, how)
-            found[f"{how}_{size}_features"] = features
-            found[f"{how}_{size}_logits"] = logits
-    np.savez_compressed(out, **found)
-    for name, array in found.items():
-        print(name, array.shape, np.abs(array).mean(), array.std())
+            found[f"{how} {size} features"] = features
+            found[f"{how} {size} logits"] = logits
+    np.savez_compressed(folder / "inception.npz", **found)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(Path(sys.argv[1]))

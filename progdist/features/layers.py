@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-Images = Float[Array, "b h w c"]
+Images = Float[Array, "_ _ _ _"]
 Padding = str | tuple[int, int]
 _PRECISION = lax.Precision.HIGHEST
 

@@ -27,7 +27,7 @@ SIDE = 128
 SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1"
 _FILE = "example_models/weights/squeezenet_weights.pkl"
 # Of ImageNet in blue, green, red: the network was trained on such images.
-_MEAN = np.array([103.939, 116.779, 123.68], np.float32)
+MEAN = np.array([103.939, 116.779, 123.68], np.float32)
 
 
 class Outputs(NamedTuple):
@@ -60,7 +60,7 @@ def open_weights() -> Weights:
 def apply(net: Weights, images: UInt8[Array, "b h w 3"], side: int = SIDE) -> Outputs:
     """Returns the outputs of uint8 RGB images of any size, resized to side x side."""
     x = resize(images.astype(jnp.float32), side, side, half_pixel=True)
-    x = x[..., ::-1] - _MEAN.reshape(1, 1, 1, 3)
+    x = x[..., ::-1] - MEAN.reshape(1, 1, 1, 3)
     x = max_pool(convolve(x, net["conv1"], 2, "SAME"), 2)
     x = max_pool(_fire(_fire(x, net, "fire2"), net, "fire3"), 2)
     x = max_pool(_fire(_fire(x, net, "fire4"), net, "fire5"), 2)

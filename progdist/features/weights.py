@@ -14,7 +14,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +99,7 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: io.BufferedIOBase,
         allowed: dict[str, Any],
         storage: Callable[[str, np.dtype, int], np.ndarray] | None = None,
     ) -> None:
@@ -155,7 +155,7 @@ _NUMPY = {
 }
 
 
-def _read_zip(file: BinaryIO) -> Any:
+def _read_zip(file: io.BufferedIOBase) -> Any:
     """The format since PyTorch 1.6: NAME/data.pkl and a file for each storage."""
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
@@ -173,7 +173,7 @@ def _read_zip(file: BinaryIO) -> Any:
         return _Unpickler(text, _TORCH, storage).load()
 
 
-def _read_legacy(file: BinaryIO) -> Any:
+def _read_legacy(file: io.BufferedIOBase) -> Any:
     """The format before: pickles, the last of them the keys, then the storages.
 
     What a storage holds comes after the tensors that are views of it, so each is made

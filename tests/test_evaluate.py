@@ -1,0 +1,248 @@
+"""The command that measures any round of a run."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.digits import get_config
+from progdist import cli, evaluate, experiment, report, sample, sweep
+from progdist.config import from_json, to_json
+from progdist.lock import Lock
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of three phases, of 4, 2 and 1 steps."""
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    config = get_config("smoke")
+    config.evaluation.num_samples = config.evaluation.batch_size = 32
+    experiment.run(config, workdir)
+    return workdir
+
+
+@pytest.fixture
+def workdir(finished, tmp_path, monkeypatch):
+    """The run, with a file of rows of this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = tmp_path / "run"
+    own.mkdir()
+    (own / "models").symlink_to(finished / "models")
+    for name in ("config.json", "eval.jsonl"):
+        (own / name).write_text((finished / name).read_text())
+    return own
+
+
+def command(module, *flags, monkeypatch):
+    monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)  # done already
+    importlib.reload(module).main(["progdist", *flags])
+
+
+def rows(workdir, **wanted):
+    found = report.read_rows(workdir / "eval.jsonl")
+    return [r for r in found if "features" in r and wanted.items() <= r.items()]
+
+
+def test_rows_say_what_they_are_of(workdir, monkeypatch, capsys):
+    before = report.read_evaluations(workdir)
+    flags = [f"--workdir={workdir}", "--metrics=fd,kid,pr", "--num=40"]
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    found = rows(workdir)
+    assert [(r["phase"], r["num_steps"], r["role"]) for r in found[::4]] == [
+        (0, 4, "teacher"),
+        (1, 2, "student"),
+        (2, 1, "student"),
+    ]
+    names = ["FD-pixels", "KID-pixels", "precision-pixels", "recall-pixels"]
+    assert [r["metric"] for r in found] == names * 3
+    for row in found:
+        assert row["num_samples"] == 40
+        assert row["features"] == "pixels"
+        assert row["floor"]["count"] == 40
+        reference = row["reference"]
+        assert (reference["data"], reference["split"]) == ("digits", "train")
+        assert reference["count"] == 1797
+        assert np.isfinite([row["value"], row["floor"]["value"]]).all()
+    assert found[0]["floor"]["value"] < found[0]["value"]  # the model is poor
+    assert report.read_evaluations(workdir) == before  # the report is of the run's own
+    by_command = report.read_evaluations(workdir, "KID-pixels")
+    assert [e.num_steps for e in by_command] == [4, 2, 1] or len(by_command) == 3
+    assert "FD-pixels" in capsys.readouterr().out
+
+
+def test_the_distance_is_the_runs_own(workdir, monkeypatch):
+    """The same images and data as in training: the same number to rounding."""
+    command(evaluate, f"--workdir={workdir}", "--num_steps=2", monkeypatch=monkeypatch)
+    (ours,) = rows(workdir)
+    theirs = next(
+        e
+        for e in report.read_evaluations(workdir)
+        if (e.role, e.sampler, e.num_steps) == ("student", "ddim", 2)
+    )
+    assert ours["value"] == pytest.approx(theirs.value, rel=1e-6)
+
+
+def test_what_is_there_is_not_computed_again(workdir, monkeypatch, capsys):
+    flags = [f"--workdir={workdir}", "--round=0", "--num_steps=2,8", "--num=16"]
+    flags += ["--sampler=ancestral,heun", "--gammas=0,1", "--metrics=fd"]
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    whole = rows(workdir)
+    ways = [(r["num_steps"], r["sampler"], r.get("gamma")) for r in whole]
+    assert ways == [
+        (n, *way)
+        for n in (2, 8)
+        for way in (("ancestral", 0.0), ("ancestral", 1.0), ("heun", None))
+    ]
+    lines = (workdir / "eval.jsonl").read_text().splitlines()
+    # As if killed while the fourth row was being written.
+    own = len(lines) - len(whole)
+    cut = "\n".join(lines[: own + 3]) + "\n" + lines[own + 3][:40]
+    (workdir / "eval.jsonl").write_text(cut)
+    drawn = []
+    monkeypatch.setattr(
+        sweep.drawing,
+        "draw_images",
+        lambda *a, inner=sweep.drawing.draw_images: drawn.append(1) or inner(*a),
+    )
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    assert rows(workdir) == whole
+    assert len(drawn) == 3
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    assert len(drawn) == 3
+    assert capsys.readouterr().out.count("is there already") == 9
+    command(evaluate, *flags, "--seed=1", monkeypatch=monkeypatch)
+    assert len(drawn) == 9
+
+
+def test_values_do_not_depend_on_the_batch_size(workdir, monkeypatch):
+    for size in (1, 7, 64):
+        (workdir / "eval.jsonl").unlink()
+        flags = [f"--workdir={workdir}", "--num_steps=1", "--num=20"]
+        flags += [f"--batch_size={size}", "--metrics=fd,kid,pr"]
+        command(evaluate, *flags, monkeypatch=monkeypatch)
+        values = [row["value"] for row in rows(workdir)]
+        if size == 1:
+            first = values
+        np.testing.assert_allclose(values, first, 1e-9)
+
+
+def test_a_damaged_row_of_another_program_is_one_line(workdir, monkeypatch):
+    with Lock(workdir), pytest.raises(ValueError, match="is in use by"):
+        command(evaluate, f"--workdir={workdir}", monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--metrics=fid"], "--metrics=fid: is not one of fd, kid, is, pr"),
+        (["--features=vgg"], "--features=vgg: is not one of pixels, inception"),
+        (["--sampler=plms"], "--sampler=plms: is not one of ddim, ancestral, euler"),
+        (["--metrics=is"], "--metrics=is: needs a network's --features"),
+        (["--metrics=pr", "--num=3"], "--metrics=pr: needs at least 4 images, not 3"),
+        (["--num_steps=3"], "--num_steps=3: no round has so many; there are 0 (N = 4)"),
+        (["--num_steps=x"], "--num_steps=x: must be whole numbers"),
+        (["--num_steps=0"], "--num_steps=0: must be at least 1"),
+        (["--round=7"], "--round=7: is not finished"),
+        (["--num_steps=1", "--sampler=heun"], "--sampler=heun: makes 2 network calls"),
+        (["--gammas=2"], "--gammas=2.0: must be 0 to 1"),
+        (["--num=1"], "num=1"),
+        (["--split=test"], "data 'digits' has the split 'train' only"),
+        (["--features=inception", "--inception_weights=none"], "none: No such file"),
+    ],
+)
+def test_a_mistake_is_one_line(flags, message, workdir, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)
+    module = importlib.reload(evaluate)
+    with pytest.raises(SystemExit) as ended:
+        cli.exit_with(module.main, ["progdist", f"--workdir={workdir}", *flags])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert not rows(workdir)
+
+
+def test_a_directory_of_files_holds_the_same_images(workdir, monkeypatch, tmp_path):
+    flags = [f"--workdir={workdir}", "--num_steps=1", "--num=40"]
+    command(sample, *flags, f"--out={tmp_path}/all.npz", monkeypatch=monkeypatch)
+    command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
+    with np.load(tmp_path / "all.npz") as stored:
+        images = stored["images"]
+    paths = sorted((tmp_path / "each").iterdir())
+    assert [p.name for p in paths[:2]] == ["000000.png", "000001.png"]
+    files = np.stack([np.asarray(Image.open(path)) for path in paths])
+    np.testing.assert_array_equal(files, images[..., 0])
+    with pytest.raises(cli.UsageError, match="is there already, and not empty"):
+        command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
+
+
+def test_a_sampler_of_two_calls_a_step_takes_no_odd_number(workdir, monkeypatch):
+    flags = [f"--workdir={workdir}", "--num_steps=1", "--out=a.png", "--sampler=heun"]
+    with pytest.raises(cli.UsageError, match="must be a multiple of the 2 network"):
+        command(sample, *flags, monkeypatch=monkeypatch)
+
+
+def test_the_report_takes_the_best_gamma_and_a_students_own_steps(tmp_path):
+    def row(role, value, num_steps=4, trained_steps=4, **more):
+        return {
+            "phase": int(role == "student"),
+            "role": role,
+            "sampler": "ancestral",
+            "num_steps": num_steps,
+            "trained_steps": trained_steps,
+            "metric": "FID",
+            "value": value,
+            "num_samples": 10,
+            "features": "inception",
+        } | more
+
+    written = [
+        row("teacher", 5.0, gamma=0.0),
+        row("teacher", 3.0, gamma=0.3),
+        row("teacher", 4.0, gamma=1.0),
+        row("student", 2.0, 2, 2),
+        row("student", 1.0, 4, 2),
+    ]
+    (tmp_path / "eval.jsonl").write_text("".join(json.dumps(r) + "\n" for r in written))
+    found = {
+        e.role: (e.num_steps, e.value) for e in report.read_evaluations(tmp_path, "FID")
+    }
+    assert found == {"teacher": (4, 3.0), "student": (2, 2.0)}
+    assert report.read_evaluations(tmp_path) == []
+
+
+def test_two_processes_measure_what_one_does(workdir, tmp_path):
+    from tests import test_processes
+
+    config = from_json(workdir / "config.json")
+    config.cpu_devices = 1
+    (workdir / "config.json").write_text(to_json(config))
+    flags = [f"--workdir={workdir}", "--num_steps=1", "--num=50", "--batch_size=16"]
+    flags += ["--metrics=fd,kid,pr", "--features=pixels,squeezenet"]
+    base = [sys.executable, "-m", "progdist.evaluate", *flags]
+    test_processes.end(
+        [subprocess.Popen(base, cwd=ROOT, **test_processes.faults.QUIET)]
+    )
+    alone = rows(workdir)
+    assert len(alone) == 8
+    (workdir / "eval.jsonl").unlink()
+    for path in (tmp_path / "cache").rglob("*.npz"):
+        path.unlink()
+    started = [
+        subprocess.Popen([*base, *cluster], cwd=ROOT, **test_processes.faults.QUIET)
+        for cluster in test_processes.clusters(2)
+    ]
+    codes, said = test_processes.end(started)
+    assert codes == [0, 0], said
+    together = rows(workdir)
+    for one, other in zip(alone, together, strict=True):
+        assert one.keys() == other.keys()
+        assert other["value"] == pytest.approx(one["value"], rel=1e-5, abs=1e-9)
+        assert other["floor"]["value"] == pytest.approx(one["floor"]["value"], rel=1e-5)
