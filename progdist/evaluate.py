@@ -15,6 +15,7 @@ Exit codes: 0 done; 2 bad input, in one line; 4 a row could not be written; 5 an
 process was lost.
 """
 
+import functools
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,7 +38,7 @@ from progdist import (
 )
 from progdist.config import Config, from_json
 from progdist.lock import Lock
-from progdist.model import make_model
+from progdist.model import make_model, make_sampler
 
 FLAGS = flags.FlagValues()
 cluster.define_flags(FLAGS)
@@ -148,14 +149,20 @@ def _sweep(config: Config, workdir: Path, given: dict[str, Any]) -> sweep.Sweep:
     rows = -(-size // processes)
     names = _words(given, "features", extraction.Name)
     shape, file = config.data.image_shape, given["inception_weights"]
+    model = make_model(config)
+    mesh = parallel.make_mesh(
+        parallel.devices_sharing(size) if processes == 1 else None
+    )
     return sweep.Sweep(
         workdir,
-        make_model(config),
-        parallel.make_mesh(parallel.devices_sharing(size) if processes == 1 else None),
+        model,
+        mesh,
         sweep.Samples(settings.num_samples, settings.seed, size),
         [extraction.make_extractor(name, shape, rows, file) for name in names],
         _words(given, "metrics", metrics.Metric),
         reference,
+        # Compiled once for all rounds and numbers of steps.
+        functools.cache(functools.partial(make_sampler, model, mesh)),
         print if jax.process_index() == 0 else lambda text: None,
     )
 

@@ -25,7 +25,7 @@ from progdist import (
 )
 from progdist.data.progress import counting
 from progdist.extraction import Extractor
-from progdist.model import Model, make_sampler, param_template
+from progdist.model import Model, param_template
 from progdist.references import Reference
 from progdist.state import Params
 
@@ -78,6 +78,7 @@ class Sweep(NamedTuple):
     extractors: Sequence[Extractor]
     wanted: Sequence[metrics.Metric]
     reference: Reference
+    make_sampler: Callable[[drawing.SamplerName, float], drawing.Sampler]
     note: Callable[[str], None]
 
 
@@ -222,7 +223,7 @@ def _measure(
 def _draw(sweep: Sweep, one: Drawing, params: Params) -> Iterator[extraction.Part]:
     """Yields this process's rows of every batch."""
     num, seed, batch_size = sweep.samples
-    sampler = make_sampler(sweep.model, sweep.mesh, one.sampler, one.gamma or 0.0)
+    sampler = sweep.make_sampler(one.sampler, one.gamma or 0.0)
     batches = drawing.draw_images(
         sampler, params, seed, num, one.num_steps, batch_size, sweep.mesh
     )
