@@ -5,8 +5,10 @@ which pytorch-fid asks for, is stood in for by torch-fidelity's blocks, of which
 patches the same ones, and by a function that makes a tensor of an image.
 """
 
+import importlib.util
 import sys
 import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,8 +20,10 @@ from progdist.report import save_png
 from tests import feature_weights, torch_inception
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("torch_fidelity")
-pytest.importorskip("pytorch_fid")
+for _package in ("torch_fidelity", "pytorch_fid"):
+    # Not imported: that would import torchvision.
+    if importlib.util.find_spec(_package) is None:
+        pytest.skip(f"no {_package}", allow_module_level=True)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -33,9 +37,34 @@ def arrays():
 
 
 @pytest.fixture
-def fid_score(arrays, tmp_path, monkeypatch):
-    """pytorch-fid's own program, its torchvision made of torch-fidelity's blocks."""
+def vision(monkeypatch):
+    """An empty torchvision, whose names are all there."""
+    modules = {}
+    for name in (
+        "",
+        ".models",
+        ".models.inception",
+        ".transforms",
+        ".transforms.functional",
+        ".datasets",
+    ):
+        module: Any = types.ModuleType(f"torchvision{name}")
+        module.__version__ = "0.20.0"
+        modules[name] = module
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    top = modules[""]
+    top.models, top.transforms = modules[".models"], modules[".transforms"]
+    top.models.inception = modules[".models.inception"]
+    top.transforms.functional = modules[".transforms.functional"]
+    for data_set in ("CIFAR10", "CIFAR100", "STL10"):
+        setattr(modules[".datasets"], data_set, object)
     torch_inception.skip_package_imports()
+    return top
+
+
+@pytest.fixture
+def fid_score(arrays, vision, tmp_path, monkeypatch):
+    """pytorch-fid's own program, its torchvision made of torch-fidelity's blocks."""
     from torch_fidelity import feature_extractor_inceptionv3 as blocks
 
     torch.save(torch_inception.state_dict(arrays), tmp_path / "weights.pth")
@@ -51,19 +80,11 @@ def fid_score(arrays, tmp_path, monkeypatch):
             np.asarray(image).transpose(2, 0, 1).astype(np.float32) / 255
         )
 
-    vision, models, of_inception, transforms = (
-        types.ModuleType(f"torchvision{part}")
-        for part in ("", ".models", ".models.inception", ".transforms")
-    )
-    vision.__version__ = "0.20.0"
-    vision.models, vision.transforms = models, transforms
-    models.inception, models.inception_v3 = of_inception, unpatched
-    of_inception.InceptionA = blocks.InceptionA
-    of_inception.InceptionC = blocks.InceptionC
-    of_inception.InceptionE = blocks.InceptionE_1
-    transforms.ToTensor = to_tensor
-    for module in (vision, models, of_inception, transforms):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    vision.models.inception_v3 = unpatched
+    vision.models.inception.InceptionA = blocks.InceptionA
+    vision.models.inception.InceptionC = blocks.InceptionC
+    vision.models.inception.InceptionE = blocks.InceptionE_1
+    vision.transforms.ToTensor = to_tensor
     from pytorch_fid import fid_score, inception as theirs
 
     monkeypatch.setattr(
@@ -117,8 +138,7 @@ def test_the_network_is_torch_fidelitys(arrays, tmp_path, how):
     np.testing.assert_allclose(found.logits, logits, 1e-4, 1e-4)
 
 
-def test_the_distances_are_torch_fidelitys():
-    torch_inception.skip_package_imports()
+def test_the_distances_are_torch_fidelitys(vision):
     from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
     rng = np.random.default_rng(0)

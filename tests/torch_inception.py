@@ -59,6 +59,8 @@ def outputs(net: Any, images: np.ndarray, how: str) -> tuple[np.ndarray, np.ndar
 
 def skip_package_imports(name: str = "torch_fidelity") -> None:
     """Lets a module of the package be imported without all the package imports."""
+    if name in sys.modules:
+        return
     spec = importlib.util.find_spec(name)
     if spec is None:
         raise ModuleNotFoundError(name)
