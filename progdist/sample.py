@@ -135,8 +135,8 @@ def _check_out(out: Path, one_each: bool) -> None:
     if one_each and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise cli.UsageError(f"--out={out}/: is there already, and not empty")
     if not one_each and out.suffix not in _SUFFIXES:
-        accepted = ", ".join((*_SUFFIXES, "/"))
-        raise cli.UsageError(f"--out={out}: must end in {accepted}")
+        accepted = ", ".join(_SUFFIXES)
+        raise cli.UsageError(f"--out={out}: must end in {accepted} or /")
     if not out.absolute().parent.is_dir():
         raise cli.UsageError(f"--out={out}: there is no directory {out.parent}")
 

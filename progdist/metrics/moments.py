@@ -94,7 +94,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 def _root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d r"]:
     """R with R Rᵀ the covariance, without what is 0 but for rounding."""
-    values, vectors = scipy.linalg.eigh(covariance)
+    values, vectors = scipy.linalg.eigh(covariance, driver="evd")
     least = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
     kept = values > least
     if not kept.any():
