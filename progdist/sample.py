@@ -47,7 +47,12 @@ class Request(NamedTuple):
     teacher: bool
 
 
-def draw(
+def draw(config: Config, workdir: Path, request: Request) -> UInt8[np.ndarray, "n *d"]:
+    """Returns what `draw_batches` draws, in one."""
+    return np.concatenate(list(draw_batches(config, workdir, request)))
+
+
+def draw_batches(
     config: Config, workdir: Path, request: Request
 ) -> Iterator[UInt8[np.ndarray, "b *d"]]:
     """Yields batches from the finished round with that many steps, or the teacher.
@@ -102,13 +107,12 @@ def main(argv: list[str]) -> None:
     cli.prepare_devices(config)
     request = Request(*(values[name] for name in Request._fields))
     _check_steps(request)
-    batches = draw(config, workdir, request)
     if one_each:
-        _write_each(out, batches)
+        _write_each(out, draw_batches(config, workdir, request))
     elif out.suffix == ".png":
-        report.save_png(out, report.square_grid(np.concatenate(list(batches))))
+        report.save_png(out, report.square_grid(draw(config, workdir, request)))
     else:
-        report.save_npz(out, images=np.concatenate(list(batches)))
+        report.save_npz(out, images=draw(config, workdir, request))
     print(f"{_many(request.num, 'image')} in {_many(request.num_steps, 'step')}: {out}")
 
 
