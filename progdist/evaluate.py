@@ -161,6 +161,8 @@ def _sweep(config: Config, workdir: Path, given: dict[str, Any]) -> sweep.Sweep:
         [extraction.make_extractor(name, shape, rows, file) for name in names],
         _words(given, "metrics", metrics.Metric),
         reference,
+        # Read once.
+        functools.cache(functools.partial(references.statistics, reference)),
         # Compiled once for all rounds and numbers of steps.
         functools.cache(functools.partial(make_sampler, model, mesh)),
         print if jax.process_index() == 0 else lambda text: None,

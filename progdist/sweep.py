@@ -78,6 +78,7 @@ class Sweep(NamedTuple):
     extractors: Sequence[Extractor]
     wanted: Sequence[metrics.Metric]
     reference: Reference
+    real: Callable[[Extractor], metrics.Statistics | None]
     make_sampler: Callable[[drawing.SamplerName, float], drawing.Sampler]
     note: Callable[[str], None]
 
@@ -206,7 +207,7 @@ def _measure(
     found = extraction.collect(extractors, images, sweep.samples.num)
     samples = dict(zip([e.label for e in extractors], found, strict=True))
     for extractor, metric in missing:
-        real = references.statistics(sweep.reference, extractor)
+        real = sweep.real(extractor)
         floors = references.floor(sweep.reference, extractor, metric, sweep.samples.num)
         if jax.process_index() or real is None:
             continue

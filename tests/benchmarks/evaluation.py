@@ -25,7 +25,7 @@ from progdist.model import init_params, make_model, make_sampler
 from tests import feature_weights
 
 BATCH, STEPS = 64, 4
-FEW, MANY, TURNS = 256, 1024, 3
+FEW, MANY, TURNS = 1024, 2048, 3
 WANTED: tuple[metrics.Metric, ...] = ("fd", "kid", "is", "pr")
 
 
