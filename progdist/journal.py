@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
+from progdist.events import Events
 from progdist.report import read_rows
 
 
@@ -27,24 +26,23 @@ class Journal:
         if active:
             _rewrite(self._metrics, lambda row: row["global_step"] <= global_step)
             _rewrite(self._evaluations, lambda row: True)
-            self._scalars = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=global_step + 1, flush_secs=10
-            )
+            self._events = Events(workdir / "tensorboard", global_step + 1)
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Appends a row of metrics.jsonl, and its numbers to TensorBoard."""
         if self._active:
             _append(self._metrics, row)
-            for name in ("loss", "learning_rate", "grad_norm", "steps_per_second"):
-                self._scalars.add_scalar(f"train/{name}", row[name], row["global_step"])
-            self._scalars.add_scalar("train/N", row["num_steps"], row["global_step"])
+            names = "loss", "learning_rate", "grad_norm", "skipped", "steps_per_second"
+            scalars = {f"train/{name}": row[name] for name in names}
+            scalars["train/N"] = row["num_steps"]
+            self._events.scalars(scalars, row["global_step"])
 
     def evaluation(self, row: dict[str, Any], global_step: int) -> None:
         """Appends a row of eval.jsonl, and its value to TensorBoard."""
         if self._active:
             _append(self._evaluations, row)
             name = f"{row['metric']}/{row['role']}_{row['sampler']}"
-            self._scalars.add_scalar(name, row["value"], global_step)
+            self._events.scalars({name: row["value"]}, global_step)
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Returns the rows of eval.jsonl so far."""
@@ -53,12 +51,15 @@ class Journal:
     def close(self) -> None:
         """Flushes."""
         if self._active:
-            self._scalars.close()
+            self._events.close()
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:  # which does not say where
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:

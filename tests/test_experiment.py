@@ -196,6 +196,16 @@ def test_a_run_may_go_on_with_another_configuration_if_it_is_said(finished, tmp_
     assert last[1][-1]["params"] != last[0][0]["params"]
 
 
+def test_a_run_whose_checkpoints_are_gone_does_not_start_anew(finished, tmp_path):
+    workdir = tmp_path / "w"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    before = rows(workdir, "metrics.jsonl")
+    with pytest.raises(ConfigError, match="holds phase_00_steps_4 of a run, but none"):
+        run(workdir)
+    assert rows(workdir, "metrics.jsonl") == before
+
+
 def test_a_plan_that_does_not_lead_to_the_checkpoint_is_refused(finished):
     config = get_config("smoke")
     config.base.num_updates = 7

@@ -14,6 +14,7 @@ def row(step):
         "loss": 1.0,
         "learning_rate": 0.1,
         "grad_norm": 1.0,
+        "skipped": 0,
         "steps_per_second": 2.0,
     }
 

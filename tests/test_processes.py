@@ -16,8 +16,11 @@ from tests import faults
 HEARTBEAT = 10
 
 
-def start(workdir, num_processes, *places, flags=()):
-    """Starts the processes; places[i] is where process i is stopped, if anywhere."""
+def start(workdir, num_processes, *places, flags=(), last_flags=()):
+    """Starts the processes; places[i] is where process i is stopped, if anywhere.
+
+    All of them get `flags`, and the last one `last_flags` too.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -31,7 +34,8 @@ def start(workdir, num_processes, *places, flags=()):
             f"--heartbeat_seconds={HEARTBEAT}",
         ]
         place = places[i] if i < len(places) else ()
-        command = faults.command(workdir, *place, flags=[*cluster, *flags])
+        own = last_flags if i == num_processes - 1 else ()
+        command = faults.command(workdir, *place, flags=[*cluster, *flags, *own])
         started.append(subprocess.Popen(command, **faults.QUIET))
     return started
 
@@ -96,7 +100,7 @@ def test_a_run_may_lose_processes_and_go_on_with_fewer_or_more(alone, tmp_path):
     codes, said = end(start(tmp_path, 2))
     assert codes == [0, 0], said
     assert f"resuming at update {stopped - 20} of phase 2" in said[0]
-    assert said[1] == ""  # only process 0 speaks
+    assert "round" not in said[1]  # only process 0 speaks
     assert_close(alone, tmp_path)
 
 
@@ -120,6 +124,23 @@ def test_a_peer_that_hangs_is_noticed_and_shown(tmp_path):
     assert 5 in codes
     assert "progdist: no progress for 60 seconds" in "".join(said)
     assert "in wait" in said[1]
+
+
+def test_processes_of_different_configurations_are_refused(tmp_path):
+    codes, said = end(start(tmp_path, 2, last_flags=["--config.seed=1"]))
+    assert codes == [2, 2]
+    for text in said:
+        assert "progdist: the configuration must be the same for all processes" in text
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_share_their_workdir_are_refused(tmp_path):
+    elsewhere = f"--workdir={tmp_path / 'b'}"
+    codes, said = end(start(tmp_path / "a", 2, last_flags=[elsewhere]))
+    assert codes == [2, 2]
+    for text in said:
+        assert "must be storage that all processes share" in text
 
 
 def test_what_process_0_refuses_ends_all(tmp_path):
