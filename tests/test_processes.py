@@ -13,7 +13,7 @@ from progdist import checkpoint
 from progdist.checkpoint import stored
 from tests import faults
 
-HEARTBEAT = 10
+HEARTBEAT = 20
 
 
 def start(workdir, num_processes, *places, flags=(), last_flags=()):
@@ -41,8 +41,8 @@ def start(workdir, num_processes, *places, flags=(), last_flags=()):
 
 
 def end(processes):
-    """Exit codes, and what was said; all are killed after two minutes."""
-    deadline, said = time.monotonic() + 120, []
+    """Exit codes, and what was said; all are killed after five minutes."""
+    deadline, said = time.monotonic() + 300, []
     try:
         for process in processes:
             left = deadline - time.monotonic()

@@ -41,7 +41,7 @@ def runs(tmp_path_factory):
 
 def run(command, runs):
     done = subprocess.run(
-        in_small(command, runs), cwd=ROOT, capture_output=True, text=True, timeout=240
+        in_small(command, runs), cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
 
