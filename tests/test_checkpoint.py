@@ -12,7 +12,6 @@ from progdist.checkpoint import CheckpointError, Checkpoints, Progress, content
 from progdist.state import Snapshot, Tally, init_state, make_optimizer
 from tests import tiny
 
-
 # Orbax leaves an event loop behind where it fails.
 READING_DAMAGE = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
