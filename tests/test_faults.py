@@ -21,10 +21,7 @@ SMALL_DISK = ["unshare", "--map-root-user", "--mount", "sh", "-ec"]
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """A run that is left alone."""
-    workdir = tmp_path_factory.mktemp("runs") / "alone"
-    done = faults.start(workdir)
-    assert done.returncode == 0, done.stderr
-    return workdir
+    return faults.run_alone(tmp_path_factory.mktemp("runs") / "alone")
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been_and_mutants_are_found(alone, tmp_path):

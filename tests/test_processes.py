@@ -74,10 +74,7 @@ def assert_close(one, other):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """One process, one device."""
-    workdir = tmp_path_factory.mktemp("runs") / "alone"
-    done = faults.start(workdir)
-    assert done.returncode == 0, done.stderr
-    return workdir
+    return faults.run_alone(tmp_path_factory.mktemp("runs") / "alone")
 
 
 def test_a_run_may_lose_processes_and_go_on_with_fewer_or_more(alone, tmp_path):
