@@ -7,8 +7,7 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # What one test has compiled, the commands that another starts need not.
-_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-_CACHE = Path(tempfile.gettempdir()) / f"progdist-tests-jax{_WORKER}"
+_CACHE = Path(tempfile.gettempdir()) / "progdist-tests-jax"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
