@@ -2,15 +2,20 @@
 
 metrics.jsonl and eval.jsonl hold the rows; TensorBoard event files in tensorboard/ the
 same numbers. After an interruption the rows beyond the restored step are cut, so that
-the files read as if nothing had happened.
+the files read as if nothing had happened. starts.jsonl says what did: a row for every
+start, and one for every end that could still be noted.
 """
 
+import contextlib
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
 from tensorboardX import SummaryWriter
 
 from progdist.report import read_rows
@@ -24,12 +29,29 @@ class Journal:
         self._active = active
         self._metrics = workdir / "metrics.jsonl"
         self._evaluations = workdir / "eval.jsonl"
+        self._starts = workdir / "starts.jsonl"
         if active:
             _rewrite(self._metrics, lambda row: row["global_step"] <= global_step)
             _rewrite(self._evaluations, lambda row: True)
+            _rewrite(self._starts, lambda row: True)
             self._scalars = SummaryWriter(
                 str(workdir / "tensorboard"), purge_step=global_step + 1, flush_secs=10
             )
+
+    def start(self, row: dict[str, Any]) -> None:
+        """Appends a row of starts.jsonl."""
+        if self._active:
+            _append(self._starts, row)
+
+    def end(self, error: type[BaseException] | None, *_: object) -> None:
+        """Notes how the run ended, and closes; for `ExitStack.push`."""
+        if self._active:
+            how = error.__name__ if error else "done"
+            row = {"end": how, "time": utc_now()}
+            # A full disk, say, has been reported: this must not hide it.
+            with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+                _append(self._starts, row)
+        self.close()
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Appends a row of metrics.jsonl, and its numbers to TensorBoard."""
@@ -46,6 +68,13 @@ class Journal:
             name = f"{row['metric']}/{row['role']}_{row['sampler']}"
             self._scalars.add_scalar(name, row["value"], global_step)
 
+    def images(
+        self, name: str, grid: UInt8[np.ndarray, "h w ch"], global_step: int
+    ) -> None:
+        """Shows a grid of images in TensorBoard."""
+        if self._active:
+            self._scalars.add_image(name, grid, global_step, dataformats="HWC")
+
     def evaluations(self) -> list[dict[str, Any]]:
         """Returns the rows of eval.jsonl so far."""
         return read_rows(self._evaluations)
@@ -54,6 +83,11 @@ class Journal:
         """Flushes."""
         if self._active:
             self._scalars.close()
+
+
+def utc_now() -> str:
+    """Returns the time in UTC, to the second, as ISO 8601 has it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
