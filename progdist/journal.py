@@ -43,15 +43,10 @@ class Journal:
         if self._active:
             _append(self._starts, row)
 
-    def end(self, error: type[BaseException] | None, *_: object) -> None:
-        """Notes how the run ended, and closes; for `ExitStack.push`."""
+    def end(self, how: str) -> None:
+        """Notes in starts.jsonl that this start has come to its end."""
         if self._active:
-            how = error.__name__ if error else "done"
-            row = {"end": how, "time": utc_now()}
-            # A full disk, say, has been reported: this must not hide it.
-            with contextlib.suppress(OSError) if error else contextlib.nullcontext():
-                _append(self._starts, row)
-        self.close()
+            _append(self._starts, {"end": how, "time": utc_now()})
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Appends a row of metrics.jsonl, and its numbers to TensorBoard."""
@@ -79,8 +74,12 @@ class Journal:
         """Returns the rows of eval.jsonl so far."""
         return read_rows(self._evaluations)
 
-    def close(self) -> None:
-        """Flushes."""
+    def close(self, error: type[BaseException] | None = None, *_: object) -> None:
+        """Flushes; notes the error that ended the run. For `ExitStack.push`."""
+        if error:
+            # A full disk, say, will be reported: this must not hide it.
+            with contextlib.suppress(OSError):
+                self.end(error.__name__)
         if self._active:
             self._scalars.close()
 

@@ -1,4 +1,4 @@
-"""What a run is made with: commit, versions, devices, settings; noted at every start."""
+"""What a run is made with: commit, versions, devices, settings."""
 
 import platform
 import subprocess

@@ -75,6 +75,7 @@ class Results:
             report.write_trajectories(self._workdir)
             self._note(report.closing_table(self._workdir))
             self._note(f"figures: {self._workdir / 'figures'}")
+            self._journal.end("done")
             self._note(f"report: {report.write_page([self._workdir])}")
 
     def _measure(

@@ -1,9 +1,9 @@
 """What a run's workdir shows: pictures and tables from the files a run leaves.
 
-Reads `metrics.jsonl`, `eval.jsonl` and `samples/*.npz`; writes PNG files beside
-them, and a page (`python -m progdist.report`). Needs no accelerator and imports no JAX. Every `write_*` draws whatever is
-there so far, returns the path of its picture, and returns None (and writes
-nothing) where there is nothing to draw yet.
+Reads `metrics.jsonl`, `eval.jsonl` and `samples/*.npz`; writes PNG files beside them,
+and a page (`python -m progdist.report`). Needs no accelerator and imports no JAX. Every
+`write_*` draws whatever is there so far and returns the path of its picture; but for
+`write_page` it returns None, and writes nothing, where there is nothing to draw yet.
 
 In all of it "teacher" means the undistilled model of phase 0, and a number of
 steps N is a number of network calls.

@@ -86,7 +86,7 @@ def curves_figure(
     loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     _draw_losses(loss_axes, curves)
     _draw_rates(rate_axes, curves)
-    _mark_phases(loss_axes, rate_axes, curves)
+    _mark_phases(loss_axes, rate_axes, curves, size[0])
     return figure
 
 
@@ -127,7 +127,7 @@ def _draw_rates(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_xlabel("update", fontsize=10)
 
 
-def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve]) -> None:
+def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve], width: float) -> None:
     """Draws a line where each phase begins and writes its N above it."""
     begins = [int(curve.global_step[0]) for curve in curves]
     end = max(int(curves[-1].global_step[-1]), begins[-1] + 1)
@@ -138,7 +138,6 @@ def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve]) -> None:
     spans = list(zip(begins, [*begins[1:], end], strict=True))
     share = [(stop - begin) / (end - begins[0]) for begin, stop in spans]
     # The last phase may have only begun: it says nothing about the others.
-    width = loss.get_figure(root=True).get_figwidth()
     narrow = any(
         s * width < _NARROW for s, c in zip(share[:-1], curves, strict=False) if c.phase
     )

@@ -54,9 +54,7 @@ def square_grid(images: UInt8[np.ndarray, "n h w ch"]) -> UInt8[np.ndarray, "H W
     return image_grid(filled.reshape(rows, columns, *images.shape[1:]))
 
 
-def data_uri(
-    images: UInt8[np.ndarray, "n h w ch"], columns: int, gap: int = 1
-) -> str:
+def data_uri(images: UInt8[np.ndarray, "n h w ch"], columns: int, gap: int = 1) -> str:
     """Returns a grid of images as a data: address, with nothing between them.
 
     Small images keep their very pixels, as PNG; those beyond 32 pixels a side would
@@ -86,20 +84,25 @@ def save_png(path: str | Path, image: UInt8[np.ndarray, "h w ch"]) -> Path:
     """
     grey = image.shape[-1] == 1
     picture = Image.fromarray(image[..., 0] if grey else image)
-    return write_whole(path, lambda file: picture.save(file, format="PNG"))
+    return _write(path, lambda file: picture.save(file, format="PNG"))
 
 
 def save_npz(path: str | Path, **arrays: np.ndarray) -> Path:
     """Writes named arrays, with the same promise as `save_png`."""
-    return write_whole(path, lambda file: np.savez_compressed(file, **arrays))  # pyright: ignore
+    return _write(path, lambda file: np.savez_compressed(file, **arrays))  # pyright: ignore
 
 
-def write_whole(path: str | Path, write: Callable[[BinaryIO], None]) -> Path:
-    """Lets `write` fill a file beside the path, then puts that in its place.
+def save_bytes(path: str | Path, content: bytes) -> Path:
+    """Writes a file, with the same promise as `save_png`."""
 
-    A reader sees the old file or the whole new one. Makes the folder where it is
-    missing and returns the path.
-    """
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    return _write(path, write)
+
+
+def _write(path: str | Path, write: Callable[[BinaryIO], None]) -> Path:
+    """Lets `write` fill a file beside the path, then puts that in its place."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The writer's id: two reports on one workdir must not share a file.

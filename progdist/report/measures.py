@@ -149,7 +149,9 @@ def _measures(rows: Sequence[dict[str, Any]]) -> list[Measure]:
     latest = {}
     for row in rows:
         evaluation = Evaluation(**{name: row[name] for name in Evaluation._fields})
-        said = [f"{name} {row[name]}" for name in _VARIANTS if row.get(name) is not None]
+        said = [
+            f"{name} {row[name]}" for name in _VARIANTS if row.get(name) is not None
+        ]
         floor = row.get("floor")
         measure = Measure(
             evaluation,

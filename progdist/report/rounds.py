@@ -42,7 +42,7 @@ class Plan(NamedTuple):
         return sum(self.updates)
 
 
-def plan(config: dict[str, Any]) -> Plan | None:
+def plan_of(config: dict[str, Any]) -> Plan | None:
     """Returns the updates of the phases, as `progressive.plan` has them."""
     try:
         distill = config["distill"]
@@ -58,12 +58,12 @@ def plan(config: dict[str, Any]) -> Plan | None:
     return Plan(counts)
 
 
-def rounds(rows: Sequence[dict[str, Any]], config: dict[str, Any]) -> list[Round]:
+def rounds_of(rows: Sequence[dict[str, Any]], config: dict[str, Any]) -> list[Round]:
     """Returns the phases that have rows. Rows given twice count as the last time."""
     by_phase: dict[int, dict[int, dict[str, Any]]] = {}
     for row in rows:
         by_phase.setdefault(row["phase"], {})[row["step"]] = row
-    planned = plan(config)
+    planned = plan_of(config)
     return [
         _round(phase, [found[step] for step in sorted(found)], config, planned)
         for phase, found in sorted(by_phase.items())

@@ -7,14 +7,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from progdist.report import measures, rounds
 from progdist.report.curves import Curve, read_curves
+from progdist.report.measures import Group, groups, read_measures
+from progdist.report.rounds import Plan, Round, plan_of, rounds_of
 from progdist.report.rows import read_rows, require
 from progdist.report.samples import Samples, load_samples
 from progdist.report.trajectories import Paths, load_trajectories
 
 _FILES = ("config.json", "metrics.jsonl", "eval.jsonl")
 _NUMBERS = (*Curve._fields, "step")
+
+
+_ENDS = {
+    None: "going on, or killed",
+    "Interrupted": "stopped, saved",
+    "NonFiniteError": "diverged",
+}
 
 
 class Start(NamedTuple):
@@ -27,9 +35,7 @@ class Start(NamedTuple):
     @property
     def how(self) -> str:
         """How it ended, for people."""
-        if self.end is None:
-            return "not noted"
-        return {"done": "done", "Interrupted": "stopped, saved"}.get(self.end, self.end)
+        return _ENDS.get(self.end, str(self.end))
 
 
 class Run(NamedTuple):
@@ -41,9 +47,9 @@ class Run(NamedTuple):
     starts: list[Start]
     rows: list[dict[str, Any]]  # of metrics.jsonl
     curves: list[Curve]
-    rounds: list[rounds.Round]
+    rounds: list[Round]
     measures: list[dict[str, Any]]  # rows of eval.jsonl
-    groups: list[measures.Group]
+    groups: list[Group]
     students: dict[int, Samples]  # by number of steps
     teachers: dict[int, Samples]
     paths: Paths
@@ -54,9 +60,9 @@ class Run(NamedTuple):
         return self.starts[-1].noted if self.starts else {}
 
     @property
-    def plan(self) -> rounds.Plan | None:
+    def plan(self) -> Plan | None:
         """How long the phases are."""
-        return rounds.plan(self.config)
+        return plan_of(self.config)
 
     @property
     def updates(self) -> int:
@@ -99,7 +105,7 @@ def load(workdir: Path) -> Run:
     path = workdir / "metrics.jsonl"
     rows = [_numbers(row, path) for row in read_rows(path)]
     config = _read_config(workdir / "config.json")
-    measured = measures.read_measures(workdir)
+    measured = read_measures(workdir)
     phases = load_samples(workdir, "phase")
     first = [s for s in phases if s.phase == 0] + load_samples(workdir, "baseline")
     return Run(
@@ -109,9 +115,9 @@ def load(workdir: Path) -> Run:
         starts=_starts(read_rows(workdir / "starts.jsonl"), _last_change(workdir)),
         rows=rows,
         curves=read_curves(workdir),
-        rounds=rounds.rounds(rows, config),
+        rounds=rounds_of(rows, config),
         measures=measured,
-        groups=measures.groups(measured),
+        groups=groups(measured),
         students={s.num_steps: s for s in phases if s.phase},
         teachers={s.num_steps: s for s in first},
         paths=load_trajectories(workdir),
@@ -119,20 +125,20 @@ def load(workdir: Path) -> Run:
 
 
 def with_own_names(runs: Sequence[Run]) -> list[Run]:
-    """Returns the runs, those with one name called by as much of their paths as tells.
+    """Returns the runs, each called by as much of its path as tells it from others."""
+    paths = [run.path.absolute().parts for run in runs]
+    return [
+        run._replace(name=_text(os.path.join(*_tail(path, paths))))
+        for run, path in zip(runs, paths, strict=True)
+    ]
 
-    The same workdir twice keeps the same name.
-    """
-    paths = [run.path.absolute() for run in runs]
-    named = []
-    for run, path in zip(runs, paths, strict=True):
-        others = [other for other in paths if other != path]
-        for depth in range(1, len(path.parts) + 1):
-            tail = path.parts[-depth:]
-            if all(other.parts[-depth:] != tail for other in others):
-                break
-        named.append(run._replace(name=_text(os.path.join(*tail))))
-    return named
+
+def _tail(path: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The least of a path's end that no other has."""
+    for depth in range(1, len(path)):
+        if [other[-depth:] for other in paths].count(path[-depth:]) == 1:
+            return path[-depth:]
+    return path
 
 
 def _numbers(row: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -165,6 +171,7 @@ def _starts(rows: Sequence[dict[str, Any]], last_change: float) -> list[Start]:
     starts: list[Start] = []
     for row in rows:
         if "end" not in row:
+            starts = [s if s.end else s._replace(end="killed") for s in starts]
             starts.append(Start(row, None, None))
         elif starts:
             seconds = _seconds(starts[-1].noted, _timestamp(row))
