@@ -32,8 +32,8 @@ _FLAGS = (
 
 # Chromium reads from 3 and writes to 4.
 _START = """
-import os, sys
-ends = [os.dup(int(fd)) for fd in sys.argv[1:3]]
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
 for end, fd in zip(ends, (3, 4)):
     os.dup2(end, fd)
 os.execv(sys.argv[3], sys.argv[3:])

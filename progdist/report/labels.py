@@ -57,7 +57,7 @@ def label_lines(axes: Axes, lines: Sequence[Line2D]) -> None:
     figure.draw_without_rendering()
     paths = [_pixels(axes, line) for line in lines]
     frame = Box(*axes.get_window_extent().extents)
-    taken: list[Float[np.ndarray, "n 2"]] = []
+    taken: list[Float[np.ndarray, "n 2"]] = [np.empty((0, 2))]
     for index, line in enumerate(lines):
         text = axes.text(
             0,

@@ -148,7 +148,8 @@ def _measures(rows: Sequence[dict[str, Any]]) -> list[Measure]:
     }
     latest = {}
     for row in rows:
-        evaluation = Evaluation(**{name: row[name] for name in Evaluation._fields})
+        values = {name: row[name] for name in Evaluation._fields}
+        evaluation = Evaluation(**values | {"value": float(row["value"])})
         said = [
             f"{name} {row[name]}" for name in _VARIANTS if row.get(name) is not None
         ]
@@ -156,7 +157,7 @@ def _measures(rows: Sequence[dict[str, Any]]) -> list[Measure]:
         measure = Measure(
             evaluation,
             ", ".join(said) if several else "",
-            floor if isinstance(floor, int | float) else None,
+            float(floor) if isinstance(floor, int | float) else None,
         )
         key = evaluation.role, evaluation.sampler, evaluation.num_steps, tuple(said)
         latest[key] = measure

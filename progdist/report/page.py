@@ -160,7 +160,7 @@ def duration_text(seconds: float | None) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def many_text(count: float | None) -> str:
+def many_text(count: int | float | None) -> str:
     """A number that may be large: "0.52", "960,000", "8.19 M"."""
     if count is None:
         return NONE

@@ -82,7 +82,7 @@ def _round(
     calls = _STUDENT_CALLS + (settings.get("ratio", 2) if phase else 0)
     images = last["step"] * batch_size if batch_size else None
     speeds = [row["steps_per_second"] for row in rows if row.get("steps_per_second")]
-    speed = statistics.median(speeds) if speeds else None
+    speed = float(statistics.median(speeds)) if speeds else None
     return Round(
         phase=phase,
         num_steps=last["num_steps"],
@@ -90,7 +90,7 @@ def _round(
         planned=planned.updates[phase]
         if planned and phase < len(planned.updates)
         else None,
-        loss=last["loss"],
+        loss=float(last["loss"]),
         seconds=_seconds(rows) if len(speeds) == len(rows) else None,
         images_per_second=speed * batch_size if speed and batch_size else None,
         images=images,
