@@ -482,8 +482,9 @@ TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clie
 BROKEN = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
 SMALLEST = (
     "Math.min(...[...document.querySelectorAll('.chart text')]"
-    ".filter(t => t.getBoundingClientRect().width).map(t => "
-    "parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a))"
+    ".filter(t => t.getBoundingClientRect().width)"
+    ".map(t => { const m = t.getScreenCTM(); return"
+    " parseFloat(getComputedStyle(t).fontSize) * Math.hypot(m.a, m.b) }))"
 )
 
 
