@@ -29,7 +29,7 @@ from tests.test_report import (
 )
 
 VOID = {"meta", "link", "img", "input", "br"}
-HOSTILE = '<b onclick="x">\'&amp;$1_{'
+HOSTILE = '<b onclick="x">$1_{$&amp;\''  # with a formula that is none
 
 
 class Parsed(html.parser.HTMLParser):
