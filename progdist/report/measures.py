@@ -148,8 +148,8 @@ def _measures(rows: Sequence[dict[str, Any]]) -> list[Measure]:
     }
     latest = {}
     for row in rows:
-        values = {name: row[name] for name in Evaluation._fields}
-        evaluation = Evaluation(**values | {"value": float(row["value"])})
+        evaluation = Evaluation(**{name: row[name] for name in Evaluation._fields})
+        evaluation = evaluation._replace(value=float(row["value"]))
         said = [
             f"{name} {row[name]}" for name in _VARIANTS if row.get(name) is not None
         ]
