@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
-from tensorboardX.summary import scalar
+from tensorboardX.summary import image as image_summary, scalar
 
 
 class Events:
@@ -27,6 +29,11 @@ class Events:
         """Writes numbers by name, and sees that they are on disk."""
         for name, value in values.items():
             self._write(step, summary=scalar(name, value))
+        self._file.flush()
+
+    def image(self, name: str, image: UInt8[np.ndarray, "h w ch"], step: int) -> None:
+        """Writes a picture, and sees that it is on disk."""
+        self._write(step, summary=image_summary(name, image, dataformats="HWC"))
         self._file.flush()
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from progdist import (
     parallel,
     preflight,
     progressive,
+    provenance,
     trainer,
     workdir as workdirs,
 )
@@ -85,7 +86,10 @@ def _run(parts: Parts, stack: ExitStack) -> None:
     keep = functools.partial(workdirs.keep_config, parts.config, parts.workdir)
     parallel.first_does(keep)
     journal = Journal(parts.workdir, global_step, jax.process_index() == 0)
-    stack.callback(journal.close)
+    stack.push(journal.close)
+    parallel.first_does(
+        lambda: journal.start(provenance.of_start(parts.config, global_step))
+    )
     results = Results(
         parts.workdir,
         parts.model,

@@ -75,6 +75,8 @@ class Results:
             report.write_trajectories(self._workdir)
             self._note(report.closing_table(self._workdir))
             self._note(f"figures: {self._workdir / 'figures'}")
+            self._journal.end("done")
+            self._note(f"report: {report.write_page([self._workdir])}")
 
     def _measure(
         self,
@@ -102,12 +104,15 @@ class Results:
         first = list(itertools.islice(images, num_first))
         moments = evaluate.pixel_moments(itertools.chain(first, images))
         if samples and self._first:
+            drawn = np.concatenate(first)[: settings.grid_images]
             report.save_npz(
                 self._workdir / "samples" / f"{samples}.npz",
-                images=np.concatenate(first)[: settings.grid_images],
+                images=drawn,
                 num_steps=np.array(phase.num_steps),
                 phase=np.array(phase.number),
             )
+            grid = report.square_grid(drawn)
+            self._journal.images(f"samples/{role}", grid, phase.end_update)
         value = evaluate.frechet_distance(self._data_moments, moments)
         row |= {"value": value, "num_samples": settings.num_samples}
         self._journal.evaluation(row, phase.end_update)

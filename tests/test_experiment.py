@@ -118,6 +118,12 @@ def test_pictures_and_models_are_left(finished):
         card = checkpoint.read_card(checkpoint.model_dir(finished, phase, steps))
         assert (card["num_steps"], card["output"]) == (steps, "v")
     assert list((finished / "tensorboard").iterdir())
+    assert (finished / "report.html").read_text().count("<svg") == 4
+
+
+def test_starts_and_ends_are_noted(finished):
+    found = rows(finished, "starts.jsonl")
+    assert (found[0]["global_step"], found[1]["end"]) == (0, "done")
 
 
 def test_a_round_changes_its_model(finished):

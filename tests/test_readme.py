@@ -72,8 +72,19 @@ def test_the_fingerprint_of_a_run_is_printed(runs):
     run(next(c for c in COMMANDS if "progdist.fingerprint" in c), runs)
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "progdist.report" in c])
+def test_a_command_that_writes_a_page_runs(command, runs):
+    # The second run of the README is another configuration of the first.
+    run(command.replace("runs/wide", "runs/digits"), runs)
+
+
 def test_there_are_no_other_commands():
-    modules = "progdist.sample", "progdist.main", "progdist.fingerprint"
+    modules = (
+        "progdist.sample",
+        "progdist.main",
+        "progdist.fingerprint",
+        "progdist.report",
+    )
     known = sum(any(module in c for module in modules) for c in COMMANDS)
     assert known == len(COMMANDS) - 1
 
