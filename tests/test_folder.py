@@ -14,17 +14,7 @@ from progdist.data.listing import list_images, printable
 from tests.originals import image_of
 from tests.pictures import BAD, GOOD, PIXELS, SHAPE, encoded, fill, open_folder
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def root(tmp_path):
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 # --- what is refused

@@ -7,13 +7,13 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from launch import local
 from launch.group import End, is_worth_restarting, verdict
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 # Stands in for progdist.main: does what --do says for its rank, and keeps a diary.
@@ -84,13 +84,6 @@ def diary(place):
 def await_start(place, num=2):
     wait_until(lambda: len([line for line in diary(place) if "started" in line]) == num)
     return [int(line.split()[2]) for line in diary(place)]
-
-
-def wait_until(is_so, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def is_alive(pid):
