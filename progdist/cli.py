@@ -5,7 +5,6 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
@@ -13,6 +12,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from progdist import compile_cache
+from progdist.cache_dir import cache_dir
 from progdist.checkpoint import CheckpointError, SaveError
 from progdist.config import Config, ConfigError
 from progdist.data import DataError
@@ -120,8 +120,7 @@ def prepare_devices(config: Config, num_processes: int = 1) -> None:
     devices = config.cpu_devices or _devices_of(config, num_processes)
     jax.config.update("jax_num_cpu_devices", devices)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        compile_cache.use(cache / "progdist" / "jax")
+        compile_cache.use(cache_dir() / "jax")
 
 
 def num_cores() -> int:

@@ -28,7 +28,7 @@ from progdist.journal import Journal
 from progdist.lock import Lock
 from progdist.model import init_params, make_model
 from progdist.parts import Parts, build
-from progdist.progressive import Phase
+from progdist.phases import Phase
 from progdist.results import Results
 from progdist.state import Snapshot, TrainState, init_state, sampling_params
 

@@ -4,6 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,18 @@ from progdist import checkpoint, data, evaluate, parallel, report
 from progdist.config import Evaluation
 from progdist.journal import Journal
 from progdist.model import Model, make_sampler, param_template
-from progdist.progressive import Phase
+from progdist.phases import Phase
 from progdist.state import Params
 
 # The last rounds are the ones whose paths can be seen whole, as in the paper's figure.
 _MOST_STEPS_DRAWN, _PATHS_DRAWN = 4, 3
+
+
+class _Identified(NamedTuple):
+    """A model's parameters, and the digest that tells its rows from another's."""
+
+    params: Params
+    digest: str
 
 
 class Results:
@@ -56,12 +64,12 @@ class Results:
 
     def add(self, phase: Phase, params: Params, teacher_params: Params) -> None:
         """Measures a phase's model and the undistilled teacher at its N, and draws."""
-        kind = f"phase_{phase.number:02d}"
+        kind, teacher = f"phase_{phase.number:02d}", _identified(teacher_params)
         if phase.number:
-            self._measure(phase, "student", "ddim", params, kind)
+            self._measure(phase, "student", "ddim", _identified(params), kind)
             kind = f"baseline_{phase.number:02d}"
-        self._measure(phase, "teacher", "ddim", teacher_params, kind)
-        self._measure(phase, "teacher", "ancestral", teacher_params)
+        self._measure(phase, "teacher", "ddim", teacher, kind)
+        self._measure(phase, "teacher", "ancestral", teacher)
         if self._first:
             report.write_samples(self._workdir)
 
@@ -83,7 +91,7 @@ class Results:
         phase: Phase,
         role: str,
         sampler: evaluate.SamplerName,
-        params: Params,
+        model: _Identified,
         samples: str = "",
     ) -> None:
         """Adds a row to eval.jsonl, after the first images as samples/<samples>.npz."""
@@ -93,12 +101,12 @@ class Results:
             "sampler": sampler,
             "num_steps": phase.num_steps,
             "metric": self._metric,
-            "params": checkpoint.fingerprint_of(params)[:16],
+            "params": model.digest,
         }
         done = self._journal.evaluations()
         if parallel.first_says(any(row.items() <= old.items() for old in done)):
             return
-        images = self._draw(self._sampler(sampler), params, phase.num_steps)
+        images = self._draw(self._sampler(sampler), model.params, phase.num_steps)
         settings = self._evaluation
         num_first = -(-settings.grid_images // settings.batch_size)
         first = list(itertools.islice(images, num_first))
@@ -165,6 +173,10 @@ class Results:
             )
         if self._first:
             report.save_npz(path, **states)
+
+
+def _identified(params: Params) -> _Identified:
+    return _Identified(params, checkpoint.fingerprint_of(params)[:16])
 
 
 def _is_newer(path: Path, others: Iterable[Path]) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from progdist import data, lock, parallel
 from progdist.checkpoint import Progress
 from progdist.config import Config, ConfigError, differences, from_json, to_json
-from progdist.progressive import Phase
+from progdist.phases import Phase
 
 
 def make(workdir: Path) -> None:

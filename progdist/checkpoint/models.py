@@ -73,7 +73,7 @@ def check_model(path: Path, shapes: Params) -> None:
       CheckpointError: if there is nothing to read, or it belongs to another network.
     """
     if path.is_file():
-        _check_shapes(path, _read_released(path), jax.tree.map(_without_ones, shapes))
+        _read_released(path, shapes)
     else:
         wanted = content.form_of({"params": shapes})
         content.check_form(path, stored.content_on(read_card(path)), wanted)
@@ -92,11 +92,10 @@ def load_model(path: Path, template: Params) -> Params:
       CheckpointError: if there is nothing to read, it is damaged, or it belongs to
         another network.
     """
-    check_model(path, template)
     if path.is_file():
-        return _like(_read_released(path), template)
+        return _like(_read_released(path, template), template)
     abstract = stored.abstract_of({"params": template})
-    wanted = stored.content_on(stored.read_card(path))
+    wanted = stored.content_on(read_card(path))
     return stored.read_tree(path, abstract, wanted)["params"]
 
 
@@ -121,8 +120,11 @@ def _no_model(path: Path) -> CheckpointError:
     )
 
 
-def _read_released(path: Path) -> Params:
-    """Reads `ema_params`, without axes of 1, which its normalisations have."""
+def _read_released(path: Path, shapes: Params) -> Params:
+    """Reads `ema_params`, without axes of 1, which its normalisations have.
+
+    Refuses those of another network than that of the shapes.
+    """
     try:
         tree = flax.serialization.msgpack_restore(path.read_bytes())["ema_params"]
         leaves = {name: np.squeeze(leaf) for name, leaf in _leaves(tree).items()}
@@ -130,7 +132,9 @@ def _read_released(path: Path) -> Params:
         raise CheckpointError(
             f"{path}: not a flax msgpack file with ema_params ({error})"
         ) from None
-    return _unflatten(leaves)
+    params = _unflatten(leaves)
+    _check_shapes(path, params, jax.tree.map(_without_ones, shapes))
+    return params
 
 
 def _like(params: Params, template: Params) -> Params:

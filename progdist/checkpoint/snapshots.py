@@ -4,6 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,7 +193,8 @@ class Checkpoints:
     def _put_aside(self, global_step: int, reason: str) -> None:
         if jax.process_index() == 0:
             path = self._directory / str(global_step)
-            aside = next(p for p in _names_aside(path) if not p.exists())
+            names = (path.with_name(f"{path.name}.damaged{n or ''}") for n in count())
+            aside = next(name for name in names if not name.exists())
             path.rename(aside)
             self._warn(f"warning: {reason}; put aside as {aside.name}")
 
@@ -216,8 +218,9 @@ def fingerprint(where: Path) -> dict[str, str]:
       DamageError: if the arrays are not what was written.
     """
     content.check_manifest(where)
-    card, tree = stored.read_card(where), stored.read_arrays(where)
-    found = content.content_of(tree)
+    card = stored.read_card(where)
+    stored.read_arrays(where)  # which compares them with the card
+    found = stored.content_on(card)
     groups = {
         "params": "state/params",
         "ema": "state/ema_params",
@@ -233,10 +236,6 @@ def fingerprint(where: Path) -> dict[str, str]:
 
 def _is_step(name: str) -> bool:
     return name.isascii() and name.isdecimal() and str(int(name)) == name
-
-
-def _names_aside(path: Path) -> list[Path]:
-    return [path.with_name(f"{path.name}.damaged{n or ''}") for n in range(1000)]
 
 
 def _as_dict(snapshot: Snapshot) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The loss of a run over all of its phases."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,13 +54,17 @@ def read_curves(workdir: str | Path) -> list[Curve]:
       ValueError: if a row lacks one of the fields of `Curve`.
     """
     path = Path(workdir, "metrics.jsonl")
-    rows = [require(row, Curve._fields, path) for row in read_rows(path)]
+    return curves_of([require(row, Curve._fields, path) for row in read_rows(path)])
+
+
+def curves_of(rows: Iterable[dict[str, Any]]) -> list[Curve]:
+    """Returns a curve per phase; the rows have the fields of `Curve`."""
     latest = {row["global_step"]: row for row in rows}
     by_phase: dict[int, list[dict[str, Any]]] = {}
     for _, row in sorted(latest.items()):
         if 0 < row["loss"] < math.inf:
             by_phase.setdefault(row["phase"], []).append(row)
-    return [_curve(phase, rows) for phase, rows in sorted(by_phase.items())]
+    return [_curve(phase, found) for phase, found in sorted(by_phase.items())]
 
 
 def smooth(values: Float[np.ndarray, " n"], window: int) -> Float[np.ndarray, " n"]:

@@ -8,8 +8,19 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from progdist.phases import Phase, plan
+
 # Network calls that an update makes for an image: forward, and backward as two.
 _STUDENT_CALLS = 3
+# As `plan` takes them, after the updates of the base model.
+_LENGTHS = (
+    "num_updates",
+    "start_steps",
+    "end_steps",
+    "ratio",
+    "long_rounds",
+    "long_num_updates",
+)
 
 
 class Round(NamedTuple):
@@ -31,31 +42,15 @@ class Round(NamedTuple):
         return f"round {self.phase}" if self.phase else "teacher"
 
 
-class Plan(NamedTuple):
-    """What a configuration says about lengths; of malformed ones, nothing."""
-
-    updates: list[int]  # of each phase
-
-    @property
-    def total(self) -> int:
-        """Updates of all phases."""
-        return sum(self.updates)
-
-
-def plan_of(config: dict[str, Any]) -> Plan | None:
-    """Returns the updates of the phases, as `progressive.plan` has them."""
+def plan_of(config: dict[str, Any]) -> tuple[Phase, ...]:
+    """Returns the phases that a configuration leads to; of a malformed one, none."""
     try:
-        distill = config["distill"]
-        counts = [0 if config.get("teacher") else config["base"]["num_updates"]]
-        steps = distill["start_steps"]
-        while steps > max(1, distill["end_steps"]) and distill["ratio"] > 1:
-            counts.append(distill["num_updates"])
-            steps //= distill["ratio"]
-        num_long = min(distill["long_rounds"], len(counts) - 1)
-        counts[len(counts) - num_long :] = [distill["long_num_updates"]] * num_long
-    except (KeyError, TypeError):
-        return None
-    return Plan(counts)
+        base, distill = config["base"], config["distill"]
+        trained = 0 if config.get("teacher") else base["num_updates"]
+        lengths = [trained, *(distill[name] for name in _LENGTHS)]
+        return plan(*lengths) if all(type(n) is int for n in lengths) else ()
+    except (KeyError, TypeError, ValueError):
+        return ()
 
 
 def rounds_of(rows: Sequence[dict[str, Any]], config: dict[str, Any]) -> list[Round]:
@@ -74,7 +69,7 @@ def _round(
     phase: int,
     rows: Sequence[dict[str, Any]],
     config: dict[str, Any],
-    planned: Plan | None,
+    planned: Sequence[Phase],
 ) -> Round:
     last = rows[-1]
     settings = config.get("distill" if phase else "base", {})
@@ -87,9 +82,7 @@ def _round(
         phase=phase,
         num_steps=last["num_steps"],
         updates=last["step"],
-        planned=planned.updates[phase]
-        if planned and phase < len(planned.updates)
-        else None,
+        planned=planned[phase].num_updates if phase < len(planned) else None,
         loss=float(last["loss"]),
         seconds=_seconds(rows) if len(speeds) == len(rows) else None,
         images_per_second=speed * batch_size if speed and batch_size else None,

@@ -7,9 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from progdist.report.curves import Curve, read_curves
+from progdist.phases import Phase
+from progdist.report.curves import Curve, curves_of
 from progdist.report.measures import Group, groups, read_measures
-from progdist.report.rounds import Plan, Round, plan_of, rounds_of
+from progdist.report.rounds import Round, plan_of, rounds_of
 from progdist.report.rows import read_rows, require
 from progdist.report.samples import Samples, load_samples
 from progdist.report.trajectories import Paths, load_trajectories
@@ -60,8 +61,8 @@ class Run(NamedTuple):
         return self.starts[-1].noted if self.starts else {}
 
     @property
-    def plan(self) -> Plan | None:
-        """How long the phases are."""
+    def plan(self) -> tuple[Phase, ...]:
+        """The phases; none where the configuration is malformed."""
         return plan_of(self.config)
 
     @property
@@ -72,9 +73,11 @@ class Run(NamedTuple):
     @property
     def is_finished(self) -> bool:
         """Whether the plan's last student has been trained and measured."""
-        last = len(self.plan.updates) - 1 if self.plan else None
-        measured = any(row.get("phase") == last for row in self.measures)
-        return bool(self.plan and measured and self.updates >= self.plan.total)
+        if not self.plan:
+            return False
+        last = self.plan[-1]
+        measured = any(row.get("phase") == last.number for row in self.measures)
+        return measured and self.updates >= last.end_update
 
     @property
     def seconds(self) -> float | None:
@@ -114,7 +117,7 @@ def load(workdir: Path) -> Run:
         config=config,
         starts=_starts(read_rows(workdir / "starts.jsonl"), _last_change(workdir)),
         rows=rows,
-        curves=read_curves(workdir),
+        curves=curves_of(rows),
         rounds=rounds_of(rows, config),
         measures=measured,
         groups=groups(measured),
