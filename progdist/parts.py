@@ -13,7 +13,7 @@ from progdist.config import Config
 from progdist.display import Display, Work
 from progdist.interrupt import Interrupt
 from progdist.model import Model, make_model
-from progdist.progressive import Phase
+from progdist.phases import Phase
 from progdist.pulse import Pulse
 from progdist.trainer import Trainers
 from progdist.watchdog import Watchdog

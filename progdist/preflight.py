@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from progdist import checkpoint, data, progressive
+from progdist import checkpoint, data, phases
 from progdist.config import (
     Config,
     ConfigError,
@@ -223,7 +223,7 @@ def _check_rounds(distill: Distillation) -> None:
     if distill.long_rounds:
         _at_least(distill, path, 1, "long_num_updates")
     try:
-        rounds = progressive.num_rounds(
+        rounds = phases.num_rounds(
             distill.start_steps, distill.end_steps, distill.ratio
         )
     except ValueError as error:

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from progdist import data, extraction, metrics, parallel
+from progdist.cache_dir import cache_dir
 from progdist.data.progress import counting
 from progdist.data.workers import read_ahead
 from progdist.extraction import Extractor, Part
@@ -135,7 +136,7 @@ def cached(key: dict[str, Any], make: Callable[[], Arrays]) -> Arrays | None:
     """
     path, text = path_of(key), json.dumps(key, sort_keys=True)
     found = _load(path, text) if jax.process_index() == 0 else None
-    if parallel.of_all_processes(int(found is not None))[0]:
+    if parallel.first_says(found is not None):
         return found
     arrays = make()
     if jax.process_index() == 0:
@@ -145,10 +146,9 @@ def cached(key: dict[str, Any], make: Callable[[], Arrays]) -> Arrays | None:
 
 def path_of(key: dict[str, Any]) -> Path:
     """Where the arrays of a key are kept."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     text = json.dumps(key, sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:32]
-    return base / "progdist" / "statistics" / f"{name}.npz"
+    return cache_dir() / "statistics" / f"{name}.npz"
 
 
 def _key(reference: Reference, extractor: Extractor) -> dict[str, Any]:

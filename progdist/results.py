@@ -4,7 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,18 @@ from progdist import checkpoint, data, drawing, metrics, parallel, report
 from progdist.config import Evaluation
 from progdist.journal import Journal
 from progdist.model import Model, make_sampler, param_template
-from progdist.progressive import Phase
+from progdist.phases import Phase
 from progdist.state import Params
 
 # The last rounds are the ones whose paths can be seen whole, as in the paper's figure.
 _MOST_STEPS_DRAWN, _PATHS_DRAWN = 4, 3
+
+
+class _Identified(NamedTuple):
+    """A model's parameters, and the digest that tells its rows from another's."""
+
+    params: Params
+    digest: str
 
 
 class Results:
@@ -38,8 +45,8 @@ class Results:
     ) -> None:
         """Takes the pieces of the run.
 
-        `note` shows something to the user; `check`, called before each batch of
-        samples, may raise to end the run there.
+        `note` shows something to the user; `check`, called with each batch of samples,
+        may raise to end the run there.
         """
         self._workdir, self._model, self._mesh = workdir, model, mesh
         self._evaluation, self._source = evaluation, source
@@ -57,12 +64,12 @@ class Results:
 
     def add(self, phase: Phase, params: Params, teacher_params: Params) -> None:
         """Measures a phase's model and the undistilled teacher at its N, and draws."""
-        kind = f"phase_{phase.number:02d}"
+        kind, teacher = f"phase_{phase.number:02d}", _identified(teacher_params)
         if phase.number:
-            self._measure(phase, "student", "ddim", params, kind)
+            self._measure(phase, "student", "ddim", _identified(params), kind)
             kind = f"baseline_{phase.number:02d}"
-        self._measure(phase, "teacher", "ddim", teacher_params, kind)
-        self._measure(phase, "teacher", "ancestral", teacher_params)
+        self._measure(phase, "teacher", "ddim", teacher, kind)
+        self._measure(phase, "teacher", "ancestral", teacher)
         if self._first:
             report.write_samples(self._workdir)
 
@@ -76,13 +83,15 @@ class Results:
             report.write_trajectories(self._workdir)
             self._note(report.closing_table(self._workdir))
             self._note(f"figures: {self._workdir / 'figures'}")
+            self._journal.end("done")
+            self._note(f"report: {report.write_page([self._workdir])}")
 
     def _measure(
         self,
         phase: Phase,
         role: str,
         sampler: drawing.SamplerName,
-        params: Params,
+        model: _Identified,
         samples: str = "",
     ) -> None:
         """Adds a row to eval.jsonl, after the first images as samples/<samples>.npz."""
@@ -92,23 +101,26 @@ class Results:
             "sampler": sampler,
             "num_steps": phase.num_steps,
             "metric": self._metric,
-            "params": checkpoint.fingerprint_of(params)[:16],
+            "params": model.digest,
         }
         done = self._journal.evaluations()
-        if _first_says(any(_says(old, row) for old in done)):
+        if parallel.first_says(any(_says(old, row) for old in done)):
             return
-        images = self._draw(self._sampler(sampler), params, phase.num_steps)
+        images = self._draw(self._sampler(sampler), model.params, phase.num_steps)
         settings = self._evaluation
         num_first = -(-settings.grid_images // settings.batch_size)
         first = list(itertools.islice(images, num_first))
         moments = metrics.pixel_moments(itertools.chain(first, images))
         if samples and self._first:
+            drawn = np.concatenate(first)[: settings.grid_images]
             report.save_npz(
                 self._workdir / "samples" / f"{samples}.npz",
-                images=np.concatenate(first)[: settings.grid_images],
+                images=drawn,
                 num_steps=np.array(phase.num_steps),
                 phase=np.array(phase.number),
             )
+            grid = report.square_grid(drawn)
+            self._journal.images(f"samples/{role}", grid, phase.end_update)
         value = metrics.frechet_distance(self._data_moments, moments)
         row |= {"value": value, "num_samples": settings.num_samples}
         self._journal.evaluation(row, phase.end_update)
@@ -141,7 +153,7 @@ class Results:
             phase: checkpoint.model_dir(self._workdir, phase.number, phase.num_steps)
             for phase in few
         }
-        if not few or _first_says(_is_newer(path, models.values())):
+        if not few or parallel.first_says(_is_newer(path, models.values())):
             return
         template = param_template(self._model, self._mesh)
         key = jax.random.key(self._evaluation.seed)
@@ -163,14 +175,13 @@ class Results:
             report.save_npz(path, **states)
 
 
+def _identified(params: Params) -> _Identified:
+    return _Identified(params, checkpoint.fingerprint_of(params)[:16])
+
+
 def _says(old: dict[str, Any], row: dict[str, Any]) -> bool:
     """Whether it is this run's row; `progdist.evaluate` has written its `features`."""
     return "features" not in old and row.items() <= old.items()
-
-
-def _first_says(what: bool) -> bool:
-    """What process 0 sees; the others might see its files a moment later."""
-    return bool(parallel.of_all_processes(int(what))[0])
 
 
 def _is_newer(path: Path, others: Iterable[Path]) -> bool:

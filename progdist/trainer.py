@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from progdist import parallel, progressive, step as steps
+from progdist import parallel, phases, step as steps
 from progdist.config import Config, Training
 from progdist.model import Model, make_model, param_template
-from progdist.progressive import Phase
+from progdist.phases import Phase
 from progdist.state import Snapshot, init_state, learning_rate, make_optimizer
 
 
@@ -42,7 +42,7 @@ class Trainers(NamedTuple):
 def make_plan(config: Config) -> tuple[Phase, ...]:
     """Returns the configured phases; a given teacher is not trained."""
     distill = config.distill
-    return progressive.plan(
+    return phases.plan(
         0 if config.teacher else config.base.num_updates,
         distill.num_updates,
         distill.start_steps,

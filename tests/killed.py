@@ -7,6 +7,7 @@ otherwise.
 A mutant loses a part of every checkpoint when it is restored.
 """
 
+import itertools
 import os
 import signal
 import sys
@@ -17,11 +18,15 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from progdist import checkpoint, cli, main, progressive, step
+from progdist import cli, main, progressive, step
 from progdist.checkpoint import Checkpoints, content, models
 from progdist.journal import Journal
 from progdist.pulse import Pulse
+from progdist.results import Results
 from progdist.state import make_optimizer
+
+UPDATES = [0]  # done by this process, or before it
+STORES = []  # its checkpoints
 
 
 def die():
@@ -46,25 +51,22 @@ def before(owner, name, act):
 
 def counted(number, act):
     """Acts at the call of that number."""
-    calls = iter(range(1, 1_000_000))
+    calls = itertools.count(1)
     return lambda *args, **kwargs: next(calls) == number and act(*args, **kwargs)
 
 
 def at_update(number, act=die):
     """Once the update is done, and the last checkpoint before it is complete."""
     make = step.make_train_step
-    done = []
     before(Checkpoints, "save", lambda store, *_: STORES.append(store))
 
     def make_killing(*args):
         train_step = make(*args)
 
         def killing(state, round_, batch):
-            if not done:
-                done.append(GLOBAL_STEP[0])
             result = jax.block_until_ready(train_step(state, round_, batch))
-            done[0] += 1
-            if done[0] == number:
+            UPDATES[0] += 1
+            if UPDATES[0] == number:
                 for store in STORES:
                     store.wait()
                 act()
@@ -73,10 +75,6 @@ def at_update(number, act=die):
         return killing
 
     step.make_train_step = make_killing
-
-
-GLOBAL_STEP = [0]  # where the run began
-STORES = []
 
 
 def terminate():
@@ -99,24 +97,20 @@ def at_terminated_sampling(number):
 
 
 def at_compilation(number):
-    make = step.make_train_step
+    """In that of the base step, 1, or of the rounds', 2."""
+    make, numbers = step.make_train_step, itertools.count(1)
 
     def make_killing(*args):
-        train_step, calls = make(*args), []
+        train_step, here = make(*args), next(numbers)
 
         def killing(*inputs):
-            calls.append(None)
-            if len(calls) == 1 and len(MADE) >= number and MADE[number - 1] is killing:
+            if here == number:
                 die_soon(0.05)
             return train_step(*inputs)
 
-        MADE.append(killing)
         return killing
 
     step.make_train_step = make_killing
-
-
-MADE = []
 
 
 def at_write(number):
@@ -216,7 +210,7 @@ def remember_start():
 
     def remembered(self, template_of):
         found = restore(self, template_of)
-        GLOBAL_STEP[0] = found[0].global_step if found else 0
+        UPDATES[0] = found[0].global_step if found else 0
         return found
 
     Checkpoints.restore_newest = remembered
@@ -225,8 +219,8 @@ def remember_start():
 if __name__ == "__main__":
     split = sys.argv.index("--")
     words, sys.argv[1:] = sys.argv[1:split], sys.argv[split + 1 :]
-    assert checkpoint.Checkpoints is Checkpoints
     remember_start()
+    Results.conclude = lambda *_: None  # the figures: nothing of them is compared
     for word in words[2:]:
         losing(word.removeprefix("--mutant="))
     if words[0] != "nowhere":

@@ -11,17 +11,7 @@ from progdist.data.listing import list_images
 from tests.originals import image_of
 from tests.pictures import GOOD, encoded, fill, open_folder
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def root(tmp_path):
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

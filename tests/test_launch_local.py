@@ -7,13 +7,13 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from launch import local
 from launch.group import End, is_worth_restarting, verdict
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 # Stands in for progdist.main: does what --do says for its rank, and keeps a diary.
@@ -72,7 +72,7 @@ def start(place):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     return process.returncode, out, err
 
 
@@ -84,13 +84,6 @@ def diary(place):
 def await_start(place, num=2):
     wait_until(lambda: len([line for line in diary(place) if "started" in line]) == num)
     return [int(line.split()[2]) for line in diary(place)]
-
-
-def wait_until(is_so, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def is_alive(pid):
@@ -250,7 +243,7 @@ def test_a_mistake_is_one_line_and_code_2(words, message):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
     assert done.returncode == 2
     assert message in done.stderr
@@ -269,7 +262,7 @@ def test_the_trainer_runs_in_two_processes_and_saves_on_sigterm(tmp_path):
         try:
             wait_until((workdir / "metrics.jsonl").exists, seconds=200)
             launcher.send_signal(signal.SIGTERM)
-            _, errors = launcher.communicate(timeout=60)
+            _, errors = launcher.communicate(timeout=180)
         finally:
             launcher.kill()
     assert launcher.returncode == 143, errors

@@ -5,12 +5,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests import fake_commands
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 SLICE = ["--name=my-slice", "--zone=us-central2-b"]
@@ -115,13 +115,6 @@ def worker(home, *words):
 
 def state(home):
     return worker(home, "state").stdout.strip().removeprefix("progdist: ")
-
-
-def wait_until(is_so, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def of_gcloud_and_git(place):

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 from progdist import progressive
+from progdist.phases import num_rounds, plan
 from progdist.state import Snapshot, init_state, make_optimizer
 from tests import tiny
 from tests.toy import quick
 
 
 def test_the_published_plan_of_cifar10():
-    phases = progressive.plan(800_000, 50_000, 8192, 1, 2, 2, 100_000)
+    phases = plan(800_000, 50_000, 8192, 1, 2, 2, 100_000)
     assert [p.num_steps for p in phases] == [2**k for k in range(13, -1, -1)]
     assert [p.num_updates for p in phases[-3:]] == [50_000, 100_000, 100_000]
     assert phases[-1].end_update == 800_000 + 11 * 50_000 + 2 * 100_000
@@ -22,7 +23,7 @@ def test_the_published_plan_of_cifar10():
 @quick
 @given(st.integers(1, 5), st.integers(0, 6), st.integers(2, 4), st.integers(1, 9))
 def test_every_plan_ends_at_end_steps_and_leaves_no_gap(end, rounds, ratio, updates):
-    phases = progressive.plan(7, updates, end * ratio**rounds, end, ratio)
+    phases = plan(7, updates, end * ratio**rounds, end, ratio)
     assert len(phases) == rounds + 1
     assert phases[-1].num_steps == end
     for one, other in itertools.pairwise(phases):
@@ -34,11 +35,17 @@ def test_every_plan_ends_at_end_steps_and_leaves_no_gap(end, rounds, ratio, upda
 @pytest.mark.parametrize("steps", [(6, 1, 2), (8, 3, 2), (8, 1, 3), (1, 2, 2)])
 def test_steps_that_no_number_of_rounds_connects_are_refused(steps):
     with pytest.raises(ValueError, match="must be end_steps"):
-        progressive.num_rounds(*steps)
+        num_rounds(*steps)
+
+
+@pytest.mark.parametrize("steps", [(8, 0, 2), (8, 1, 1), (8, 1, 0), (8, -1, -2)])
+def test_factors_that_lead_nowhere_are_refused_and_not_followed_for_ever(steps):
+    with pytest.raises(ValueError, match="must be at least 1 and 2"):
+        num_rounds(*steps)
 
 
 def test_a_given_teacher_is_not_trained():
-    first = progressive.plan(0, 10, 4, 1)[0]
+    first = plan(0, 10, 4, 1)[0]
     assert first.num_updates == first.end_update == 0
 
 
@@ -64,7 +71,7 @@ def test_advance_makes_teacher_and_student_of_the_finished_model(ema):
 
 @pytest.mark.parametrize("start", [0, 1, 2])
 def test_run_goes_on_from_any_phase_and_swaps_between_phases_only(start):
-    phases, events = progressive.plan(5, 5, 4, 1), []
+    phases, events = plan(5, 5, 4, 1), []
 
     def train(phase, snapshot):
         assert snapshot.phase == phase.number

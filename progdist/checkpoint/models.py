@@ -41,8 +41,9 @@ def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
     tree = {"params": params}
     card = stored.make_card(facts, tree)
     try:
-        if not _is_kept(path, card):
-            ocp.save(stored.location(path), tree, custom_metadata=card, overwrite=True)
+        if parallel.first_says(_is_kept(path, card)):
+            return
+        ocp.save(stored.location(path), tree, custom_metadata=card, overwrite=True)
         if jax.process_index() == 0:
             content.write_manifest(path)
     except Exception as error:
@@ -80,7 +81,7 @@ def check_model(path: Path, shapes: Params) -> None:
       CheckpointError: if there is nothing to read, or it belongs to another network.
     """
     if path.is_file():
-        _check_shapes(path, _read_released(path), jax.tree.map(_without_ones, shapes))
+        _read_released(path, shapes)
     else:
         wanted = content.form_of({"params": shapes})
         content.check_form(path, stored.content_on(read_card(path)), wanted)
@@ -99,11 +100,10 @@ def load_model(path: Path, template: Params) -> Params:
       CheckpointError: if there is nothing to read, it is damaged, or it belongs to
         another network.
     """
-    check_model(path, template)
     if path.is_file():
-        return _like(_read_released(path), template)
+        return _like(_read_released(path, template), template)
     abstract = stored.abstract_of({"params": template})
-    wanted = stored.content_on(stored.read_card(path))
+    wanted = stored.content_on(read_card(path))
     return stored.read_tree(path, abstract, wanted)["params"]
 
 
@@ -114,10 +114,12 @@ def clear_leftovers(directory: Path) -> None:
 
 
 def _is_kept(path: Path, card: dict[str, Any]) -> bool:
+    """Whether the same model is there, whole and with its manifest."""
     try:
-        return content.seal(read_card(path)) == card["seal"]
+        same = content.seal(read_card(path)) == card["seal"]
     except CheckpointError:
         return False
+    return same and content.has_manifest(path)
 
 
 def _no_model(path: Path) -> CheckpointError:
@@ -126,8 +128,11 @@ def _no_model(path: Path) -> CheckpointError:
     )
 
 
-def _read_released(path: Path) -> Params:
-    """Reads `ema_params`, without axes of 1, which its normalisations have."""
+def _read_released(path: Path, shapes: Params) -> Params:
+    """Reads `ema_params`, without axes of 1, which its normalisations have.
+
+    Refuses those of another network than that of the shapes.
+    """
     try:
         tree = flax.serialization.msgpack_restore(path.read_bytes())["ema_params"]
         leaves = {name: np.squeeze(leaf) for name, leaf in _leaves(tree).items()}
@@ -135,7 +140,9 @@ def _read_released(path: Path) -> Params:
         raise CheckpointError(
             f"{path}: not a flax msgpack file with ema_params ({error})"
         ) from None
-    return _unflatten(leaves)
+    params = _unflatten(leaves)
+    _check_shapes(path, params, jax.tree.map(_without_ones, shapes))
+    return params
 
 
 def _like(params: Params, template: Params) -> Params:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,12 +71,16 @@ class Checkpoints:
         """
         self.wait()
         latest = self._orbax.latest
-        if latest is not None and latest.step >= global_step:
+        if latest is not None and latest.step == global_step:
             return
+        if latest is not None and latest.step > global_step:
+            reason = RuntimeError(f"{latest.path} is there, and newer")
+            raise self._failure(global_step, reason)
         tree = _as_dict(snapshot)
         facts = {
             "phase": snapshot.phase,
             "step": int(snapshot.state.step),
+            "global_step": global_step,
             "tally": snapshot.tally._asdict(),
             "data": self._data,
         }
@@ -167,6 +172,8 @@ class Checkpoints:
         where = self._directory / str(global_step)
         content.check_manifest(where)
         card = stored.read_card(where)
+        if card.get("global_step") != global_step:
+            raise DamageError(f"{where}: is no checkpoint of this step")
         progress = Progress(card["phase"], card["step"], global_step, card["data"])
         template = template_of(progress)
         abstract = stored.abstract_of(_as_dict(template))
@@ -186,7 +193,8 @@ class Checkpoints:
     def _put_aside(self, global_step: int, reason: str) -> None:
         if jax.process_index() == 0:
             path = self._directory / str(global_step)
-            aside = next(p for p in _names_aside(path) if not p.exists())
+            names = (path.with_name(f"{path.name}.damaged{n or ''}") for n in count())
+            aside = next(name for name in names if not name.exists())
             path.rename(aside)
             self._warn(f"warning: {reason}; put aside as {aside.name}")
 
@@ -210,8 +218,9 @@ def fingerprint(where: Path) -> dict[str, str]:
       DamageError: if the arrays are not what was written.
     """
     content.check_manifest(where)
-    card, tree = stored.read_card(where), stored.read_arrays(where)
-    found = content.content_of(tree)
+    card = stored.read_card(where)
+    stored.read_arrays(where)  # which compares them with the card
+    found = stored.content_on(card)
     groups = {
         "params": "state/params",
         "ema": "state/ema_params",
@@ -221,17 +230,12 @@ def fingerprint(where: Path) -> dict[str, str]:
     digests = {
         name: content.combined(found, under) or "none" for name, under in groups.items()
     }
-    progress = {key: card[key] for key in ("phase", "step", "tally", "data")}
-    progress["global_step"] = int(where.name)
+    progress = {key: value for key, value in card.items() if key != "content"}
     return digests | {"progress": content.seal(progress)}
 
 
 def _is_step(name: str) -> bool:
     return name.isascii() and name.isdecimal() and str(int(name)) == name
-
-
-def _names_aside(path: Path) -> list[Path]:
-    return [path.with_name(f"{path.name}.damaged{n or ''}") for n in range(1000)]
 
 
 def _as_dict(snapshot: Snapshot) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
+from progdist.cache_dir import cache_dir
 from progdist.data.listing import Listing, Names
 
 # Counts up when files that were good become bad by other rules.
@@ -82,9 +83,8 @@ def exclusive(root: Path) -> Iterator[None]:
 
 def path_of(root: Path) -> Path:
     """Where the good files of a folder are written down."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     key = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:32]
-    return base / "progdist" / "folders" / f"{key}.npz"
+    return cache_dir() / "folders" / f"{key}.npz"
 
 
 def _load(path: Path) -> Listing:

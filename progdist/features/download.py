@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from progdist.cache_dir import cache_dir
 from progdist.features.weights import WeightsError, check_sha256
 
 URL = (
@@ -35,8 +36,7 @@ def inception_file(given: str = "") -> Path:
 
 def kept_file() -> Path:
     """Where a download is kept."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return base / "progdist" / "weights" / URL.rsplit("/", 1)[-1]
+    return cache_dir() / "weights" / URL.rsplit("/", 1)[-1]
 
 
 def _download(url: str, path: Path) -> None:
