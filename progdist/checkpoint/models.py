@@ -1,5 +1,6 @@
 """The model of each finished phase, and models released as flax files."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ from progdist.state import Params
 def model_dir(workdir: Path, phase: int, num_steps: int) -> Path:
     """Returns where the model of a phase is kept."""
     return workdir / "models" / f"phase_{phase:02d}_steps_{num_steps}"
+
+
+def finished_models(workdir: Path) -> dict[int, int]:
+    """Returns the number of steps of each finished phase of a run, by phase."""
+    names = [path.name for path in (workdir / "models").glob("phase_*_steps_*")]
+    found = [re.fullmatch(r"phase_(\d+)_steps_(\d+)", name) for name in names]
+    return dict(sorted((int(m[1]), int(m[2])) for m in found if m))
 
 
 def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
