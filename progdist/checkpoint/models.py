@@ -1,4 +1,4 @@
-"""The model of each finished phase, and models released as flax files."""
+"""The model of each finished phase, and models in flax or safetensors files."""
 
 import shutil
 from pathlib import Path
@@ -15,6 +15,8 @@ from progdist.checkpoint import content, stored
 from progdist.checkpoint.content import CheckpointError
 from progdist.checkpoint.snapshots import SaveError
 from progdist.state import Params
+
+_SAFE = ".safetensors"
 
 
 def model_dir(workdir: Path, phase: int, num_steps: int) -> Path:
@@ -45,11 +47,13 @@ def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Returns a model's card; that of a released file is empty.
+    """Returns a model's card; that of a released flax file is empty.
 
     Raises:
       CheckpointError: if there is no model at `path`.
     """
+    if path.suffix == _SAFE:
+        return _safe_card(path)
     if path.is_file():
         return {}
     if not (path / "_CHECKPOINT_METADATA").is_file():
@@ -82,8 +86,8 @@ def load_model(path: Path, template: Params) -> Params:
     """Reads the parameters of a model: a directory of `models/`, or a released file.
 
     Args:
-      path: a directory that `save_model` wrote, or a flax msgpack file with a train
-        state, whose `ema_params` are taken.
+      path: a directory that `save_model` wrote, an exported .safetensors file, or a
+        flax msgpack file with a train state, whose `ema_params` are taken.
       template: parameters of the network, whose shapes have to agree, or their
         shapes, dtypes and places.
 
@@ -114,12 +118,18 @@ def _is_kept(path: Path, card: dict[str, Any]) -> bool:
 
 def _no_model(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"{path}: holds no model; give a directory of models/, or a released file"
+        f"{path}: holds no model; give a directory of models/, a .safetensors or a "
+        "released file"
     )
 
 
 def _read_released(path: Path) -> Params:
-    """Reads `ema_params`, without axes of 1, which its normalisations have."""
+    """Reads the parameters in a file, without axes of 1.
+
+    Those are in the normalisations of released flax files.
+    """
+    if path.suffix == _SAFE:
+        return _read_safe(path)
     try:
         tree = flax.serialization.msgpack_restore(path.read_bytes())["ema_params"]
         leaves = {name: np.squeeze(leaf) for name, leaf in _leaves(tree).items()}
@@ -128,6 +138,37 @@ def _read_released(path: Path) -> Params:
             f"{path}: not a flax msgpack file with ema_params ({error})"
         ) from None
     return _unflatten(leaves)
+
+
+def _read_safe(path: Path) -> Params:
+    with _safe_open(path) as file:
+        try:
+            leaves = {
+                tuple(name.split("/")): np.squeeze(file.get_tensor(name))
+                for name in file.keys()  # noqa: SIM118, it is no mapping
+            }
+            return _unflatten(leaves)
+        except (TypeError, ValueError, IndexError) as error:
+            raise CheckpointError(f"{path}: not parameters ({error})") from None
+
+
+def _safe_card(path: Path) -> dict[str, Any]:
+    with _safe_open(path) as file:
+        notes = file.metadata() or {}
+    return {n: int(note) if note.isdecimal() else note for n, note in notes.items()}
+
+
+def _safe_open(path: Path) -> Any:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise CheckpointError(
+            f"{path}: needs safetensors; pip install 'progdist[export]'"
+        ) from None
+    try:
+        return safe_open(path, "numpy")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error})") from None
 
 
 def _like(params: Params, template: Params) -> Params:
