@@ -12,6 +12,7 @@ are part of it; b is free. Every file carries its card: what it is, and what mad
 import contextlib
 import json
 import logging
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,10 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from progdist.checkpoint import content
+from progdist.checkpoint import SaveError, content
 from progdist.denoiser import bind
 from progdist.diffusion import samplers
 from progdist.model import Model
+from progdist.nets.unet import UNet
 from progdist.state import Params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -42,27 +44,36 @@ Sampler = Callable[..., Array]
 
 def make_sampler(model: Model, params: Params, num_steps: int) -> Sampler:
     """Returns noise [b, h, w, c] (and labels [b]) -> images; see the module."""
-    net = model.net.clone(dtype=jnp.float32, remat=False)
+    net = _network(model)
 
     def draw(
         noise: Float[Array, "b h w c"], label: Int[Array, " b"] | None = None
     ) -> Float[Array, "b h w c"]:
-        def body(j: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
-            # The label goes along: the converter to ONNX takes no loop that reads
-            # an argument from outside.
-            z_t, label = state
-            denoise = bind(net, params, model.output, label)
-            i = num_steps - 1 - j
-            z_s, _ = samplers.advance(denoise, model.schedule, z_t, i, num_steps)
-            return z_s, label
-
-        return jax.lax.fori_loop(0, num_steps, body, (noise, label))[0]
+        denoise = bind(net, params, model.output, label)
+        return samplers.sample(denoise, model.schedule, noise, num_steps)
 
     return draw
 
 
-def write_jax(path: Path, sampler: Sampler, model: Model, card: Card) -> None:
+def make_step(model: Model, params: Params, num_steps: int) -> Sampler:
+    """Returns (j, z_t (, labels)) -> z_s, the sampler's step number j = 0 … N - 1."""
+    net = _network(model)
+
+    def step(
+        j: Int[Array, ""],
+        z_t: Float[Array, "b h w c"],
+        label: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        denoise = bind(net, params, model.output, label)
+        i = num_steps - 1 - j
+        return samplers.advance(denoise, model.schedule, z_t, i, num_steps)[0]
+
+    return step
+
+
+def write_jax(path: Path, model: Model, params: Params, card: Card) -> None:
     """Writes the sampler for all of `PLATFORMS`; the same content, the same bytes."""
+    sampler = make_sampler(model, params, card["num_steps"])
     (batch,) = jax.export.symbolic_shape("b")
     with _without_places():
         exported = jax.export.export(jax.jit(sampler), platforms=PLATFORMS)(
@@ -76,24 +87,24 @@ def write_jax(path: Path, sampler: Sampler, model: Model, card: Card) -> None:
             archive.writestr(info, part)
 
 
-def write_onnx(path: Path, sampler: Sampler, model: Model, card: Card) -> None:
-    """Writes the sampler as ONNX, by jax2onnx."""
-    with _quiet():
-        import jax2onnx
-        import onnx
+def write_onnx(path: Path, model: Model, params: Params, card: Card) -> None:
+    """Writes the sampler as ONNX: the step, by jax2onnx, in a Loop.
 
-        inputs = _inputs(model, "b")
-        graph: Any = jax2onnx.to_onnx(
-            sampler,
-            inputs,
-            model_name="progdist",
-            opset=_OPSET,
-            input_names=_INPUTS[: len(inputs)],
-            output_names=("images",),
-        )
-    _remove_unread(graph.graph)
-    onnx.helper.set_model_props(graph, as_strings(card))
-    onnx.save_model(graph, path)
+    Raises:
+      SaveError: if the converter cannot do it.
+    """
+    import onnx
+
+    num_steps = card["num_steps"]
+    try:
+        step = _convert(make_step(model, params, num_steps), model)
+    except Exception as error:  # the converter raises anything
+        raise SaveError(
+            f"{path.name}: jax2onnx cannot convert this network ({error})"
+        ) from error
+    looped = _repeat(step, num_steps)
+    onnx.helper.set_model_props(looped, as_strings(card))
+    onnx.save_model(looped, path)
 
 
 def write_safetensors(path: Path, params: Params, card: Card) -> None:
@@ -136,6 +147,68 @@ def largest_difference(directory: Path, model: Model, batch: int = 2) -> float:
     return float(np.abs(ours - theirs).max())
 
 
+def _network(model: Model) -> UNet:
+    return model.net.clone(dtype=jnp.float32, remat=False)
+
+
+def _convert(step: Sampler, model: Model) -> Any:
+    """Returns the step as ONNX, with inputs j, z_t and label and the output z_s."""
+    with _quiet():
+        import jax2onnx
+
+        inputs = [jax.ShapeDtypeStruct((), jnp.int32), *_inputs(model, "b")]
+        return jax2onnx.to_onnx(
+            step,
+            inputs,
+            model_name="step",
+            opset=_OPSET,
+            input_names=("j", "z_t", "label")[: len(inputs)],
+            output_names=("z_s",),
+        )
+
+
+def _repeat(step: Any, num_steps: int) -> Any:
+    """Returns noise (, label) -> images, the step as the body of a Loop.
+
+    The body counts in int64 and passes on a condition, which is always true; what it
+    reads besides, the label, it finds outside.
+    """
+    from onnx import TensorProto, helper
+
+    body = step.graph
+    _, z_t, *labels = body.input
+    (z_s,) = body.output
+    noise, images = (_renamed(v, n) for v, n in ((z_t, "noise"), (z_s, "images")))
+    count = helper.make_tensor_value_info("count", TensorProto.INT64, [])
+    go_on, going = (
+        helper.make_tensor_value_info(n, TensorProto.BOOL, []) for n in ("go", "going")
+    )
+    nodes = [
+        helper.make_node("Cast", ["count"], ["j"], to=TensorProto.INT32),
+        helper.make_node("Identity", ["go"], ["going"]),
+        *body.node,
+    ]
+    inner = helper.make_graph(nodes, "step", [count, go_on, z_t], [going, z_s])
+    inner.initializer.extend(body.initializer)
+    inner.value_info.extend(body.value_info)
+    loop = helper.make_node("Loop", ["num_steps", "", "noise"], ["images"], body=inner)
+    steps = helper.make_tensor("num_steps", TensorProto.INT64, [], [num_steps])
+    outer = helper.make_graph([loop], "sampler", [noise, *labels], [images], [steps])
+    return helper.make_model(
+        outer,
+        opset_imports=step.opset_import,
+        ir_version=step.ir_version,
+        producer_name="progdist",
+    )
+
+
+def _renamed(value: Any, name: str) -> Any:
+    renamed = type(value)()
+    renamed.CopyFrom(value)
+    renamed.name = name
+    return renamed
+
+
 def _inputs(model: Model, batch: Any) -> list[jax.ShapeDtypeStruct]:
     """What a sampler takes; the size of the batch may be a symbol or a name."""
     noise = jax.ShapeDtypeStruct((batch, *model.image_shape), jnp.float32)
@@ -161,28 +234,8 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)
-
-
-def _remove_unread(graph: Any) -> None:
-    """Removes constants that no node reads; onnxruntime would warn of each."""
-    read = _names_read(graph)
-    for i in reversed(range(len(graph.initializer))):
-        if graph.initializer[i].name not in read:
-            del graph.initializer[i]
-    for inner in _inner_graphs(graph):
-        _remove_unread(inner)
-
-
-def _names_read(graph: Any) -> set[str]:
-    read = {value.name for value in graph.output}
-    read.update(name for node in graph.node for name in node.input)
-    return read.union(*map(_names_read, _inner_graphs(graph)))
-
-
-def _inner_graphs(graph: Any) -> list[Any]:
-    """The bodies of loops."""
-    attributes = (a for node in graph.node for a in node.attribute)
-    return [attribute.g for attribute in attributes if attribute.HasField("g")]

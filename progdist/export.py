@@ -6,9 +6,9 @@ The directory --out, which must not exist, gets by default all of
   sampler.jax.zip     for jax.export, on cpu, cuda and tpu
   sampler.onnx        for onnxruntime and others
   params.safetensors  the parameters alone
-each with its card: N, schedule, output kind, image shape, commit. It appears complete or
-not at all. Needs pip install 'progdist[export]'. Exit codes: 0 done; 2 bad input, in one
-line; 4 not written.
+each with its card: N, schedule, output kind, image shape, commit. It appears complete
+or not at all. Needs pip install 'progdist[export]'. Exit codes: 0 done; 2 bad input, in
+one line; 4 not written.
 """
 
 import importlib.metadata
@@ -31,8 +31,8 @@ from progdist.config import Config, from_json
 from progdist.model import Model, make_model, param_template
 from progdist.state import Params
 
-# What each format takes beyond the package's own requirements.
-_NEEDED = {
+# With the packages that each takes beyond those that this one requires.
+FORMATS = {
     "jax": ("flatbuffers",),
     "onnx": ("jax2onnx", "onnx", "onnxruntime"),
     "safetensors": ("safetensors",),
@@ -43,7 +43,7 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
 flags.DEFINE_integer("num_steps", None, "Network calls an image.", 1, flag_values=FLAGS)
 flags.DEFINE_string("out", None, "The directory to make.", flag_values=FLAGS)
-flags.DEFINE_list("formats", list(_NEEDED), "Which files.", flag_values=FLAGS)
+flags.DEFINE_list("formats", list(FORMATS), "Which files.", flag_values=FLAGS)
 flags.DEFINE_bool("teacher", False, "Of the undistilled teacher.", flag_values=FLAGS)
 
 
@@ -143,24 +143,22 @@ def _write_files(
             f"--formats={','.join(formats)}: {size:,} bytes of parameters; the files "
             f"of jax and onnx hold at most {artefacts.MOST_BYTES:,}"
         )
-    sampler = artefacts.make_sampler(model, params, card["num_steps"])
     if "jax" in formats:
-        artefacts.write_jax(directory / artefacts.JAX_NAME, sampler, model, card)
+        artefacts.write_jax(directory / artefacts.JAX_NAME, model, params, card)
     if "onnx" in formats:
-        artefacts.write_onnx(directory / artefacts.ONNX_NAME, sampler, model, card)
+        artefacts.write_onnx(directory / artefacts.ONNX_NAME, model, params, card)
 
 
 def _check_formats(formats: Sequence[str]) -> Sequence[str]:
     """Refuses formats that there are not, or whose packages are not there."""
     for name in formats:
-        if name not in _NEEDED:
-            known = ", ".join(_NEEDED)
+        if name not in FORMATS:
+            known = ", ".join(FORMATS)
             raise cli.UsageError(f"--formats={name}: must be among {known}")
-        for package in _NEEDED[name]:
+        for package in FORMATS[name]:
             if importlib.util.find_spec(package) is None:
                 raise cli.UsageError(
-                    f"--formats={name}: needs {package}; "
-                    "pip install 'progdist[export]'"
+                    f"--formats={name}: needs {package}; pip install 'progdist[export]'"
                 )
     if not formats:
         raise cli.UsageError("--formats: must name at least one")

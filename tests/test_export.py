@@ -1,5 +1,6 @@
 """A round of a run as files: what they draw, and that they need nothing of ours."""
 
+import copy
 import importlib
 import json
 import re
@@ -94,22 +95,32 @@ class Case:
         assert card["commit"] == export.commit()
 
 
-@pytest.fixture(
-    scope="module", params=[("digits", 4), ("imagenet64", 2)], ids=lambda p: p[0]
-)
-def case(request, tmp_path_factory):
-    """One without classes; one with, and with attention and two outputs a channel."""
-    name, num_steps = request.param
-    case = Case(name, num_steps, tmp_path_factory.mktemp(name))
-    command = [sys.executable, "-m", "progdist.export", f"--workdir={case.workdir}"]
-    command += [f"--num_steps={num_steps}", f"--out={case.out}"]
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A network without classes."""
+    return Case("digits", 4, tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module", params=["digits", "imagenet64"])
+def case(request, small, tmp_path_factory):
+    """What the command wrote; and a network with classes, and two levels."""
+    if request.param == "imagenet64":
+        case = Case("imagenet64", 2, tmp_path_factory.mktemp("imagenet64"))
+        write(case, case.out, *export.FORMATS)
+        return case
+    command = [sys.executable, "-m", "progdist.export", f"--workdir={small.workdir}"]
+    command += ["--num_steps=4", f"--out={small.out}"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "the images of JAX and ONNX differ by at most" in done.stdout
-    return case
+    return small
+
+
+def write(case, out, *formats):
+    return export.write(case.config, case.path, case.num_steps, out, formats)
 
 
 def test_only_what_was_asked_for_is_left(case):
@@ -119,9 +130,9 @@ def test_only_what_was_asked_for_is_left(case):
 
 
 def test_a_stranger_draws_the_same_images_in_any_number(case, tmp_path):
+    sizes = SIZES if case.num_steps == 4 else SIZES[1:2]  # each is a compilation
     np.savez(tmp_path / "inputs.npz", **case.inputs)
     words = [case.out / artefacts.JAX_NAME, tmp_path / "inputs.npz"]
-    sizes = SIZES if case.config.model.num_classes == 0 else SIZES[1:2]  # compilations
     words += [json.dumps(sizes), tmp_path / "images.npz"]
     done = subprocess.run(
         [sys.executable, "-I", "-c", STRANGER, *map(str, words)],
@@ -186,7 +197,8 @@ def test_the_parameters_are_bit_equal_under_their_names(case):
         case.check(read_notes(file.metadata()))
 
 
-def test_the_parameters_are_a_teacher(case):
+def test_the_parameters_are_a_teacher(case, monkeypatch):
+    monkeypatch.setattr(case, "config", copy.deepcopy(case.config))
     case.config.teacher = str(case.out / artefacts.PARAMS_NAME)
     case.config.distill.start_steps = case.num_steps
     preflight.check_teacher(case.config, case.model)
@@ -208,16 +220,6 @@ def test_other_files_are_no_teacher(tmp_path):
     safetensors.numpy.save_file({"Dense_0/kernel": np.zeros((2, 9), np.float32)}, path)
     with pytest.raises(checkpoint.CheckpointError, match=r"has shape none|\(2, 9\)"):
         checkpoint.load_model(path, tiny.params())
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """A run to export from, in this process and without its sampler's compilation."""
-    return Case("digits", 2, tmp_path_factory.mktemp("small"))
-
-
-def write(small, out, *formats):
-    return export.write(small.config, small.path, 2, out, formats)
 
 
 def test_the_same_sampler_is_the_same_bytes(small, tmp_path):
@@ -254,14 +256,14 @@ def test_samplers_that_draw_different_images_are_not_left(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--workdir=W", "--num_steps=2"], "--out is missing"),
+        (["--workdir=W", "--num_steps=4"], "--out is missing"),
         (["--workdir=W", "--num_steps=0", "--out=W/new"], "num_steps=0"),
-        (["--workdir=W/no", "--num_steps=2", "--out=W/new"], "no such directory"),
-        (["--workdir=W", "--num_steps=3", "--out=W/new"], "steps there are: 2"),
-        (["--workdir=W", "--num_steps=2", "--out=W"], "is there already, and is not"),
-        (["--workdir=W", "--num_steps=2", "--out=W/new", "--formats=tf"], "among jax,"),
-        (["--workdir=W", "--num_steps=2", "--out=W/new", "--formats="], "at least one"),
-        (["--workdir=W", "--teacher", "--num_steps=2", "--out=W/new"], "--teacher: no"),
+        (["--workdir=W/no", "--num_steps=4", "--out=W/new"], "no such directory"),
+        (["--workdir=W", "--num_steps=3", "--out=W/new"], "steps there are: 4"),
+        (["--workdir=W", "--num_steps=4", "--out=W"], "is there already, and is not"),
+        (["--workdir=W", "--num_steps=4", "--out=W/new", "--formats=tf"], "among jax,"),
+        (["--workdir=W", "--num_steps=4", "--out=W/new", "--formats="], "at least one"),
+        (["--workdir=W", "--teacher", "--num_steps=4", "--out=W/new"], "--teacher: no"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(flags, message, small, capsys, monkeypatch):
@@ -279,9 +281,9 @@ def test_a_missing_package_is_named_with_its_extra(
 ):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: find(name) if name != package else None
+        importlib.util, "find_spec", lambda n: None if n == package else find(n)
     )
-    flags = [f"--workdir={small.workdir}", "--num_steps=2", f"--out={tmp_path / 'o'}"]
+    flags = [f"--workdir={small.workdir}", "--num_steps=4", f"--out={tmp_path / 'o'}"]
     code, error = answer(export, *flags, capsys=capsys, monkeypatch=monkeypatch)
     assert code == 2
     assert f"needs {package}; pip install 'progdist[export]'" in error
@@ -291,7 +293,7 @@ def test_parameters_that_a_file_cannot_hold_are_refused(
     small, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(artefacts, "MOST_BYTES", 1000)
-    flags = [f"--workdir={small.workdir}", "--num_steps=2", f"--out={tmp_path / 'o'}"]
+    flags = [f"--workdir={small.workdir}", "--num_steps=4", f"--out={tmp_path / 'o'}"]
     code, error = answer(export, *flags, capsys=capsys, monkeypatch=monkeypatch)
     assert code == 2
     assert "bytes of parameters; the files of jax and onnx hold at most 1,000" in error

@@ -143,9 +143,8 @@ def advance(
 ) -> tuple[Float[Array, "b *d"], Float[Array, "b *d"]]:
     """Takes one step of a run: returns (z_s, x̂) of step i of num_steps."""
     times = jnp.stack([jnp.asarray(i + 1), jnp.asarray(i)]).astype(z_t.dtype)
-    logsnr_t, logsnr_s = jnp.broadcast_to(
-        schedule(times / num_steps)[:, None], (2, z_t.shape[0])
-    )
+    logsnr = schedule(times / num_steps)
+    logsnr_t, logsnr_s = (jnp.broadcast_to(logsnr[k], z_t.shape[:1]) for k in (0, 1))
     prediction = denoise(z_t, logsnr_t)
     if clip_x:
         prediction = clip(prediction, z_t, logsnr_t)
