@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from progdist.checkpoint import SaveError, content
+from progdist.checkpoint import SaveError, content, stored
 from progdist.denoiser import bind
 from progdist.diffusion import samplers
 from progdist.model import Model
@@ -100,7 +100,7 @@ def write_onnx(path: Path, model: Model, params: Params, card: Card) -> None:
         step = _convert(make_step(model, params, num_steps), model)
     except Exception as error:  # the converter raises anything
         raise SaveError(
-            f"{path.name}: jax2onnx cannot convert this network ({error})"
+            f"{path.name}: jax2onnx cannot convert this network ({stored.reason(error)})"
         ) from error
     looped = _repeat(step, num_steps)
     onnx.helper.set_model_props(looped, as_strings(card))
