@@ -100,7 +100,7 @@ def write_onnx(path: Path, model: Model, params: Params, card: Card) -> None:
         step = _convert(make_step(model, params, num_steps), model)
     except Exception as error:  # the converter raises anything
         raise SaveError(
-            f"{path.name}: jax2onnx cannot convert this network ({stored.reason(error)})"
+            f"{path.name}: jax2onnx cannot convert this ({stored.reason(error)})"
         ) from error
     looped = _repeat(step, num_steps)
     onnx.helper.set_model_props(looped, as_strings(card))
