@@ -1,5 +1,6 @@
 """What the commands share: flags, devices, and one clear line for a mistake."""
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -11,6 +12,7 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
+from progdist import compile_cache
 from progdist.checkpoint import CheckpointError, SaveError
 from progdist.config import Config, ConfigError
 from progdist.data import DataError
@@ -19,6 +21,8 @@ from progdist.lock import LockError
 from progdist.loop import NonFiniteError
 from progdist.parallel import PeerError
 
+# Errors of JAX that no other process has caused.
+_OURS = "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED"
 _LEAST_ROWS = 16  # of a batch on each CPU device; fewer do not pay
 
 
@@ -115,10 +119,9 @@ def prepare_devices(config: Config, num_processes: int = 1) -> None:
     """
     devices = config.cpu_devices or _devices_of(config, num_processes)
     jax.config.update("jax_num_cpu_devices", devices)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache / "progdist" / "jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        compile_cache.use(cache / "progdist" / "jax")
 
 
 def num_cores() -> int:
@@ -142,16 +145,17 @@ def exit_with(main: Callable[[list[str]], None], argv: list[str]) -> None:
         main(argv)
     except tuple(_EXIT_CODES) as error:
         code = next(c for kind, c in _EXIT_CODES.items() if isinstance(error, kind))
-        about = "training diverged: " if code == 3 else ""
-        _fail(f"{about}{error}", code)
+        if isinstance(error, NonFiniteError):  # which all processes see alike
+            _fail(f"training diverged: {error}", code, orderly=True)
+        _fail(str(error), code)
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 4)
     except jax.errors.JaxRuntimeError as error:
-        if not jax.distributed.is_initialized():
+        if not jax.distributed.is_initialized() or str(error).startswith(_OURS):
             raise
         _fail(f"another process was lost ({last_line(error)})", 5)
     except Interrupted as error:
-        _fail(f"{error}; the same command goes on", error.code)
+        _fail(f"{error}; the same command goes on", error.code, orderly=True)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
 
@@ -179,8 +183,10 @@ def _literals(cls: type) -> Iterator[Any]:
             yield hint
 
 
-def _fail(message: str, code: int) -> None:
-    print(f"progdist: {message}", file=sys.stderr, flush=True)
-    if jax.distributed.is_initialized():
+def _fail(message: str, code: int, orderly: bool = False) -> None:
+    """Says why, and ends; in an orderly way where all processes do the same."""
+    with contextlib.suppress(OSError):
+        print(f"progdist: {message}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized() and not orderly:
         os._exit(code)  # an orderly exit would wait for the others
     sys.exit(code)

@@ -1,6 +1,7 @@
 """How a process finds and joins the others of its run."""
 
 import re
+import socket
 from typing import Any
 
 import jax
@@ -54,6 +55,8 @@ def join(values: flags.FlagValues) -> None:
     _check(**given)
     coordinator = given["coordinator"] or ""
     is_local = coordinator.rsplit(":", 1)[0] in _LOOPBACK
+    if given["process_id"] == 0:
+        _check_free(coordinator)
     seconds: Any = values["heartbeat_seconds"].value
     try:
         jax.distributed.initialize(
@@ -79,9 +82,23 @@ def _check(
             "--coordinator, --num_processes and --process_id go together; without "
             "them the cluster is found"
         )
-    if coordinator and not re.fullmatch(r"\S+:\d+", coordinator):
+    port = re.fullmatch(r"\S+:(\d+)", coordinator or "any:1")
+    if not port or not 0 < int(port[1]) < 1 << 16:
         raise UsageError(f"--coordinator={coordinator}: must be HOST:PORT")
     if num_processes and process_id is not None and process_id >= num_processes:
         raise UsageError(
             f"--process_id={process_id}: must be below --num_processes={num_processes}"
         )
+
+
+def _check_free(coordinator: str) -> None:
+    """Refuses a port that is taken; JAX would die of it without a word."""
+    host, _, port = coordinator.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host if host in _LOOPBACK[:2] else "", int(port)))
+        except OSError as error:
+            raise UsageError(
+                f"--coordinator={coordinator}: {error.strerror}; give another port"
+            ) from None

@@ -201,6 +201,12 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
+def defaults_of_changed(config: Config) -> dict[str, Any]:
+    """Returns the default of each field, "data.name" say, whose value is another."""
+    values, defaults = (_flatten(dataclasses.asdict(c)) for c in (config, Config()))
+    return {f: value for f, value in defaults.items() if values[f] != value}
+
+
 def to_json(config: Config) -> str:
     """Returns the configuration as indented JSON."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"

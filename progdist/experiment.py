@@ -1,5 +1,6 @@
 """Composes a run from its configuration, and runs it."""
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from progdist import (
     parallel,
     preflight,
     progressive,
+    provenance,
     trainer,
     workdir as workdirs,
 )
@@ -56,14 +58,14 @@ def run(
       PeerError: if that happened to process 0, on the others.
       Interrupted: if it was asked to stop; the state is saved.
     """
-    source = preflight.open_source(config)
     preflight.check_devices(config, jax.device_count())
+    source = preflight.open_source(config)
     if not checkpoint.snapshot_steps(workdir / "checkpoints"):
         preflight.check_teacher(config, make_model(config))
     with ExitStack() as stack:
         own = functools.partial(_own, config, workdir, override, stack)
         parallel.first_does(own)
-        workdirs.check_same_everywhere(source)
+        workdirs.check_same_everywhere(config, workdir, source, override)
         interrupt = interrupt or Interrupt()
         parts = build(config, workdir, source, interrupt, override, stack)
         _run(parts, stack)
@@ -84,7 +86,10 @@ def _run(parts: Parts, stack: ExitStack) -> None:
     keep = functools.partial(workdirs.keep_config, parts.config, parts.workdir)
     parallel.first_does(keep)
     journal = Journal(parts.workdir, global_step, jax.process_index() == 0)
-    stack.callback(journal.close)
+    stack.push(journal.close)
+    parallel.first_does(
+        lambda: journal.start(provenance.of_start(parts.config, global_step))
+    )
     results = Results(
         parts.workdir,
         parts.model,
@@ -103,6 +108,8 @@ def _run(parts: Parts, stack: ExitStack) -> None:
         begin_round=functools.partial(_begin_round, parts),
     )
     results.conclude(parts.phases)
+    # Process 0 draws figures; the others would not wait for it as long when they end.
+    parallel.barrier("the run is concluded")
 
 
 def _restore(parts: Parts) -> tuple[int, Snapshot]:
@@ -114,10 +121,11 @@ def _restore(parts: Parts) -> tuple[int, Snapshot]:
     | none                    | yes             | the teacher's, phase 0     |
     | of phase p, step s      | either          | that, at p and s           |
     | damaged                 | either          | the one before             |
-    | all damaged             | either          | an error                   |
+    | all damaged, or lost    | either          | an error                   |
     """
     restored = parts.checkpoints.restore_newest(functools.partial(_template, parts))
     if restored is None:
+        workdirs.check_nothing_lost(parts.workdir, bool(parts.config.teacher))
         return 0, _fresh(parts)
     progress, snapshot = restored
     parts.display.note(
@@ -155,7 +163,8 @@ def _train(
 
     def save(step: int, state: TrainState, tally: loop.Tally) -> None:
         snapshot_now = Snapshot(phase.number, state, teacher_params, tally)
-        parts.checkpoints.save(phase.first_update + step, snapshot_now)
+        with parts.pulse.saving():
+            parts.checkpoints.save(phase.first_update + step, snapshot_now)
 
     where = f"phase {phase.number} ({phase.title})"
     try:
@@ -200,7 +209,9 @@ def _batches(parts: Parts, phase: Phase, done: int) -> Iterator[Any]:
         parallel.local_rows(batch_size),
         parts.config.data.num_workers,
     )
-    return (parallel.shard(batch, parts.mesh) for batch in batches)
+    with contextlib.closing(batches):
+        for batch in batches:
+            yield parallel.shard(batch, parts.mesh)
 
 
 def _log(
@@ -229,7 +240,8 @@ def _begin_round(parts: Parts, snapshot: Snapshot) -> Snapshot:
 
 def _finish(parts: Parts, results: Results, phase: Phase, snapshot: Snapshot) -> None:
     """Keeps the finished model, then draws and measures."""
-    parts.checkpoints.wait()
+    with parts.pulse.saving():
+        parts.checkpoints.wait()
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(parts.workdir, phase.number, phase.num_steps)
     checkpoint.save_model(path, params, _facts(parts.config, phase))

@@ -14,7 +14,6 @@ one line; 4 not written.
 import importlib.metadata
 import importlib.util
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from progdist import artefacts, checkpoint, cli, parallel, preflight, sample
+from progdist import artefacts, checkpoint, cli, parallel, preflight, provenance, sample
 from progdist.artefacts import Card
 from progdist.config import Config, from_json
 from progdist.model import Model, make_model, param_template
@@ -76,18 +75,6 @@ def write(
     return difference
 
 
-def commit() -> str:
-    """Returns the commit of this code, "-dirty" if changed; elsewhere its version."""
-    here = Path(__file__)
-    try:
-        _git(here.parent, "ls-files", "--error-unmatch", here.name)  # not another's
-        return _git(
-            here.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"
-        )
-    except (OSError, subprocess.SubprocessError):
-        return f"progdist {importlib.metadata.version('progdist')}"
-
-
 def main(argv: list[str]) -> None:
     """Writes what the flags describe."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
@@ -127,7 +114,7 @@ def _card(config: Config, path: Path, params: Params, num_steps: int) -> Card:
         "num_classes": config.model.num_classes,
         "phase": checkpoint.read_card(path)["phase"],
         "params": checkpoint.fingerprint_of(params)[:16],  # as in eval.jsonl
-        "commit": commit(),
+        "commit": provenance.commit() or _version(),
         "jax": jax.__version__,
     }
 
@@ -173,16 +160,8 @@ def _check_difference(out: Path, difference: float) -> None:
         )
 
 
-def _git(directory: Path, *words: str) -> str:
-    done = subprocess.run(
-        ["git", *words],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return done.stdout.strip()
+def _version() -> str:
+    return f"progdist {importlib.metadata.version('progdist')}"
 
 
 def _end(*_: object) -> None:

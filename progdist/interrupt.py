@@ -7,13 +7,16 @@ it at once; a second SIGTERM does not, for some schedulers repeat it while a run
 The exit code is 128 + the signal's number, as a shell gives it.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 _SIGNALS = signal.SIGINT, signal.SIGTERM
+_TICK_SECONDS = 0.1
 
 
 class Interrupted(Exception):
@@ -36,6 +39,16 @@ class Interrupt:
         self.received = 0
         self._grace = grace_seconds
         self._heard = threading.Event()
+        self._busy = False
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Within it the run is writing, and is not ended for being slow to hear."""
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
 
     def heard(self) -> None:
         """Says that the run is stopping, and may take the time that it needs."""
@@ -62,19 +75,22 @@ class Interrupt:
     def _listen(self, reader: int) -> None:
         signum = _read(reader, _SIGNALS)
         if signum:
-            name = signal.Signals(signum).name
-            _say(f"{name}: stopping after this update; Ctrl-C (again) ends at once")
             self.received = signum
             threading.Thread(target=self._end_after_grace, daemon=True).start()
+            name = signal.Signals(signum).name
+            _say(f"{name}: stopping after this update; Ctrl-C (again) ends at once")
             if _read(reader, (signal.SIGINT,)):
                 _say("ended at once; goes on from the last checkpoint")
                 os._exit(128 + signal.SIGINT)
         os.close(reader)
 
     def _end_after_grace(self) -> None:
-        if not self._heard.wait(self._grace):
-            _say("ended within a long step; goes on from the last checkpoint")
-            os._exit(128 + self.received)
+        left = self._grace
+        while not self._heard.wait(_TICK_SECONDS):
+            left = self._grace if self._busy else left - _TICK_SECONDS
+            if left <= 0:
+                _say("ended within a long step; goes on from the last checkpoint")
+                os._exit(128 + self.received)
 
 
 def _read(reader: int, wanted: tuple[int, ...]) -> int:
@@ -86,7 +102,8 @@ def _read(reader: int, wanted: tuple[int, ...]) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"progdist: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody listens
+        print(f"progdist: {text}", file=sys.stderr, flush=True)
 
 
 def _do_nothing(_: int, __: FrameType | None) -> None:

@@ -2,17 +2,22 @@
 
 metrics.jsonl and eval.jsonl hold the rows; TensorBoard event files in tensorboard/ the
 same numbers. After an interruption the rows beyond the restored step are cut, so that
-the files read as if nothing had happened.
+the files read as if nothing had happened. starts.jsonl says what did: a row for every
+start, and one for every end that could still be noted.
 """
 
+import contextlib
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+import numpy as np
+from jaxtyping import UInt8
 
+from progdist.events import Events
 from progdist.report import read_rows
 
 
@@ -24,41 +29,71 @@ class Journal:
         self._active = active
         self._metrics = workdir / "metrics.jsonl"
         self._evaluations = workdir / "eval.jsonl"
+        self._starts = workdir / "starts.jsonl"
         if active:
             _rewrite(self._metrics, lambda row: row["global_step"] <= global_step)
             _rewrite(self._evaluations, lambda row: True)
-            self._scalars = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=global_step + 1, flush_secs=10
-            )
+            _rewrite(self._starts, lambda row: True)
+            self._events = Events(workdir / "tensorboard", global_step + 1)
+
+    def start(self, row: dict[str, Any]) -> None:
+        """Appends a row of starts.jsonl."""
+        if self._active:
+            _append(self._starts, row)
+
+    def end(self, how: str) -> None:
+        """Notes in starts.jsonl that this start has come to its end."""
+        if self._active:
+            _append(self._starts, {"end": how, "time": utc_now()})
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Appends a row of metrics.jsonl, and its numbers to TensorBoard."""
         if self._active:
             _append(self._metrics, row)
-            for name in ("loss", "learning_rate", "grad_norm", "steps_per_second"):
-                self._scalars.add_scalar(f"train/{name}", row[name], row["global_step"])
-            self._scalars.add_scalar("train/N", row["num_steps"], row["global_step"])
+            names = "loss", "learning_rate", "grad_norm", "skipped", "steps_per_second"
+            scalars = {f"train/{name}": row[name] for name in names}
+            scalars["train/N"] = row["num_steps"]
+            self._events.scalars(scalars, row["global_step"])
 
     def evaluation(self, row: dict[str, Any], global_step: int) -> None:
         """Appends a row of eval.jsonl, and its value to TensorBoard."""
         if self._active:
             _append(self._evaluations, row)
             name = f"{row['metric']}/{row['role']}_{row['sampler']}"
-            self._scalars.add_scalar(name, row["value"], global_step)
+            self._events.scalars({name: row["value"]}, global_step)
+
+    def images(
+        self, name: str, grid: UInt8[np.ndarray, "h w ch"], global_step: int
+    ) -> None:
+        """Shows a grid of images in TensorBoard."""
+        if self._active:
+            self._events.image(name, grid, global_step)
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Returns the rows of eval.jsonl so far."""
         return read_rows(self._evaluations)
 
-    def close(self) -> None:
-        """Flushes."""
+    def close(self, error: type[BaseException] | None = None, *_: object) -> None:
+        """Flushes; notes the error that ended the run. For `ExitStack.push`."""
+        if error:
+            # A full disk, say, will be reported: this must not hide it.
+            with contextlib.suppress(OSError):
+                self.end(error.__name__)
         if self._active:
-            self._scalars.close()
+            self._events.close()
+
+
+def utc_now() -> str:
+    """Returns the time in UTC, to the second, as ISO 8601 has it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:  # which does not say where
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:

@@ -48,13 +48,13 @@ class Lock:
         os.close(self._file)
 
     def _acquire(self) -> None:
-        owner = self._owner()
-        if not _try_lock(self._file) or (
-            owner and owner["host"] != socket.gethostname() and self._is_touched()
-        ):
+        owner, free = owner_of(self._path.parent), _try_lock(self._file)
+        # A lock that was granted says nothing of other machines, nor one of no kind.
+        watches = owner and (free is None or owner["host"] != socket.gethostname())
+        if free is False or (watches and self._is_touched()):
             raise LockError(
-                f"{self._path.parent}: is in use by {_describe(self._owner())}; stop "
-                "that run first, or give another --workdir"
+                f"{self._path.parent}: is in use by {_describe(owner)}; stop that run "
+                "first, or give another --workdir"
             )
         note = {
             "pid": os.getpid(),
@@ -63,14 +63,7 @@ class Lock:
         }
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, json.dumps(note).encode(), 0)
-
-    def _owner(self) -> dict[str, str]:
-        """Returns the note of the owner; empty where there is none."""
-        try:
-            found = json.loads(os.pread(self._file, 4096, 0))
-            return {key: str(found[key]) for key in ("pid", "host", "since")}
-        except (ValueError, KeyError, TypeError):
-            return {}
+        os.fsync(self._file)
 
     def _is_touched(self) -> bool:
         """Whether a living owner on another machine touches the file."""
@@ -88,12 +81,21 @@ class Lock:
                 os.utime(self._path)
 
 
-def _try_lock(file: int) -> bool:
-    """Whether the lock was free; where there are no locks, the touching decides."""
+def owner_of(workdir: Path) -> dict[str, str]:
+    """Returns the note of the owner: pid, host, since; empty where there is none."""
+    try:
+        found = json.loads((workdir / "lock").read_bytes()[:4096])
+        return {key: str(found[key]) for key in ("pid", "host", "since")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _try_lock(file: int) -> bool | None:
+    """Whether the lock was free; None where the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in _TAKEN
+        return False if error.errno in _TAKEN else None
     return True
 
 

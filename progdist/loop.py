@@ -128,7 +128,7 @@ class _Meter:
 
     def __init__(self, tally: Tally, max_skipped: int) -> None:
         self.tally = tally
-        self._max_skipped, self._skipped_in_a_row = max_skipped, 0
+        self._max_skipped = max_skipped
         self._count, self._since = 0, time.perf_counter()
 
     def add(self, step: int, metrics: Metrics) -> None:
@@ -139,8 +139,8 @@ class _Meter:
         if broken:
             self._skip(step, f"{broken[0]} is {values[broken[0]]}")
             return
-        self._skipped_in_a_row = 0
         self.tally = self.tally._replace(
+            skipped_in_a_row=0,
             num_updates=self.tally.num_updates + 1,
             loss=self.tally.loss + values["loss"],
             grad_norm=self.tally.grad_norm + values["grad_norm"],
@@ -151,7 +151,7 @@ class _Meter:
         """Returns the means since the last call, and starts the next interval."""
         sums, now = self.tally, time.perf_counter()
         speed = self._count / (now - self._since)
-        self.tally = Tally(skipped=sums.skipped)
+        self.tally = Tally(skipped=sums.skipped, skipped_in_a_row=sums.skipped_in_a_row)
         self._count, self._since = 0, now
         return Interval(
             step,
@@ -163,7 +163,9 @@ class _Meter:
         )
 
     def _skip(self, step: int, reason: str) -> None:
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row > self._max_skipped:
+        self.tally = self.tally._replace(
+            skipped=self.tally.skipped + 1,
+            skipped_in_a_row=self.tally.skipped_in_a_row + 1,
+        )
+        if self.tally.skipped_in_a_row > self._max_skipped:
             raise NonFiniteError(f"update {step}: {reason}")
-        self.tally = self.tally._replace(skipped=self.tally.skipped + 1)

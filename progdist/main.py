@@ -11,7 +11,7 @@ Exit codes:
   2 bad input, in one line
   3 training diverged
   4 something could not be written
-  5 no progress, or another process was lost
+  5 no progress, or another process was lost (134 where JAX saw it first)
   130, 143 stopped by Ctrl-C or SIGTERM, saved; the same command goes on
 """
 

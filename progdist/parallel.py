@@ -127,6 +127,11 @@ def of_all_processes(value: int) -> list[int]:
     return multihost_utils.process_allgather(np.int32(value)).tolist()
 
 
+def first_says(what: bool) -> bool:
+    """Returns what process 0 sees; the others may see its files a moment later."""
+    return bool(of_all_processes(int(what))[0])
+
+
 def first_does(act: Callable[[], None]) -> None:
     """Process 0 acts, and the others wait for it.
 

@@ -1,5 +1,7 @@
 """What a run is asked again and again: is there progress, shall it stop?"""
 
+from contextlib import AbstractContextManager
+
 from jax.sharding import Mesh
 
 from progdist.interrupt import Interrupt, Interrupted
@@ -23,6 +25,10 @@ class Pulse:
         if self._signal:
             self._interrupt.heard()
         return bool(self._signal)
+
+    def saving(self) -> AbstractContextManager[None]:
+        """Within it the run is writing, and may take the time that it needs."""
+        return self._interrupt.busy()
 
     def interrupted(self, where: str) -> Interrupted:
         """Returns what to raise after `stops` was true."""

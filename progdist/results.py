@@ -37,8 +37,8 @@ class Results:
     ) -> None:
         """Takes the pieces of the run.
 
-        `note` shows something to the user; `check`, called before each batch of
-        samples, may raise to end the run there.
+        `note` shows something to the user; `check`, called with each batch of samples,
+        may raise to end the run there.
         """
         self._workdir, self._model, self._mesh = workdir, model, mesh
         self._evaluation, self._source = evaluation, source
@@ -75,6 +75,8 @@ class Results:
             report.write_trajectories(self._workdir)
             self._note(report.closing_table(self._workdir))
             self._note(f"figures: {self._workdir / 'figures'}")
+            self._journal.end("done")
+            self._note(f"report: {report.write_page([self._workdir])}")
 
     def _measure(
         self,
@@ -94,7 +96,7 @@ class Results:
             "params": checkpoint.fingerprint_of(params)[:16],
         }
         done = self._journal.evaluations()
-        if _first_says(any(row.items() <= old.items() for old in done)):
+        if parallel.first_says(any(row.items() <= old.items() for old in done)):
             return
         images = self._draw(self._sampler(sampler), params, phase.num_steps)
         settings = self._evaluation
@@ -102,12 +104,15 @@ class Results:
         first = list(itertools.islice(images, num_first))
         moments = evaluate.pixel_moments(itertools.chain(first, images))
         if samples and self._first:
+            drawn = np.concatenate(first)[: settings.grid_images]
             report.save_npz(
                 self._workdir / "samples" / f"{samples}.npz",
-                images=np.concatenate(first)[: settings.grid_images],
+                images=drawn,
                 num_steps=np.array(phase.num_steps),
                 phase=np.array(phase.number),
             )
+            grid = report.square_grid(drawn)
+            self._journal.images(f"samples/{role}", grid, phase.end_update)
         value = evaluate.frechet_distance(self._data_moments, moments)
         row |= {"value": value, "num_samples": settings.num_samples}
         self._journal.evaluation(row, phase.end_update)
@@ -140,7 +145,7 @@ class Results:
             phase: checkpoint.model_dir(self._workdir, phase.number, phase.num_steps)
             for phase in few
         }
-        if not few or _first_says(_is_newer(path, models.values())):
+        if not few or parallel.first_says(_is_newer(path, models.values())):
             return
         template = param_template(self._model, self._mesh)
         key = jax.random.key(self._evaluation.seed)
@@ -160,11 +165,6 @@ class Results:
             )
         if self._first:
             report.save_npz(path, **states)
-
-
-def _first_says(what: bool) -> bool:
-    """What process 0 sees; the others might see its files a moment later."""
-    return bool(parallel.of_all_processes(int(what))[0])
 
 
 def _is_newer(path: Path, others: Iterable[Path]) -> bool:

@@ -37,6 +37,7 @@ class Tally(NamedTuple):
       grad_norm: sum of their gradients' norms.
       learning_rate: of the last one.
       skipped: updates of the whole phase that were skipped.
+      skipped_in_a_row: those right before the next update.
     """
 
     num_updates: int = 0
@@ -44,6 +45,7 @@ class Tally(NamedTuple):
     grad_norm: float = 0.0
     learning_rate: float = 0.0
     skipped: int = 0
+    skipped_in_a_row: int = 0
 
 
 class Snapshot(NamedTuple):

@@ -34,11 +34,16 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._stop.wait(min(1.0, self._seconds / 10)):
             if time.monotonic() - self._last > self._seconds:
-                print(
-                    f"progdist: no progress for {self._seconds:g} seconds; this is "
-                    "where it stands:",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                faulthandler.dump_traceback(sys.__stderr__ or 2)
-                os._exit(EXIT_CODE)
+                self._end()
+
+    def _end(self) -> None:
+        try:
+            print(
+                f"progdist: no progress for {self._seconds:g} seconds; this is where "
+                "it stands:",
+                file=sys.stderr,
+                flush=True,
+            )
+            faulthandler.dump_traceback(sys.__stderr__ or 2)
+        finally:  # also where nobody listens
+            os._exit(EXIT_CODE)

@@ -1,12 +1,14 @@
 """What a workdir holds already, and whether a run may go on with it."""
 
 import itertools
+import json
 import os
+import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from progdist import data, parallel
+from progdist import data, lock, parallel
 from progdist.checkpoint import Progress
 from progdist.config import Config, ConfigError, differences, from_json, to_json
 from progdist.progressive import Phase
@@ -89,15 +91,55 @@ def check_same_data(source: data.Source, progress: Progress, workdir: Path) -> N
         )
 
 
-def check_same_everywhere(source: data.Source) -> None:
-    """Refuses data that the processes see differently.
+def check_nothing_lost(workdir: Path, has_teacher: bool) -> None:
+    """Refuses to start anew where a run has been.
+
+    Args:
+      workdir: without a checkpoint.
+      has_teacher: whether a teacher was given; it is kept before the first checkpoint.
+
+    Raises:
+      ConfigError: naming what is left of that run.
+    """
+    models = sorted(path.name for path in workdir.glob("models/phase_*"))
+    left = [name for name in models if not (has_teacher and "phase_00" in name)]
+    left += sorted(path.name for path in workdir.glob("checkpoints/*.damaged*"))
+    if left:
+        raise ConfigError(
+            f"{workdir}: holds {left[0]} of a run, but none of its checkpoints; put "
+            "one back, or start in another workdir"
+        )
+
+
+def check_same_everywhere(
+    config: Config, workdir: Path, source: data.Source, override: bool
+) -> None:
+    """Refuses processes of different minds, or that do not share the workdir.
 
     Raises:
       ConfigError: on all of them.
     """
-    found = parallel.of_all_processes(zlib.crc32(source.fingerprint.encode()) >> 1)
-    if len(set(found)) > 1:
+    if not all(parallel.of_all_processes(int(_sees_lock_of_first(workdir)))):
         raise ConfigError(
-            f"config.data.dir: the files of data {source.name!r} are not the same for "
-            "all processes"
+            f"--workdir={workdir}: must be storage that all processes share"
         )
+    values = json.loads(to_json(config))
+    for field in ("dir", "num_workers"):  # may differ between machines
+        del values["data"][field]
+    for what, value in {
+        "configuration": [values, override],
+        f"files of data {source.name!r}": source.fingerprint,
+    }.items():
+        digest = zlib.crc32(json.dumps(value, sort_keys=True).encode()) >> 1
+        if len(set(parallel.of_all_processes(digest))) > 1:
+            raise ConfigError(f"the {what} must be the same for all processes")
+
+
+def _sees_lock_of_first(workdir: Path) -> bool:
+    """Whether the owner noted here is process 0; network storage may take a moment."""
+    owner = parallel.of_all_processes(os.getpid())[0]
+    for _ in range(30):
+        if lock.owner_of(workdir).get("pid") == str(owner):
+            return True
+        time.sleep(1)
+    return False

@@ -72,6 +72,13 @@ def start(*args):
     )
 
 
+def run_alone(workdir):
+    """Returns the workdir of a run that nothing disturbs."""
+    done = start(workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
 def rows(workdir, name):
     lines = (workdir / name).read_text().splitlines()
     found = [json.loads(line) for line in lines]
@@ -110,8 +117,7 @@ def main():
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         runs = Path(name)
-        alone = runs / "alone"
-        assert start(alone).returncode == 0
+        alone = run_alone(runs / "alone")
         jobs = [
             (f"{place} {number}", place, number, "")
             for place, number in PLACES + POLITE

@@ -12,6 +12,11 @@ from progdist.checkpoint import CheckpointError, Checkpoints, Progress, content
 from progdist.state import Snapshot, Tally, init_state, make_optimizer
 from tests import tiny
 
+# Orbax leaves an event loop behind where it fails.
+READING_DAMAGE = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 
 def snapshot(phase=1, step=3, seed=0):
     optimizer = make_optimizer(1.0, 0.0)
@@ -126,6 +131,7 @@ def test_a_flipped_bit_in_any_file_is_found(tmp_path):
     content.check_manifest(where)
 
 
+@READING_DAMAGE
 def test_a_flipped_bit_is_found_without_the_manifest(tmp_path):
     """As after a kill before it was written: the leaves' own digests are left.
 
@@ -156,7 +162,7 @@ def test_the_digest_of_a_leaf_sees_a_bit_that_the_files_do_not_show(tmp_path):
         content.check_content(where, tree, checkpoint.stored.content_on(card))
 
 
-@pytest.mark.parametrize("damage", ["flip", "lose", "add", "empty"])
+@pytest.mark.parametrize("damage", ["flip", "lose", "add", "empty", "other", "model"])
 def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, damage):
     save(tmp_path, 1, 2, 3)
     where = tmp_path / "3"
@@ -170,6 +176,12 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, damage):
         case "empty":
             shutil.rmtree(where)
             where.mkdir()
+        case "other":
+            shutil.rmtree(where)
+            shutil.copytree(tmp_path / "1", where)
+        case "model":
+            shutil.rmtree(where)
+            checkpoint.save_model(where, tiny.params(), {"num_steps": 4})
     progress, restored, warnings = restore(tmp_path)
     assert progress.global_step == 2
     assert_same(restored, snapshot(step=2, seed=2))
@@ -251,6 +263,48 @@ def test_the_same_model_stays_and_another_replaces_it(tmp_path):
     assert (path / "_CHECKPOINT_METADATA").stat().st_mtime_ns == before
     checkpoint.save_model(path, tiny.params(2), {"num_steps": 4})
     assert_same(checkpoint.load_model(path, tiny.params()), tiny.params(2))
+
+
+@READING_DAMAGE
+def test_a_model_without_its_manifest_is_written_anew(tmp_path):
+    """As after a kill before it was added; what was damaged since is not blessed."""
+    path = tmp_path / "m"
+    checkpoint.save_model(path, tiny.params(1), {"num_steps": 4})
+    (path / "manifest.sha256").unlink()
+    for data in (path / "state" / "d").iterdir():
+        flip(data, random.Random(4))
+    checkpoint.save_model(path, tiny.params(1), {"num_steps": 4})
+    assert_same(checkpoint.load_model(path, tiny.params()), tiny.params(1))
+
+
+def test_what_cannot_be_read_for_other_reasons_is_not_called_damaged(
+    tmp_path, monkeypatch
+):
+    save(tmp_path, 1, 2)
+
+    def fail(error):
+        def load(*_):
+            raise error
+
+        monkeypatch.setattr(checkpoint.stored.ocp, "load", load)
+
+    fail(OSError("the network is down"))
+    with pytest.raises(
+        CheckpointError, match=r"2: cannot be read .the network is down"
+    ):
+        restore(tmp_path)
+    fail(MemoryError())
+    with pytest.raises(MemoryError):
+        restore(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"1", "2"}
+
+
+def test_a_newer_step_is_an_error_and_no_silence(tmp_path):
+    save(tmp_path, 5)
+    store = Checkpoints(tmp_path, 2)
+    with pytest.raises(checkpoint.SaveError, match="5 is there, and newer"):
+        store.save(4, snapshot())
+    store.close()
 
 
 def test_a_damaged_model_is_refused(tmp_path):

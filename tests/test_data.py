@@ -1,6 +1,7 @@
 """Order, ranges, formats: which image stands where, and what happens to its pixels."""
 
 import gzip
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from progdist.data import (
     batches,
     from_uint8,
     open_source,
+    order,
     to_uint8,
 )
 from progdist.data.idx import read_idx
@@ -97,6 +99,15 @@ def test_a_permutation_is_uniform():
 def test_the_cached_permutation_cannot_be_changed():
     with pytest.raises(ValueError, match="read-only"):
         permutation(0, 0, 5)[0] = 1
+
+
+def test_threads_sort_an_epoch_once(monkeypatch):
+    calls, stream = [], order.stream
+    monkeypatch.setattr(order, "stream", lambda *a: calls.append(a) or stream(*a))
+    with ThreadPoolExecutor(8) as pool:
+        orders = list(pool.map(lambda _: permutation(17, 5, 300_000), range(8)))
+    assert len(calls) == 1
+    assert all(each is orders[0] for each in orders)
 
 
 # --- flips
@@ -233,7 +244,7 @@ def test_golden_bytes_of_mnist(tmp_path):
         (IMAGES + b"x", "holds more"),
         (IMAGES[:4] + b"\xff" * 12, "outside"),
         (IMAGES[:4] + b"\x00" * 12, "outside"),
-        (gzip.compress(IMAGES), "not an IDX file"),
+        (gzip.compress(IMAGES, mtime=0), "not an IDX file"),
     ],
 )
 def test_a_damaged_idx_file_is_named(content, says, tmp_path):
@@ -247,7 +258,7 @@ def test_a_damaged_idx_file_is_named(content, says, tmp_path):
 @pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:20] + b"?" + b[21:]])
 def test_a_damaged_gzip_file_is_named(damage, tmp_path):
     path = tmp_path / "images-idx3-ubyte.gz"
-    path.write_bytes(damage(gzip.compress(IMAGES)))
+    path.write_bytes(damage(gzip.compress(IMAGES, mtime=0)))
     with pytest.raises(DataError, match=str(path)):
         read_idx(path, 3)
 

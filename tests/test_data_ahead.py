@@ -79,13 +79,22 @@ def test_no_more_is_read_ahead_than_asked_for():
 
 
 def test_about_two_batches_are_read_ahead():
-    rows = []
+    # Pieces of 32 rows: one batch is 10, two are 20, and 4 for the threads.
+    expected, rows, arrived = 32 * (10 + 20 + 4), [], threading.Event()
     source = Outside(1000)
-    source.take = lambda indices: rows.extend(indices) or source.inner.take(indices)
+
+    def take(indices):
+        rows.extend(indices)
+        if len(rows) >= expected:
+            arrived.set()
+        return source.inner.take(indices)
+
+    source.take = take
     ahead = batches(source, 0, 0, 100, 320, False, num_workers=4)
     next(ahead)
+    assert arrived.wait(20)
     ahead.close()
-    assert 320 <= len(rows) <= 3 * 320 + 4 * 32
+    assert len(rows) == expected
 
 
 # All but the first two are no Exception: nothing else would catch them.

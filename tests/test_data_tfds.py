@@ -5,11 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from progdist.data import ArraySource, DataError, batches, sources
-from progdist.data.tfds import TfdsSource
+from progdist.data.tfds import TfdsSource, decode_image
 from tests.originals import image_of
-from tests.pictures import encoded
+from tests.pictures import PIXELS, SHAPE, encoded
 from tests.sources import assert_equal, open_cifar10, unpack_cifar10
 
 
@@ -60,6 +61,13 @@ def test_a_label_that_is_none_is_refused(secret):
     source = TfdsSource("imagenet2012", Records(), (32, 32, 3), np.arange(10))
     with pytest.raises(DataError, match="imagenet2012: this split has no labels"):
         source.take(np.array([0]))
+
+
+def test_images_stand_as_tfds_stores_them():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    content = encoded(PIXELS, exif=exif)
+    np.testing.assert_array_equal(decode_image(content, SHAPE, "lsun"), PIXELS)
 
 
 def test_an_unknown_split_names_those_that_exist(prepared_dir):

@@ -118,6 +118,12 @@ def test_pictures_and_models_are_left(finished):
         card = checkpoint.read_card(checkpoint.model_dir(finished, phase, steps))
         assert (card["num_steps"], card["output"]) == (steps, "v")
     assert list((finished / "tensorboard").iterdir())
+    assert (finished / "report.html").read_text().count("<svg") == 4
+
+
+def test_starts_and_ends_are_noted(finished):
+    found = rows(finished, "starts.jsonl")
+    assert (found[0]["global_step"], found[1]["end"]) == (0, "done")
 
 
 def test_a_round_changes_its_model(finished):
@@ -194,6 +200,16 @@ def test_a_run_may_go_on_with_another_configuration_if_it_is_said(finished, tmp_
     last = [rows(run, "eval.jsonl")[-3:] for run in (finished, workdir)]
     assert [row["role"] for row in last[1]] == ["teacher", "teacher", "student"]
     assert last[1][-1]["params"] != last[0][0]["params"]
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_start_anew(finished, tmp_path):
+    workdir = tmp_path / "w"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    before = rows(workdir, "metrics.jsonl")
+    with pytest.raises(ConfigError, match="holds phase_00_steps_4 of a run, but none"):
+        run(workdir)
+    assert rows(workdir, "metrics.jsonl") == before
 
 
 def test_a_plan_that_does_not_lead_to_the_checkpoint_is_refused(finished):

@@ -1,9 +1,9 @@
 """A round of a run as files: what they draw, and that they need nothing of ours."""
 
 import copy
-import importlib
+import importlib.metadata
+import importlib.util
 import json
-import re
 import subprocess
 import sys
 import zipfile
@@ -19,7 +19,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from progdist import artefacts, checkpoint, export, preflight
+from progdist import artefacts, checkpoint, export, preflight, provenance
 from progdist.config import ConfigError, to_json
 from progdist.denoiser import bind
 from progdist.diffusion import samplers
@@ -92,7 +92,7 @@ class Case:
         assert card["image_shape"] == list(config.data.image_shape)
         assert card["num_classes"] == config.model.num_classes
         assert card["params"] == checkpoint.fingerprint_of(self.params)[:16]
-        assert card["commit"] == export.commit()
+        assert card["commit"] == provenance.commit()
 
 
 @pytest.fixture(scope="module")
@@ -300,22 +300,11 @@ def test_parameters_that_a_file_cannot_hold_are_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_commit_is_that_of_the_checkout_which_holds_this_code(
-    tmp_path, monkeypatch
+def test_without_a_repository_the_version_stands_for_the_commit(
+    small, tmp_path, monkeypatch
 ):
-    def git(*words):
-        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True)
-
-    code = tmp_path / "export.py"
-    code.write_text("1")
-    monkeypatch.setattr(export, "__file__", str(code))
-    assert export.commit().startswith("progdist ")
-    git("init", "--quiet")
-    git("commit", "--quiet", "--allow-empty", "--message=another's checkout")
-    assert export.commit().startswith("progdist ")
-    git("add", "export.py")
-    git("commit", "--quiet", "--message=a")
-    assert re.fullmatch("[0-9a-f]{40}", export.commit())
-    code.write_text("2")
-    assert re.fullmatch("[0-9a-f]{40}-dirty", export.commit())
+    monkeypatch.setattr(provenance, "commit", lambda: None)
+    write(small, tmp_path / "out", "safetensors")
+    with safetensors.safe_open(tmp_path / "out" / artefacts.PARAMS_NAME, "np") as file:
+        version = importlib.metadata.version("progdist")
+        assert file.metadata()["commit"] == f"progdist {version}"

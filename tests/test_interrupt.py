@@ -34,7 +34,9 @@ def start():
     yield lambda *args, **kwargs: _start(started, *args, **kwargs)
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
 
 
 def _start(started, body, grace):
@@ -51,17 +53,16 @@ def _start(started, body, grace):
 
 
 def end(process):
-    """Exit code, what was said, and seconds until then."""
-    began = time.monotonic()
+    """Exit code and what was said."""
     _, error = process.communicate(timeout=30)
-    return process.returncode, error, time.monotonic() - began
+    return process.returncode, error
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_heard_and_the_run_takes_its_time_to_save(start, signum):
     process = start(HEARS.format(saving=1.0), grace=0.3)
     process.send_signal(signum)
-    code, said, _ = end(process)
+    code, said = end(process)
     assert code == 128 + signum
     assert said.startswith(f"progdist: {signum.name}: stopping after this update")
     assert said.count("\n") == 1
@@ -69,12 +70,12 @@ def test_a_signal_is_heard_and_the_run_takes_its_time_to_save(start, signum):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_inside_a_long_call_is_ended_after_the_grace(start, signum):
-    process = start(DEAF, grace=0.5)
+    process, began = start(DEAF, grace=0.5), time.monotonic()
     process.send_signal(signum)
-    code, said, seconds = end(process)
+    code, said = end(process)
     assert code == 128 + signum
     assert "ended within a long step" in said
-    assert 0.4 < seconds < 5
+    assert 0.4 < time.monotonic() - began < 10
 
 
 def test_a_second_ctrl_c_ends_at_once(start):
@@ -82,10 +83,9 @@ def test_a_second_ctrl_c_ends_at_once(start):
     process.send_signal(signal.SIGINT)
     assert "stopping" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    code, said, seconds = end(process)
+    code, said = end(process)
     assert code == 130
     assert "ended at once" in said
-    assert seconds < 5
 
 
 def test_ctrl_c_ends_a_save_that_hangs(start):
@@ -97,13 +97,27 @@ def test_ctrl_c_ends_a_save_that_hangs(start):
 
 
 def test_a_second_sigterm_does_not_disturb_a_save(start):
-    process = start(HEARS.format(saving=1), grace=60)
+    process, began = start(HEARS.format(saving=1), grace=60), time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert "stopping" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
-    code, _, seconds = end(process)
-    assert code == 143
-    assert seconds > 0.5
+    assert end(process)[0] == 143
+    assert time.monotonic() - began > 1
+
+
+def test_a_run_that_is_writing_is_not_ended_for_being_slow(start):
+    writing = "with interrupt.busy(): time.sleep(1); interrupt.heard(); sys.exit(7)"
+    process = start(writing, grace=0.3)
+    process.send_signal(signal.SIGTERM)
+    assert end(process)[0] == 7
+
+
+def test_a_signal_is_heard_where_nobody_listens(start):
+    """The reader of standard error may be dead, as that of a log is."""
+    process = start(HEARS.format(saving=0), grace=60)
+    process.stderr.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
 
 
 def test_afterwards_the_signals_are_what_they_were():

@@ -1,5 +1,7 @@
 import json
+from contextlib import ExitStack
 
+import numpy as np
 import pytest
 
 from progdist.journal import Journal
@@ -14,6 +16,7 @@ def row(step):
         "loss": 1.0,
         "learning_rate": 0.1,
         "grad_norm": 1.0,
+        "skipped": 0,
         "steps_per_second": 2.0,
     }
 
@@ -51,3 +54,42 @@ def test_only_the_first_process_writes(tmp_path):
     journal.metrics(row(5))
     journal.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def starts(workdir):
+    lines = (workdir / "starts.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def fail(journal):
+    with ExitStack() as stack:
+        stack.push(journal.close)
+        raise ValueError("lost")
+
+
+def test_an_error_that_ends_a_run_is_noted(tmp_path):
+    journal = Journal(tmp_path, 0)
+    journal.start({"global_step": 0})
+    with pytest.raises(ValueError, match="lost"):
+        fail(journal)
+    assert [row.get("end") for row in starts(tmp_path)] == [None, "ValueError"]
+
+
+def test_a_full_disk_does_not_hide_the_error(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("disk full")
+
+    journal = Journal(tmp_path, 0)
+    monkeypatch.setattr("progdist.journal._append", refuse)
+    with pytest.raises(ValueError, match="lost"):
+        fail(journal)
+
+
+def test_sample_grids_go_to_tensorboard(tmp_path):
+    journal = Journal(tmp_path, 0)
+    grid = np.zeros((8, 8, 1), np.uint8)
+    journal.images("samples/student", grid, 10)
+    journal.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"samples/student" in events.read_bytes()
+    assert b"\x89PNG" in events.read_bytes()

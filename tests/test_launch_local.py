@@ -72,7 +72,7 @@ def start(place):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     return process.returncode, out, err
 
 
@@ -250,7 +250,7 @@ def test_a_mistake_is_one_line_and_code_2(words, message):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
     assert done.returncode == 2
     assert message in done.stderr
@@ -269,7 +269,7 @@ def test_the_trainer_runs_in_two_processes_and_saves_on_sigterm(tmp_path):
         try:
             wait_until((workdir / "metrics.jsonl").exists, seconds=200)
             launcher.send_signal(signal.SIGTERM)
-            _, errors = launcher.communicate(timeout=60)
+            _, errors = launcher.communicate(timeout=180)
         finally:
             launcher.kill()
     assert launcher.returncode == 143, errors

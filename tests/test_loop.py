@@ -96,7 +96,7 @@ def test_single_broken_updates_are_skipped_and_counted():
     assert calls == [
         ("log", 2, 1.0),
         ("log", 4, 5.0),
-        ("save", 4, Tally(skipped=2)),
+        ("save", 4, Tally(skipped=2, skipped_in_a_row=1)),
         ("log", 5, 9.0),
         ("save", 5, Tally(skipped=2)),
     ]
@@ -109,9 +109,16 @@ def test_more_broken_updates_in_a_row_than_allowed_stop_the_run():
         run([1, NAN, NAN, NAN], max_skipped=2)
 
 
+def test_broken_updates_in_a_row_are_counted_across_a_stop():
+    calls, _ = run([1, NAN, NAN], stops=(3,), max_skipped=2)
+    tally = calls[-2][2]
+    with pytest.raises(loop.NonFiniteError, match="update 4"):
+        run([1, NAN, NAN, NAN], first=3, tally=tally, max_skipped=2)
+
+
 def test_an_interval_without_a_good_update_has_no_row():
     calls, _ = run([1, 1, NAN], max_skipped=1)
-    assert calls == [("log", 2, 1.0), ("save", 3, Tally(skipped=1))]
+    assert calls == [("log", 2, 1.0), ("save", 3, Tally(skipped=1, skipped_in_a_row=1))]
 
 
 def test_the_number_that_is_not_finite_is_named():

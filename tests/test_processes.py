@@ -13,11 +13,14 @@ from progdist import checkpoint
 from progdist.checkpoint import stored
 from tests import faults
 
-HEARTBEAT = 10
+HEARTBEAT = 20
 
 
-def start(workdir, num_processes, *places, flags=()):
-    """Starts the processes; places[i] is where process i is stopped, if anywhere."""
+def start(workdir, num_processes, *places, flags=(), last_flags=()):
+    """Starts the processes; places[i] is where process i is stopped, if anywhere.
+
+    All of them get `flags`, and the last one `last_flags` too.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -31,14 +34,15 @@ def start(workdir, num_processes, *places, flags=()):
             f"--heartbeat_seconds={HEARTBEAT}",
         ]
         place = places[i] if i < len(places) else ()
-        command = faults.command(workdir, *place, flags=[*cluster, *flags])
+        own = last_flags if i == num_processes - 1 else ()
+        command = faults.command(workdir, *place, flags=[*cluster, *flags, *own])
         started.append(subprocess.Popen(command, **faults.QUIET))
     return started
 
 
 def end(processes):
-    """Exit codes, and what was said; all are killed after two minutes."""
-    deadline, said = time.monotonic() + 120, []
+    """Exit codes, and what was said; all are killed after five minutes."""
+    deadline, said = time.monotonic() + 300, []
     try:
         for process in processes:
             left = deadline - time.monotonic()
@@ -70,10 +74,7 @@ def assert_close(one, other):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """One process, one device."""
-    workdir = tmp_path_factory.mktemp("runs") / "alone"
-    done = faults.start(workdir)
-    assert done.returncode == 0, done.stderr
-    return workdir
+    return faults.run_alone(tmp_path_factory.mktemp("runs") / "alone")
 
 
 def test_a_run_may_lose_processes_and_go_on_with_fewer_or_more(alone, tmp_path):
@@ -88,15 +89,23 @@ def test_a_run_may_lose_processes_and_go_on_with_fewer_or_more(alone, tmp_path):
     assert newest(tmp_path) == 5
     done = faults.start(tmp_path, "terminated", 13)
     assert done.returncode == 143
-    assert newest(tmp_path) in (13, 14)
-    codes, said = end(start(tmp_path, 2, (), ("terminated", 23)))
-    assert codes == [143, 143], said
     stopped = newest(tmp_path)
-    assert stopped in (23, 24)
+    assert stopped in (13, 14)
     codes, said = end(start(tmp_path, 2))
     assert codes == [0, 0], said
-    assert f"resuming at update {stopped - 20} of phase 2" in said[0]
-    assert said[1] == ""  # only process 0 speaks
+    assert f"resuming at update {stopped - 10} of phase 1" in said[0]
+    assert "round" not in said[1]  # only process 0 speaks
+    assert_close(alone, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_at_the_same_update(alone, tmp_path):
+    codes, said = end(start(tmp_path, 2, (), ("terminated", 13)))
+    assert codes == [143, 143], said
+    assert newest(tmp_path) in (13, 14)
+    assert all("stopped by SIGTERM, saved at update" in text for text in said)
+    codes, said = end(start(tmp_path, 2))
+    assert codes == [0, 0], said
     assert_close(alone, tmp_path)
 
 
@@ -120,6 +129,23 @@ def test_a_peer_that_hangs_is_noticed_and_shown(tmp_path):
     assert 5 in codes
     assert "progdist: no progress for 60 seconds" in "".join(said)
     assert "in wait" in said[1]
+
+
+def test_processes_of_different_configurations_are_refused(tmp_path):
+    codes, said = end(start(tmp_path, 2, last_flags=["--config.seed=1"]))
+    assert codes == [2, 2]
+    for text in said:
+        assert "progdist: the configuration must be the same for all processes" in text
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_share_their_workdir_are_refused(tmp_path):
+    elsewhere = f"--workdir={tmp_path / 'b'}"
+    codes, said = end(start(tmp_path / "a", 2, last_flags=[elsewhere]))
+    assert codes == [2, 2]
+    for text in said:
+        assert "must be storage that all processes share" in text
 
 
 def test_what_process_0_refuses_ends_all(tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def runs(tmp_path_factory):
 
 def run(command, runs):
     done = subprocess.run(
-        in_small(command, runs), cwd=ROOT, capture_output=True, text=True, timeout=240
+        in_small(command, runs), cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
 
@@ -72,8 +73,19 @@ def test_the_fingerprint_of_a_run_is_printed(runs):
     run(next(c for c in COMMANDS if "progdist.fingerprint" in c), runs)
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "progdist.report" in c])
+def test_a_command_that_writes_a_page_runs(command, runs):
+    shutil.copytree(runs / "digits", runs / "another", dirs_exist_ok=True)
+    run(command.replace("runs/wide", "runs/another"), runs)
+
+
 def test_there_are_no_other_commands():
-    modules = "progdist.sample", "progdist.main", "progdist.fingerprint"
+    modules = (
+        "progdist.sample",
+        "progdist.main",
+        "progdist.fingerprint",
+        "progdist.report",
+    )
     known = sum(any(module in c for module in modules) for c in COMMANDS)
     assert known == len(COMMANDS) - 1
 

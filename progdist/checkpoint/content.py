@@ -117,6 +117,11 @@ def write_manifest(directory: Path) -> None:
     part.replace(directory / _MANIFEST)
 
 
+def has_manifest(directory: Path) -> bool:
+    """Whether `write_manifest` has been here."""
+    return (directory / _MANIFEST).exists()
+
+
 def check_manifest(directory: Path) -> None:
     """Refuses a directory that is not as its manifest says; one without passes.
 

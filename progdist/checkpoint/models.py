@@ -35,8 +35,9 @@ def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
     tree = {"params": params}
     card = stored.make_card(facts, tree)
     try:
-        if not _is_kept(path, card):
-            ocp.save(stored.location(path), tree, custom_metadata=card, overwrite=True)
+        if parallel.first_says(_is_kept(path, card)):
+            return
+        ocp.save(stored.location(path), tree, custom_metadata=card, overwrite=True)
         if jax.process_index() == 0:
             content.write_manifest(path)
     except Exception as error:
@@ -110,10 +111,12 @@ def clear_leftovers(directory: Path) -> None:
 
 
 def _is_kept(path: Path, card: dict[str, Any]) -> bool:
+    """Whether the same model is there, whole and with its manifest."""
     try:
-        return content.seal(read_card(path)) == card["seal"]
+        same = content.seal(read_card(path)) == card["seal"]
     except CheckpointError:
         return False
+    return same and content.has_manifest(path)
 
 
 def _no_model(path: Path) -> CheckpointError:

@@ -70,12 +70,16 @@ class Checkpoints:
         """
         self.wait()
         latest = self._orbax.latest
-        if latest is not None and latest.step >= global_step:
+        if latest is not None and latest.step == global_step:
             return
+        if latest is not None and latest.step > global_step:
+            reason = RuntimeError(f"{latest.path} is there, and newer")
+            raise self._failure(global_step, reason)
         tree = _as_dict(snapshot)
         facts = {
             "phase": snapshot.phase,
             "step": int(snapshot.state.step),
+            "global_step": global_step,
             "tally": snapshot.tally._asdict(),
             "data": self._data,
         }
@@ -167,6 +171,8 @@ class Checkpoints:
         where = self._directory / str(global_step)
         content.check_manifest(where)
         card = stored.read_card(where)
+        if card.get("global_step") != global_step:
+            raise DamageError(f"{where}: is no checkpoint of this step")
         progress = Progress(card["phase"], card["step"], global_step, card["data"])
         template = template_of(progress)
         abstract = stored.abstract_of(_as_dict(template))
@@ -221,8 +227,7 @@ def fingerprint(where: Path) -> dict[str, str]:
     digests = {
         name: content.combined(found, under) or "none" for name, under in groups.items()
     }
-    progress = {key: card[key] for key in ("phase", "step", "tally", "data")}
-    progress["global_step"] = int(where.name)
+    progress = {key: value for key, value in card.items() if key != "content"}
     return digests | {"progress": content.seal(progress)}
 
 

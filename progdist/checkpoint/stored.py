@@ -8,7 +8,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from progdist.checkpoint import content
-from progdist.checkpoint.content import Content, DamageError
+from progdist.checkpoint.content import CheckpointError, Content, DamageError
 
 
 def location(path: Path) -> str:
@@ -49,14 +49,19 @@ def read_tree(where: Path, abstract: Any, wanted: Content) -> Any:
     """Reads arrays, as and where their abstract forms say.
 
     Raises:
-      CheckpointError: if they have another form, naming the leaf.
+      CheckpointError: if they have another form, naming the leaf, or cannot be read
+        though their files are whole.
       DamageError: if they cannot be read, or are not what was written.
     """
     content.check_form(where, wanted, content.form_of(abstract))
     try:
         tree = ocp.load(location(where), abstract)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
     except Exception as error:
-        raise DamageError(f"{where}: cannot be read ({reason(error)})") from error
+        whole = content.has_manifest(where)  # which was compared before
+        kind = CheckpointError if whole else DamageError
+        raise kind(f"{where}: cannot be read ({reason(error)})") from error
     content.check_content(where, tree, wanted)
     return tree
 

@@ -1,9 +1,9 @@
 """What a run's workdir shows: pictures and tables from the files a run leaves.
 
-Reads `metrics.jsonl`, `eval.jsonl` and `samples/*.npz`; writes PNG files beside
-them. Needs no accelerator and imports no JAX. Every `write_*` draws whatever is
-there so far, returns the path of its picture, and returns None (and writes
-nothing) where there is nothing to draw yet.
+Reads `metrics.jsonl`, `eval.jsonl` and `samples/*.npz`; writes PNG files beside them,
+and a page (`python -m progdist.report`). Needs no accelerator and imports no JAX. Every
+`write_*` draws whatever is there so far and returns the path of its picture; but for
+`write_page` it returns None, and writes nothing, where there is nothing to draw yet.
 
 In all of it "teacher" means the undistilled model of phase 0, and a number of
 steps N is a number of network calls.
@@ -11,6 +11,7 @@ steps N is a number of network calls.
 
 from progdist.report.curves import write_curves
 from progdist.report.images import image_grid, save_npz, save_png, square_grid
+from progdist.report.page import write_page
 from progdist.report.quality import write_quality
 from progdist.report.rows import Evaluation, read_evaluations, read_rows
 from progdist.report.samples import write_comparison, write_samples
@@ -29,6 +30,7 @@ __all__ = [
     "square_grid",
     "write_comparison",
     "write_curves",
+    "write_page",
     "write_quality",
     "write_samples",
     "write_trajectories",

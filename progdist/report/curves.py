@@ -25,7 +25,8 @@ from progdist.report.style import (
 
 _SMOOTH_PARTS = 30  # a running mean spans one 30th of a phase,
 _SMOOTH_LEAST = 5  # but never fewer rows than this
-_NARROW = 0.05  # of the width: a phase less wide has its N written upwards
+_WIDTH = 8.0  # inches
+_NARROW = 0.4  # inches: a phase less wide has its N written upwards
 
 
 class Curve(NamedTuple):
@@ -77,13 +78,15 @@ def write_curves(workdir: str | Path) -> Path | None:
     return save_figure(Path(workdir, "figures", "training.png"), curves_figure(curves))
 
 
-def curves_figure(curves: Sequence[Curve]) -> Figure:
+def curves_figure(
+    curves: Sequence[Curve], size: tuple[float, float] = (_WIDTH, 4.4)
+) -> Figure:
     """Draws at least one curve: losses above, learning rates below."""
-    figure = make_figure(8.0, 4.4)
+    figure = make_figure(*size)
     loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     _draw_losses(loss_axes, curves)
     _draw_rates(rate_axes, curves)
-    _mark_phases(loss_axes, rate_axes, curves)
+    _mark_phases(loss_axes, rate_axes, curves, size[0])
     return figure
 
 
@@ -124,7 +127,7 @@ def _draw_rates(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_xlabel("update", fontsize=10)
 
 
-def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve]) -> None:
+def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve], width: float) -> None:
     """Draws a line where each phase begins and writes its N above it."""
     begins = [int(curve.global_step[0]) for curve in curves]
     end = max(int(curves[-1].global_step[-1]), begins[-1] + 1)
@@ -136,7 +139,7 @@ def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve]) -> None:
     share = [(stop - begin) / (end - begins[0]) for begin, stop in spans]
     # The last phase may have only begun: it says nothing about the others.
     narrow = any(
-        s < _NARROW for s, c in zip(share[:-1], curves, strict=False) if c.phase
+        s * width < _NARROW for s, c in zip(share[:-1], curves, strict=False) if c.phase
     )
     for curve, span in zip(curves, spans, strict=True):
         _name_phase(loss, curve, sum(span) / 2, upwards=narrow and curve.phase > 0)

@@ -1,5 +1,7 @@
 """Grids of images, pixel for pixel, and files of them that are never half there."""
 
+import base64
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from PIL import Image
 
 _MIN_PIXELS = 48  # below this an 8x8 digit cannot be read on a screen
 _WHITE = 255
+_MAX_EXACT, _QUALITY = 32, 90
 
 
 def image_grid(
@@ -51,6 +54,29 @@ def square_grid(images: UInt8[np.ndarray, "n h w ch"]) -> UInt8[np.ndarray, "H W
     return image_grid(filled.reshape(rows, columns, *images.shape[1:]))
 
 
+def data_uri(images: UInt8[np.ndarray, "n h w ch"], columns: int, gap: int = 1) -> str:
+    """Returns a grid of images as a data: address, with nothing between them.
+
+    Small images keep their very pixels, as PNG; those beyond 32 pixels a side would
+    make a page heavy, and are compressed.
+    """
+    n, h, w, ch = images.shape
+    rows = -(-n // columns)
+    opaque = np.full((n, h, w, 1), _WHITE, np.uint8)
+    cells = np.concatenate([images, opaque], axis=-1)
+    cells = np.pad(cells, ((0, rows * columns - n), (0, gap), (0, gap), (0, 0)))
+    grid = cells.reshape(rows, columns, h + gap, w + gap, ch + 1)
+    grid = grid.swapaxes(1, 2).reshape(rows * (h + gap), columns * (w + gap), ch + 1)
+    grid = np.ascontiguousarray(grid[: rows * (h + gap) - gap])
+    picture = Image.fromarray(grid[:, : columns * (w + gap) - gap])
+    kind = "png" if max(h, w) <= _MAX_EXACT else "webp"
+    file = io.BytesIO()
+    if kind == "webp":
+        picture = picture.convert("RGBA")
+    picture.save(file, format=kind, optimize=True, quality=_QUALITY)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
 def save_png(path: str | Path, image: UInt8[np.ndarray, "h w ch"]) -> Path:
     """Writes a grey or RGB image; a reader sees the old file or the whole new one.
 
@@ -64,6 +90,15 @@ def save_png(path: str | Path, image: UInt8[np.ndarray, "h w ch"]) -> Path:
 def save_npz(path: str | Path, **arrays: np.ndarray) -> Path:
     """Writes named arrays, with the same promise as `save_png`."""
     return _write(path, lambda file: np.savez_compressed(file, **arrays))  # pyright: ignore
+
+
+def save_bytes(path: str | Path, content: bytes) -> Path:
+    """Writes a file, with the same promise as `save_png`."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    return _write(path, write)
 
 
 def _write(path: str | Path, write: Callable[[BinaryIO], None]) -> Path:

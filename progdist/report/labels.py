@@ -57,7 +57,7 @@ def label_lines(axes: Axes, lines: Sequence[Line2D]) -> None:
     figure.draw_without_rendering()
     paths = [_pixels(axes, line) for line in lines]
     frame = Box(*axes.get_window_extent().extents)
-    taken: list[Float[np.ndarray, "n 2"]] = []
+    taken: list[Float[np.ndarray, "n 2"]] = [np.empty((0, 2))]
     for index, line in enumerate(lines):
         text = axes.text(
             0,
@@ -68,6 +68,7 @@ def label_lines(axes: Axes, lines: Sequence[Line2D]) -> None:
             va="bottom",
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             transform=IdentityTransform(),
+            in_layout=False,
         )
         size = text.get_window_extent()
         others = np.concatenate([*paths[:index], *paths[index + 1 :], *taken])
@@ -75,7 +76,9 @@ def label_lines(axes: Axes, lines: Sequence[Line2D]) -> None:
         best = max(
             boxes, key=lambda box, i=index, o=others: _room(box, frame, paths[i], o)
         )
-        text.set_position((best.left, best.bottom))
+        # In parts of the figure, so that it may be saved at another resolution.
+        place = figure.transFigure.inverted().transform((best.left, best.bottom))
+        text.set(position=place, transform=figure.transFigure)
         taken.append(best.outline())
 
 

@@ -1,8 +1,9 @@
 """Distance against number of network calls, student and undistilled teacher."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,20 +15,32 @@ from progdist.report.rows import Evaluation, full_steps, read_evaluations
 from progdist.report.style import (
     ANCESTRAL,
     GREY,
+    OTHERS,
     STUDENT,
     TEACHER,
     bare_axes,
     log_ticks,
     make_figure,
+    plain,
     save_figure,
     steps_text,
 )
 
-_LINES = (
-    ("student", "ddim", "distilled student", STUDENT, "o"),
-    ("teacher", "ddim", "teacher, DDIM", TEACHER, "s"),
-    ("teacher", "ancestral", "teacher, ancestral", ANCESTRAL, "^"),
-)
+
+class _Look(NamedTuple):
+    name: str
+    colour: str
+    marker: str
+    dashes: str | tuple[float, tuple[float, ...]] = "-"
+
+
+_LINES = {
+    ("student", "ddim"): _Look("distilled student", STUDENT, "o"),
+    ("teacher", "ddim"): _Look("teacher, DDIM", TEACHER, "s"),
+    ("teacher", "ancestral"): _Look("teacher, ancestral", ANCESTRAL, "^"),
+}
+_RUN_COLOURS = (STUDENT, TEACHER, ANCESTRAL, *OTHERS)
+_SIZE = (7.0, 4.2)
 
 
 def write_quality(workdir: str | Path, metric: str | None = None) -> Path | None:
@@ -46,31 +59,72 @@ def write_quality(workdir: str | Path, metric: str | None = None) -> Path | None
     return save_figure(path, quality_figure(evaluations))
 
 
-def quality_figure(evaluations: Sequence[Evaluation]) -> Figure:
+def quality_figure(
+    evaluations: Sequence[Evaluation], size: tuple[float, float] = _SIZE
+) -> Figure:
     """Draws at least one evaluation; values positive and finite, of one metric."""
-    figure = make_figure(7.0, 4.2)
-    axes = figure.subplots()
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    lines = _draw_lines(axes, evaluations)
+    figure, axes = _log_axes(size)
+    lines = []
+    for (role, sampler), look in _looks(evaluations).items():
+        lines += _draw_line(axes, evaluations, role, sampler, look)
     lines += _draw_level(axes, evaluations)
     _label_axes(axes, evaluations)
     label_lines(axes, lines)
     return figure
 
 
-def _draw_lines(axes: Axes, evaluations: Sequence[Evaluation]) -> list[Line2D]:
+def runs_figure(
+    runs: Mapping[str, Sequence[Evaluation]], size: tuple[float, float] = _SIZE
+) -> Figure:
+    """Draws several runs, by name: a colour a run, the teachers' DDIM dashed.
+
+    Takes at least one evaluation in all; of one metric, positive and finite.
+    """
+    figure, axes = _log_axes(size)
     lines = []
-    for role, sampler, name, colour, marker in _LINES:
-        points = sorted(
-            (e.num_steps, e.value)
-            for e in evaluations
-            if (e.role, e.sampler) == (role, sampler)
-        )
-        if points:
-            x, y = zip(*points, strict=True)
-            lines += axes.plot(x, y, marker=marker, c=colour, ms=5, lw=1.8, label=name)
-    return lines
+    for index, (name, evaluations) in enumerate(runs.items()):
+        colour = _RUN_COLOURS[index % len(_RUN_COLOURS)]
+        look = _Look(plain(name), colour, "o")
+        lines += _draw_line(axes, evaluations, "student", "ddim", look)
+        look = _Look(f"{plain(name)}, teacher", colour, "s", (0, (4, 3)))
+        lines += _draw_line(axes, evaluations, "teacher", "ddim", look)
+    _label_axes(axes, [e for found in runs.values() for e in found])
+    label_lines(axes, lines)
+    return figure
+
+
+def _log_axes(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    figure = make_figure(*size)
+    axes = figure.subplots()
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    return figure, axes
+
+
+def _looks(evaluations: Iterable[Evaluation]) -> dict[tuple[str, str], _Look]:
+    """The lines to draw: the three of every run, and other samplers' there are."""
+    found = {(e.role, e.sampler) for e in evaluations} - set(_LINES)
+    others = [pair for pair in sorted(found) if pair[0] == "teacher"]
+    return _LINES | {
+        pair: _Look(f"teacher, {plain(pair[1])}", OTHERS[i % len(OTHERS)], "D")
+        for i, pair in enumerate(others)
+    }
+
+
+def _draw_line(
+    axes: Axes, evaluations: Iterable[Evaluation], role: str, sampler: str, look: _Look
+) -> list[Line2D]:
+    points = sorted(
+        (e.num_steps, e.value)
+        for e in evaluations
+        if (e.role, e.sampler) == (role, sampler)
+    )
+    if not points:
+        return []
+    x, y = zip(*points, strict=True)
+    name, colour, marker, dashes = look
+    style = {"marker": marker, "c": colour, "ls": dashes, "ms": 5, "lw": 1.8}
+    return axes.plot(x, y, label=name, **style)
 
 
 def _draw_level(axes: Axes, evaluations: Sequence[Evaluation]) -> list[Line2D]:
@@ -105,4 +159,4 @@ def _label_axes(axes: Axes, evaluations: Sequence[Evaluation]) -> None:
     bare_axes(axes)
     log_ticks(axes)
     axes.set_xlabel("network calls per image", fontsize=10)
-    axes.set_ylabel(f"{evaluations[0].metric}, lower is better", fontsize=10)
+    axes.set_ylabel(f"{plain(evaluations[0].metric)}, lower is better", fontsize=10)

@@ -25,6 +25,7 @@ from progdist.report.images import save_png
 STUDENT = "#0072B2"
 TEACHER = "#D55E00"
 ANCESTRAL = "#009E73"
+OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#7A5195")
 INK = "#262626"
 GREY = "#757575"
 FAINT = "#D9D9D9"
@@ -70,6 +71,11 @@ def log_ticks(axes: Axes) -> None:
     axes.yaxis.set_major_locator(_log_locator(high / low))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
+
+
+def plain(text: str) -> str:
+    """Text of unknown origin, so that Matplotlib takes no $ in it for a formula."""
+    return text.replace("$", r"\$")
 
 
 def steps_text(num_steps: int) -> str:

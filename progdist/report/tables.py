@@ -8,7 +8,7 @@ from rich.table import Table
 
 from progdist.report.rows import Evaluation, full_steps, read_evaluations
 
-_NONE = "–"
+NONE = "–"
 _NOTHING = "No evaluations yet"
 
 
@@ -60,7 +60,7 @@ def _closing(evaluations: Sequence[Evaluation]) -> _Closing:
         student = values.get(("student", "ddim", n))
         ratio = student / full_value if student is not None and full_value else None
         teacher = [values.get(("teacher", s, n)) for s in ("ddim", "ancestral")]
-        rows.append((str(n), *map(_number, (student, *teacher, ratio))))
+        rows.append((str(n), *map(number_text, (student, *teacher, ratio))))
     return _Closing(_title(evaluations), header, rows)
 
 
@@ -70,8 +70,8 @@ def _title(evaluations: Sequence[Evaluation]) -> str:
     return f"{evaluations[0].metric} of {samples} samples, lower is better"
 
 
-def _number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
     """Three significant digits, without an exponent for the usual sizes."""
     if value is None:
-        return _NONE
+        return NONE
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")

@@ -186,7 +186,7 @@ def _draw_row(
     for step, state in enumerate(states[:, block]):
         x = layout.x(1 - step / n)
         extent = (x - half, x + half, y - half, y + half)
-        axes.imshow(_visible(state), extent=extent, interpolation="nearest", zorder=2)
+        axes.imshow(visible(state), extent=extent, interpolation="nearest", zorder=2)
         # Else white noise has no edge on the white page.
         edge = {"fill": False, "edgecolor": GREY, "linewidth": 0.6, "zorder": 3}
         axes.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, **edge))
@@ -212,7 +212,7 @@ def _draw_arrow(axes: Axes, ends: tuple[float, float], y: float, colour: str) ->
     )
 
 
-def _visible(state: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w 3"]:
+def visible(state: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w 3"]:
     """A state as RGB in [0, 1]; noise beyond [-1, 1] is cut off."""
     rgb = np.broadcast_to(state, (*state.shape[:2], 3))
     return np.clip((rgb.astype(np.float64) + 1) / 2, 0, 1)

@@ -4,14 +4,13 @@
 
 Four numbers, each a ratio within one run or a count: the time of a distillation step
 over that of its parts (two forward passes of the teacher, one forward and backward pass
-of the student); of an N-step sampler over N forward passes; of a checkpoint, from the
-call that begins it until all is on disk and digested, over the updates between two of
-them, as if nothing of it were done beside the training; and the compilations of each
-kind of train step over a whole run of all rounds. Takes three minutes.
+of the student); of an N-step sampler over N forward passes; what a checkpoint adds to
+the updates between two of them; and the compilations of each kind of train step over a
+whole run of all rounds. Takes four minutes.
 """
 
+import itertools
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -117,31 +116,42 @@ class Case:
         return lambda: jax.block_until_ready(sampler(self.params, key, indices, steps))
 
 
-def checkpoint_share(case: Case, seconds_an_update: float) -> float:
-    """Time of a checkpoint over that of the updates from one to the next."""
+def checkpoint_share(case: Case, update: Task, seconds_an_update: float) -> float:
+    """What a checkpoint adds to the time of the updates from one to the next.
+
+    A few seconds of updates, with and without a save beside them, in turns.
+    """
     state = init_state(case.params, make_optimizer(1.0, 0.0), keep_ema=True)
-    seconds = []
+    num_updates, steps = int(4 / seconds_an_update) + 1, itertools.count(1)
     with tempfile.TemporaryDirectory() as directory:
         checkpoints = Checkpoints(Path(directory), keep=2)
-        for k in range(1, 6):
-            began = time.perf_counter()
-            checkpoints.save(k, Snapshot(1, state, case.params))
+
+        def train() -> None:
+            for _ in range(num_updates):
+                update()
+
+        def train_and_save() -> None:
+            checkpoints.save(next(steps), Snapshot(1, state, case.params))
+            train()
             checkpoints.wait()
-            seconds.append(time.perf_counter() - began)
+
+        wall = alternate(train, train_and_save, most_turns=4, seconds=40)[..., 0]
         checkpoints.close()
-    return float(np.median(seconds)) / (Config().save_every * seconds_an_update)
+    added = float(np.median(wall[:, 1] - wall[:, 0]))
+    return added / (Config().save_every * seconds_an_update)
 
 
 def time_case(case: Case) -> tuple[float, float, float]:
     """Ratios of a step to its parts, a sampler to its passes, and of checkpoints."""
     forward, backward = case.forward(), case.forward_backward()
-    tasks = forward, backward, case.distillation(), case.sampling()
+    update = case.distillation()
+    tasks = forward, backward, update, case.sampling()
     wall = alternate(*tasks, most_turns=40, seconds=25)[..., 0]
     parts = 2 * wall[:, 0] + wall[:, 1]
     return (
         float(np.median(wall[:, 2] / parts)),
         float(np.median(wall[:, 3] / (SAMPLING_STEPS * wall[:, 0]))),
-        checkpoint_share(case, float(np.median(wall[:, 2]))),
+        checkpoint_share(case, update, float(np.median(wall[:, 2]))),
     )
 
 

@@ -1,0 +1,56 @@
+"""Writes what runs have come to as one HTML page that needs no network.
+
+  python -m progdist.report WORKDIR... [--out=FILE]
+
+Several workdirs stand side by side. The page is WORKDIR/report.html, or report.html in
+the current directory where there are several. A run may be going on: its page shows
+what there is. Exit codes: 0 done; 2 bad input, in one line; 4 the page could not be
+written.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from progdist.report.page import write_page
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Ends with one line."""
+        _fail(f"{message}; see --help", 2)
+
+
+def main(argv: list[str]) -> None:
+    """Writes the page that the command line describes, and prints its path."""
+    parser = _Parser(
+        "python -m progdist.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=Path)
+    parser.add_argument("--out", metavar="FILE", type=Path, help="path of the page")
+    flags = parser.parse_args(argv[1:])
+    workdirs = [path.expanduser() for path in flags.workdirs]
+    out = flags.out.expanduser() if flags.out else None
+    if out and not out.absolute().parent.is_dir():
+        parser.error(f"--out={out}: there is no directory {out.parent}")
+    if out and out.is_dir():
+        parser.error(f"--out={out}: is a directory")
+    try:
+        print(write_page(workdirs, out))
+    except ValueError as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 4)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"progdist: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main(sys.argv)

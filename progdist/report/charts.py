@@ -1,0 +1,86 @@
+"""The page's charts: each is drawn twice, for wide windows and for narrow ones.
+
+Merely scaled down they would be illegible on a phone. The style sheet shows one.
+"""
+
+from collections.abc import Callable, Sequence
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from progdist.report.curves import Curve, curves_figure
+from progdist.report.measures import Group
+from progdist.report.quality import quality_figure, runs_figure
+from progdist.report.run import Run
+from progdist.report.vector import inline_svg
+
+# Width and height in inches.
+_ONE_RUN = (6.4, 4.0), (3.7, 3.5)
+_SEVERAL_RUNS = (9.0, 4.6), (3.7, 4.4)
+_CURVES = (9.0, 4.0), (3.9, 3.7)
+_MOST_POINTS = 500  # of a curve; a screen has no more
+_NAME_LENGTH = 20
+
+Size = tuple[float, float]
+
+
+def distance_chart(
+    title: str, name: str, runs: Sequence[Run], groups: Sequence[Group | None]
+) -> Markup:
+    """Draws a metric of all runs on logarithmic axes; empty where nothing is to draw.
+
+    Args:
+      title: the metric.
+      name: begins the ids in it.
+      runs: the runs.
+      groups: what each has measured of the metric.
+    """
+    found = {
+        _short(run.name, index): group.evaluations
+        for index, (run, group) in enumerate(zip(runs, groups, strict=True))
+        if group and group.evaluations
+    }
+    if not found:
+        return Markup()
+    alt = f"{title} against network calls per image, as in the table"
+    if len(runs) > 1:
+        return _twice(lambda s: runs_figure(found, s), name, alt, _SEVERAL_RUNS)
+    (only,) = found.values()
+    return _twice(lambda s: quality_figure(only, s), name, alt, _ONE_RUN)
+
+
+def training_chart(run: Run, name: str) -> Markup:
+    """Draws loss and learning rate of all phases; empty where there are none."""
+    if not run.curves:
+        return Markup()
+    curves = [_thin(curve) for curve in run.curves]
+    alt = "Loss and learning rate against updates, phase by phase"
+    return _twice(lambda s: curves_figure(curves, s), name, alt, _CURVES)
+
+
+def _twice(
+    draw: Callable[[Size], Figure], name: str, alt: str, sizes: tuple[Size, Size]
+) -> Markup:
+    wide, slim = (draw(size) for size in sizes)
+    return Markup(
+        inline_svg(wide, f"{name}-wide", alt, "chart wide")
+        + inline_svg(slim, f"{name}-slim", alt, "chart slim")
+    )
+
+
+def _thin(curve: Curve) -> Curve:
+    """Every k-th point, the last among them."""
+    k = -(-len(curve.loss) // _MOST_POINTS)
+    kept = slice((len(curve.loss) - 1) % k, None, k)
+    return curve._replace(
+        global_step=curve.global_step[kept],
+        loss=curve.loss[kept],
+        learning_rate=curve.learning_rate[kept],
+    )
+
+
+def _short(name: str, index: int) -> str:
+    """A name that fits a chart; a number tells those that begin alike."""
+    if len(name) <= _NAME_LENGTH:
+        return name
+    return f"{name[: _NAME_LENGTH - 4]}… ({index + 1})"

@@ -1,0 +1,191 @@
+"""One page about one or several runs: a single HTML file that asks for nothing else.
+
+It holds no script: what can be chosen in it are radio buttons. Text from files is
+escaped by the templates.
+"""
+
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from progdist.report import measures
+from progdist.report.charts import distance_chart, training_chart
+from progdist.report.images import save_bytes
+from progdist.report.measures import Group, Line
+from progdist.report.pictures import sample_grids, trajectories
+from progdist.report.rounds import Round
+from progdist.report.run import Run, load, with_own_names
+from progdist.report.style import steps_text
+from progdist.report.tables import NONE, number_text
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_USUAL_STEPS = 4  # of the student that the page begins with, where there is one
+
+
+class Setting(NamedTuple):
+    """A field of the configuration in all runs."""
+
+    name: str
+    values: list[Any]
+    defaults: list[Any]  # where the value is another
+    differs: list[bool]  # from the default
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether it differs from the default or between runs."""
+        return any(self.differs) or any(v != self.values[0] for v in self.values)
+
+
+class Distances(NamedTuple):
+    """A metric over all runs."""
+
+    title: str
+    groups: list[Group | None]  # of each run
+    steps: list[int]
+    lines: list[dict[int, Line]]  # of each run, by number of steps
+    chart: Markup
+
+
+class Headline(NamedTuple):
+    """What the page says first of a run: its students beside their teacher."""
+
+    group: Group
+    lines: list[Line]
+
+
+def write_page(workdirs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """Writes the page about the runs and returns its path.
+
+    Args:
+      workdirs: at least one.
+      out: the file; by default report.html in the workdir, or in the current directory
+        if there are several.
+
+    Raises:
+      ValueError: if a workdir is none or is given twice, or a file in it is malformed.
+    """
+    paths = [Path(workdir) for workdir in workdirs]
+    for index, path in enumerate(paths):
+        if path.resolve() in [other.resolve() for other in paths[:index]]:
+            raise ValueError(f"{path}: given twice")
+    runs = with_own_names([load(path) for path in paths])
+    if out is None:
+        out = Path(paths[0] if len(paths) == 1 else ".", "report.html")
+    return save_bytes(out, page(runs).encode())
+
+
+def page(runs: Sequence[Run]) -> str:
+    """Returns the page about at least one run, as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number_text,
+        "many": many_text,
+        "duration": duration_text,
+        "value": _value,
+        "steps": steps_text,
+    }
+    now = datetime.datetime.now(datetime.UTC)
+    return environment.get_template("page.html").render(
+        runs=runs,
+        written=now.strftime("%Y-%m-%d %H:%M UTC"),
+        dash=NONE,
+        headline_of=headline,
+        metrics=distances(runs),
+        grids=sample_grids(runs),
+        usual_steps=_USUAL_STEPS,
+        paths=[trajectories(run) for run in runs],
+        charts=[training_chart(run, f"curves-{i}") for i, run in enumerate(runs)],
+        total=_total,
+        fields=settings(runs),
+        version_names=measures.columns(r.noted.get("versions") or {} for r in runs),
+        columns=measures.columns,
+    )
+
+
+def headline(run: Run) -> Headline | None:
+    """Returns the student of few steps and that of fewest; None before there is one."""
+    group = run.groups[0] if run.groups else None
+    lines = {n.num_steps: n for n in group.lines() if n.student} if group else {}
+    if not group or not lines:
+        return None
+    fewest = min(lines)
+    chosen = [lines[n] for n in (_USUAL_STEPS, fewest) if n in lines and n >= fewest]
+    return Headline(group, list(dict.fromkeys(chosen)))
+
+
+def distances(runs: Sequence[Run]) -> list[Distances]:
+    """Returns the measured distances of all runs, by metric."""
+    titles = dict.fromkeys(group.title for run in runs for group in run.groups)
+    return [_distances(title, i, runs) for i, title in enumerate(titles)]
+
+
+def settings(runs: Sequence[Run]) -> list[Setting]:
+    """Returns all fields of the configurations."""
+    values = [dict(run.settings) for run in runs]
+    defaults = [run.noted.get("defaults") or {} for run in runs]
+    return [
+        Setting(
+            name,
+            [v.get(name) for v in values],
+            [d.get(name) for d in defaults],
+            [name in d for d in defaults],
+        )
+        for name in measures.columns(values)
+    ]
+
+
+def duration_text(seconds: float | None) -> str:
+    """A time for people: "41 s", "9 min 40 s", "3 h 12 min", "2 d 5 h"."""
+    if seconds is None:
+        return NONE
+    if seconds < 59.5:
+        return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def many_text(count: int | float | None) -> str:
+    """A number that may be large: "0.52", "960,000", "8.19 M"."""
+    if count is None:
+        return NONE
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:,.0f}" if count >= 100 else f"{count:.3g}"
+
+
+def _distances(title: str, index: int, runs: Sequence[Run]) -> Distances:
+    groups = [next((g for g in r.groups if g.title == title), None) for r in runs]
+    lines = [{line.num_steps: line for line in g.lines()} if g else {} for g in groups]
+    steps = sorted({n for of_run in lines for n in of_run}, reverse=True)
+    chart = distance_chart(title, f"distance-{index}", runs, groups)
+    return Distances(title, groups, steps, lines, chart)
+
+
+def _total(rounds: Sequence[Round], name: str) -> Any:
+    """The sum of a column; None where a phase does not have it."""
+    values = [getattr(r, name) for r in rounds]
+    return None if None in values or not values else sum(values)
+
+
+def _value(value: Any) -> str:
+    """A value of a JSON file: a word as it is, anything else as it is written there."""
+    if isinstance(value, str) and value:
+        return value
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,90 @@
+"""The page's pictures: sample grids by number of steps, and states on their way."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from progdist.report.images import data_uri
+from progdist.report.run import Run
+from progdist.report.samples import Samples
+from progdist.report.style import steps_text
+from progdist.report.trajectories import visible
+
+_IMAGES, _COLUMNS = 16, 4  # of a sample grid
+_MOST_STEPS, _NOISES = 8, 3  # of the trajectories
+
+
+class Grid(NamedTuple):
+    """Samples of one model in one picture."""
+
+    uri: str
+    run: str  # its name; "" where there is one alone
+    who: str
+    steps: str
+    alt: str
+
+
+class Grids(NamedTuple):
+    """The sample grids of all runs."""
+
+    fixed: list[Grid]  # of each teacher at its full number of steps
+    panels: dict[int, list[Grid]]  # of the others, by number of steps, most first
+
+
+class Trajectories(NamedTuple):
+    """The states of a run's last students as pictures."""
+
+    most: int  # steps
+    blocks: list[list[tuple[int, list[str]]]]  # by noise: number of steps, states
+
+
+def sample_grids(runs: Sequence[Run]) -> Grids | None:
+    """Returns the sample grids of all runs; None where there are none yet."""
+    full = [max(run.teachers, default=None) for run in runs]
+    several = len(runs) > 1
+    fixed = [
+        _grid(run, run.teachers[n], "teacher", several)
+        for run, n in zip(runs, full, strict=True)
+        if n is not None
+    ]
+    steps = {n for run in runs for n in (*run.students, *run.teachers)}
+    panels = {n: list(_panel(runs, full, n)) for n in sorted(steps, reverse=True)}
+    panels = {n: found for n, found in panels.items() if found}
+    return Grids(fixed, panels) if steps else None
+
+
+def trajectories(run: Run) -> Trajectories | None:
+    """Returns the states of the students with few steps; None where there are none."""
+    steps = [n for n in sorted(run.paths, reverse=True) if n <= _MOST_STEPS]
+    if not steps:
+        return None
+    noises = min(_NOISES, *(run.paths[n].shape[1] for n in steps))
+    blocks = [
+        [(n, [_state(state) for state in run.paths[n][:, noise]]) for n in steps]
+        for noise in range(noises)
+    ]
+    return Trajectories(steps[0], blocks)
+
+
+def _panel(runs: Sequence[Run], full: Sequence[int | None], n: int) -> Iterator[Grid]:
+    several = len(runs) > 1
+    for run, most in zip(runs, full, strict=True):
+        if n in run.students:
+            yield _grid(run, run.students[n], "student", several)
+        if n in run.teachers and n != most:
+            yield _grid(run, run.teachers[n], "teacher, not distilled", several)
+
+
+def _grid(run: Run, samples: Samples, who: str, several: bool) -> Grid:
+    images = samples.images[:_IMAGES]
+    steps = steps_text(samples.num_steps)
+    alt = f"{len(images)} images of {run.name}: {who}, {steps}"
+    name = run.name if several else ""
+    return Grid(data_uri(images, _COLUMNS), name, who, steps, alt)
+
+
+def _state(state: Float[np.ndarray, "h w c"]) -> str:
+    shown = np.round(255 * visible(state)).astype(np.uint8)
+    return data_uri(shown[None], 1)

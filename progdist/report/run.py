@@ -1,0 +1,205 @@
+"""A run as its workdir holds it, whether it is finished or not."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from progdist.report.curves import Curve, read_curves
+from progdist.report.measures import Group, groups, read_measures
+from progdist.report.rounds import Plan, Round, plan_of, rounds_of
+from progdist.report.rows import read_rows, require
+from progdist.report.samples import Samples, load_samples
+from progdist.report.trajectories import Paths, load_trajectories
+
+_FILES = ("config.json", "metrics.jsonl", "eval.jsonl")
+_NUMBERS = (*Curve._fields, "step")
+
+
+_ENDS = {
+    None: "going on, or killed",
+    "Interrupted": "stopped, saved",
+    "NonFiniteError": "diverged",
+}
+
+
+class Start(NamedTuple):
+    """One start of a run, and how it ended."""
+
+    noted: dict[str, Any]  # the row of starts.jsonl
+    end: str | None  # "done", what stopped it, or None where nothing was noted
+    seconds: float | None
+
+    @property
+    def how(self) -> str:
+        """How it ended, for people."""
+        return _ENDS.get(self.end, str(self.end))
+
+
+class Run(NamedTuple):
+    """What a workdir holds; empty where there is nothing yet."""
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+    starts: list[Start]
+    rows: list[dict[str, Any]]  # of metrics.jsonl
+    curves: list[Curve]
+    rounds: list[Round]
+    measures: list[dict[str, Any]]  # rows of eval.jsonl
+    groups: list[Group]
+    students: dict[int, Samples]  # by number of steps
+    teachers: dict[int, Samples]
+    paths: Paths
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """What the last start has noted."""
+        return self.starts[-1].noted if self.starts else {}
+
+    @property
+    def plan(self) -> Plan | None:
+        """How long the phases are."""
+        return plan_of(self.config)
+
+    @property
+    def updates(self) -> int:
+        """Updates done, of all phases."""
+        return max((row["global_step"] for row in self.rows), default=0)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the plan's last student has been trained and measured."""
+        last = len(self.plan.updates) - 1 if self.plan else None
+        measured = any(row.get("phase") == last for row in self.measures)
+        return bool(self.plan and measured and self.updates >= self.plan.total)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it has been running, all starts together, as far as is known."""
+        known = [s.seconds for s in self.starts if s.seconds is not None]
+        return sum(known) if known else None
+
+    @property
+    def settings(self) -> Iterator[tuple[str, Any]]:
+        """The fields of the configuration with their values, "data.name" say."""
+        for name, value in self.config.items():
+            if isinstance(value, dict):
+                yield from ((f"{name}.{field}", v) for field, v in value.items())
+            else:
+                yield name, value
+
+
+def load(workdir: Path) -> Run:
+    """Reads a workdir.
+
+    Raises:
+      ValueError: if it is none, or a file in it is malformed; names it.
+    """
+    if not workdir.is_dir():
+        raise ValueError(f"{workdir}: no such directory")
+    if not any((workdir / name).exists() for name in _FILES):
+        raise ValueError(f"{workdir}: not the workdir of a run (no config.json)")
+    path = workdir / "metrics.jsonl"
+    rows = [_numbers(row, path) for row in read_rows(path)]
+    config = _read_config(workdir / "config.json")
+    measured = read_measures(workdir)
+    phases = load_samples(workdir, "phase")
+    first = [s for s in phases if s.phase == 0] + load_samples(workdir, "baseline")
+    return Run(
+        path=workdir,
+        name=_text(workdir.absolute().name or str(workdir)),
+        config=config,
+        starts=_starts(read_rows(workdir / "starts.jsonl"), _last_change(workdir)),
+        rows=rows,
+        curves=read_curves(workdir),
+        rounds=rounds_of(rows, config),
+        measures=measured,
+        groups=groups(measured),
+        students={s.num_steps: s for s in phases if s.phase},
+        teachers={s.num_steps: s for s in first},
+        paths=load_trajectories(workdir),
+    )
+
+
+def with_own_names(runs: Sequence[Run]) -> list[Run]:
+    """Returns the runs, each called by as much of its path as tells it from others."""
+    paths = [run.path.absolute().parts for run in runs]
+    return [
+        run._replace(name=_text(os.path.join(*_tail(path, paths))))
+        for run, path in zip(runs, paths, strict=True)
+    ]
+
+
+def _tail(path: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The least of a path's end that no other has."""
+    for depth in range(1, len(path)):
+        if [other[-depth:] for other in paths].count(path[-depth:]) == 1:
+            return path[-depth:]
+    return path
+
+
+def _numbers(row: dict[str, Any], path: Path) -> dict[str, Any]:
+    for name in _NUMBERS:
+        value = require(row, _NUMBERS, path)[name]
+        if not isinstance(value, int | float):
+            raise ValueError(f"{path}: {name} is not a number: {value!r:.60}")
+    return row
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The configuration; empty where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return config
+
+
+def _starts(rows: Sequence[dict[str, Any]], last_change: float) -> list[Start]:
+    """Joins the rows of starts and ends.
+
+    The last start may have no end, since it is still running or was killed; it has
+    lasted at least until it last wrote something.
+    """
+    starts: list[Start] = []
+    for row in rows:
+        if "end" not in row:
+            starts = [s if s.end else s._replace(end="killed") for s in starts]
+            starts.append(Start(row, None, None))
+        elif starts:
+            seconds = _seconds(starts[-1].noted, _timestamp(row))
+            starts[-1] = Start(starts[-1].noted, str(row["end"]), seconds)
+    if starts and starts[-1].end is None:
+        seconds = _seconds(starts[-1].noted, last_change)
+        starts[-1] = starts[-1]._replace(seconds=seconds)
+    return starts
+
+
+def _seconds(start: dict[str, Any], end: float | None) -> float | None:
+    begin = _timestamp(start)
+    return None if begin is None or end is None else max(0.0, end - begin)
+
+
+def _timestamp(row: dict[str, Any]) -> float | None:
+    try:
+        return datetime.fromisoformat(row["time"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _last_change(workdir: Path) -> float:
+    paths = (workdir, *(workdir / name for name in _FILES), workdir / "samples")
+    return max(path.stat().st_mtime for path in paths if path.exists())
+
+
+def _text(name: str) -> str:
+    """A file's name as text that can be written, whatever bytes it is made of."""
+    readable = os.fsencode(name).decode(errors="replace")
+    return "".join(c if c.isprintable() else "�" for c in readable)

@@ -1,0 +1,67 @@
+"""Figures as SVG that stands inside a page and takes its colours from it."""
+
+import html
+import io
+import re
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from progdist.report.style import (
+    ANCESTRAL,
+    FAINT,
+    GREY,
+    INK,
+    OTHERS,
+    STUDENT,
+    TEACHER,
+)
+
+# The page's style sheet gives these variables a value for light and for dark.
+VARIABLES = {
+    STUDENT: "student",
+    TEACHER: "teacher",
+    ANCESTRAL: "ancestral",
+    INK: "ink",
+    GREY: "grey",
+    FAINT: "faint",
+    "#ffffff": "paper",
+    **{colour: f"other-{index}" for index, colour in enumerate(OTHERS)},
+}
+_COLOURS = {colour.lower(): name for colour, name in VARIABLES.items()}
+
+
+def inline_svg(figure: Figure, name: str, alt: str, css_class: str) -> str:
+    """Returns the figure as an <svg> element that scales with what is around it.
+
+    Args:
+      figure: of `make_figure`.
+      name: letters and digits; unlike those of the page's other figures, as it begins
+        every id.
+      alt: what it shows, for who cannot see it.
+      css_class: of the element.
+    """
+    buffer = io.StringIO()
+    # Text stays text: small, sharp, and in the page's own font.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    svg = buffer.getvalue()
+    box = re.search(r'viewBox="([^"]*)"', svg)
+    content = svg[svg.index("</defs>") + len("</defs>") : svg.rindex("</svg>")]
+    content = re.sub(r"font-family: [^;\"]*;? ?", "", content)
+    content = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", content)
+    content = re.sub(r'style="[^"]*"', _with_variables, content)
+    content = re.sub(r"\s*\n\s*", " ", content)
+    return (
+        f'<svg class="{css_class}" role="img" aria-label="{html.escape(alt)}" '
+        f'viewBox="{box[1] if box else ""}">{content}</svg>'
+    )
+
+
+def _with_variables(style: re.Match[str]) -> str:
+    return re.sub(r"#[0-9a-f]{6}\b", lambda found: _variable(found[0]), style[0])
+
+
+def _variable(colour: str) -> str:
+    return f"var(--{_COLOURS[colour]})" if colour in _COLOURS else colour

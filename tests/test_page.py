@@ -1,0 +1,520 @@
+"""The page holds what the files hold, alone, and whatever they are called."""
+
+import base64
+import html.parser
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from progdist import report
+from progdist.report.__main__ import main
+from progdist.report.images import data_uri
+from progdist.report.page import duration_text, many_text
+from tests import browser
+from tests.test_report import (
+    N_0,
+    PHASES,
+    evaluation,
+    evaluations,
+    images,
+    make_workdir,
+    write_jsonl,
+)
+
+VOID = {"meta", "link", "img", "input", "br"}
+HOSTILE = '<b onclick="x">$1_{$&amp;\''  # with a formula that is none
+
+
+class Parsed(html.parser.HTMLParser):
+    """A page's elements, and the cells of its tables; refuses what is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.text, self._open = "", []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "title"} & set(self._open):
+            self.text += data
+        if {"td", "th"} & set(self._open):
+            self.tables[-1][-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+def config(**changes) -> dict:
+    return {
+        "seed": 0,
+        "data": {"name": "digits", "image_shape": [8, 8, 1]},
+        "base": {"num_updates": 20, "batch_size": 64},
+        "distill": {
+            "num_updates": 20,
+            "batch_size": 32,
+            "start_steps": N_0,
+            "end_steps": 1,
+            "ratio": 2,
+            "long_rounds": 0,
+            "long_num_updates": 0,
+        },
+        **changes,
+    }
+
+
+def start(**changes) -> dict:
+    return {
+        "time": "2026-01-02T03:00:00Z",
+        "global_step": 0,
+        "commit": "abc123",
+        "command": "python -m progdist.main",
+        "versions": {"python": "3.11.7", "jax": "0.10.2"},
+        "defaults": {"base.batch_size": 128},
+        **changes,
+    }
+
+
+def make_run(path: Path, phases: int = PHASES) -> Path:
+    path.mkdir(parents=True)
+    make_workdir(path, phases)
+    rows = [
+        json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()
+    ]
+    rows = [r | {"step": r["step"] + 1, "steps_per_second": 4.0} for r in rows]
+    write_jsonl(path / "metrics.jsonl", rows)
+    (path / "config.json").write_text(json.dumps(config()))
+    end = {"end": "done", "time": "2026-01-02T03:10:00Z"}
+    write_jsonl(path / "starts.jsonl", [start(), end])
+    return path
+
+
+def read(*workdirs: Path, out: Path | None = None) -> Parsed:
+    return Parsed(report.write_page(workdirs, out).read_text())
+
+
+def picture(uri: str) -> Image.Image:
+    kind, data = re.fullmatch(r"data:image/(png|webp);base64,(.*)", uri).groups()
+    loaded = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+    assert loaded.format == kind.upper()
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "digits")
+
+
+@pytest.fixture(scope="module")
+def one(workdir):
+    return read(workdir)
+
+
+# One file
+
+
+def test_the_page_asks_the_network_for_nothing(workdir, one):
+    addresses = [
+        value
+        for _, attrs in one.elements
+        for name, value in attrs.items()
+        if name in ("src", "href", "xlink:href", "srcset", "action")
+    ]
+    assert all(a.startswith(("data:", "#")) for a in addresses)
+    assert not one.all("script")
+    text = (workdir / "report.html").read_text()
+    assert not re.findall(r"https?://(?!www\.w3\.org/)|url\((?!#)|@import", text)
+    policy = one.all("meta")[1]
+    assert policy["http-equiv"] == "Content-Security-Policy"
+    assert policy["content"].startswith("default-src 'none'; img-src data:;")
+
+
+def test_every_picture_can_be_read_and_is_described(one):
+    pictures = one.all("img")
+    assert len(pictures) == 2 * PHASES + 1 + 2 * (5 + 3 + 2)
+    assert all(attrs["alt"] for attrs in pictures)
+    for attrs in pictures:
+        assert picture(attrs["src"]).size[0] >= 8
+    charts = one.all("svg")
+    assert [c["class"] for c in charts] == ["chart wide", "chart slim"] * 2
+    assert all(c["aria-label"] and c["role"] == "img" for c in charts)
+
+
+def test_no_two_elements_share_an_id_and_every_reference_has_one(one):
+    ids = [attrs["id"] for _, attrs in one.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    for _, attrs in one.elements:
+        for value in (attrs.get("for"), attrs.get("xlink:href"), attrs.get("href")):
+            if value and not value.startswith("data:"):
+                assert value.removeprefix("#") in ids
+
+
+def test_it_is_small(workdir):
+    assert (workdir / "report.html").stat().st_size < 500_000
+
+
+@pytest.mark.parametrize(("h", "ch"), [(8, 1), (5, 3), (32, 3)])
+def test_a_grid_holds_the_very_pixels_and_nothing_between(h, ch):
+    drawn = images(0, n=5, shape=(h, h, ch))
+    grid = np.asarray(picture(data_uri(drawn, 3)))
+    assert grid.shape == (2 * h + 1, 3 * h + 2, ch + 1)
+    for i, image in enumerate(drawn):
+        top, left = i // 3 * (h + 1), i % 3 * (h + 1)
+        cell = grid[top : top + h, left : left + h]
+        np.testing.assert_array_equal(cell[..., :-1], image)
+    assert (grid[..., -1] == 255).sum() == 5 * h * h
+
+
+def test_large_pictures_are_compressed():
+    smooth = np.linspace(0, 255, 4 * 64 * 64 * 3).reshape(4, 64, 64, 3)
+    uri = data_uri(smooth.astype(np.uint8), 2)
+    assert picture(uri).format == "WEBP"
+    assert len(uri) < 20_000
+
+
+# What it says
+
+
+def test_the_table_holds_the_rows(one):
+    head, *lines = one.tables[0]
+    assert head[0] == "networkcalls"
+    assert [line[0] for line in lines] == ["16", "8", "4", "2", "1"]
+    assert lines[0] == ["16", "–", "–", "2.00", "–", "–"]
+    for n, line in zip((8, 4, 2, 1), lines[1:], strict=True):
+        student, ratio, ddim, ancestral = (
+            float(cell.rstrip("×")) for cell in line[1:5]
+        )
+        assert student == pytest.approx(2 + 1 / n, abs=5e-3)
+        assert ratio == pytest.approx((2 + 1 / n) / 2, abs=6e-3)
+        assert (ddim, ancestral) == (2 + 16 / n, 2 + 32 / n)
+
+
+def test_the_first_words_are_the_numbers_that_matter(one):
+    words = " ".join(one.text.split())
+    assert (
+        "student is at 2.25 in 4 network calls and at 3.00 in 1 network call" in words
+    )
+    assert "its teacher at 2.00 in 16" in words
+
+
+def test_the_best_of_settings_and_of_other_solvers_counts(tmp_path):
+    rows = [
+        *evaluations(1),
+        evaluation(1, "teacher", "ancestral", 8, 5.0) | {"gamma": 0.0},
+        evaluation(1, "teacher", "ancestral", 8, 4.5) | {"gamma": 0.3},
+        evaluation(1, "teacher", "heun", 8, 3.5),
+        evaluation(1, "teacher", "dpm", 8, 3.0),
+        evaluation(1, "teacher", "dpm", 8, 3.25),
+        evaluation(1, "student", "heun", 8, 1.0),
+        evaluation(1, "student", "ddim", 8, 7.5, "FD-net") | {"floor": 0.5},
+        {"metric": "images per second", "value": 12.5},
+    ]
+    write_jsonl(tmp_path / "eval.jsonl", rows)
+    page = read(tmp_path)
+    assert page.tables[0][-1][3:] == ["4.00", "4.50 gamma 0.3", "3.25 dpm"]
+    assert page.tables[1][-1] == ["8", "7.50", "–", "–", "–", "–"]
+    assert "perfect ones would be at 0.500" in page.text
+    everything = page.tables[-1]
+    assert everything[0][-2:] == ["gamma", "floor"]
+    assert len(everything) == 1 + len(rows)
+    assert "images per second" in everything[-1]
+
+
+def test_samples_are_chosen_by_buttons_with_names(one):
+    buttons = one.all("input")
+    assert {b["type"] for b in buttons} == {"radio"}
+    assert [b["id"] for b in buttons] == ["steps-8", "steps-4", "steps-2", "steps-1"]
+    assert [b["id"] for b in buttons if "checked" in b] == ["steps-4"]
+    assert "8 network calls" in one.text
+
+
+def test_a_phase_costs_time_images_and_network_calls(one):
+    (table,) = (t for t in one.tables if t[0][:2] == ["phase", "N"])
+    assert table[1] == [
+        "teacher", "16", "20", "0.00500", "5.0 s", "256", "1,280", "3,840",
+    ]  # fmt: skip
+    round_1 = ["round 1", "8", "20", "0.00250", "5.0 s", "128", "640", "3,200"]
+    assert table[2] == round_1
+    calls = f"{3840 + PHASES * 3200:,}"
+    assert table[-1] == ["all", "", "100", "", "25 s", "", "3,840", calls]
+
+
+def test_settings_that_differ_from_the_default_come_first(one):
+    telling, rest = (t for t in one.tables if t[0][0] == "field")
+    assert telling[1:] == [["base.batch_size", "64 default 128"]]
+    assert ["data.image_shape", "[8, 8, 1]"] in rest
+    assert len(rest) + len(telling) - 2 == sum(
+        len(v) if isinstance(v, dict) else 1 for v in config().values()
+    )
+
+
+def test_origin_and_starts_are_told(tmp_path):
+    workdir = make_run(tmp_path / "r")
+    starts = [
+        start(),
+        start(time="2026-01-02T04:00:00Z", global_step=40),
+        {"end": "Interrupted", "time": "2026-01-02T04:00:30Z"},
+        start(time="2026-01-02T05:00:00Z", global_step=60, commit="def456"),
+        {"end": "done", "time": "2026-01-02T05:02:00Z"},
+    ]
+    write_jsonl(workdir / "starts.jsonl", starts)
+    page = read(workdir)
+    (table,) = (t for t in page.tables if t[0][0] == "time")
+    assert [line[1:4] for line in table[1:]] == [
+        ["0", "–", "killed"],
+        ["40", "30 s", "stopped, saved"],
+        ["60", "2 min 0 s", "done"],
+    ]
+    facts = {line[0]: line[1] for t in page.tables for line in t if len(line) == 2}
+    assert facts["wall time"] == "2 min 30 s in 3 starts"
+    assert (facts["commit"], facts["jax"]) == ("def456", "0.10.2")
+
+
+def test_several_runs_stand_side_by_side(tmp_path):
+    a, b = make_run(tmp_path / "x" / "run"), make_run(tmp_path / "y" / "run", phases=1)
+    (b / "config.json").write_text(json.dumps(config(seed=7)))
+    page = read(a, b, out=tmp_path / "both.html")
+    names = [str(Path("x", "run")), str(Path("y", "run"))]
+    assert page.tables[0][0] == ["", *names]
+    assert page.tables[0][-1] == [
+        "1", "3.00", "1.50×", "18.0", "34.0", "–", "–",
+    ]  # fmt: skip
+    eight = next(line for line in page.tables[0] if line[0] == "8")
+    assert eight[1:6] == eight[6:11]
+    assert ["seed", "0", "7"] in [line for t in page.tables for line in t]
+    alts = [attrs["alt"] for attrs in page.all("img")]
+    for name in names:
+        assert f"12 images of {name}: student, 8 steps" in alts
+
+
+# Whatever they are called
+
+
+def test_text_of_unknown_origin_stays_text(tmp_path):
+    workdir = make_run(tmp_path / HOSTILE)
+    rows = [
+        r | {"metric": HOSTILE, HOSTILE: HOSTILE}
+        for r in [*evaluations(2), evaluation(1, "teacher", HOSTILE, 8, 3.0)]
+    ]
+    write_jsonl(workdir / "eval.jsonl", rows)
+    (workdir / "config.json").write_text(json.dumps(config(**{HOSTILE: HOSTILE})))
+    told = {"commit": HOSTILE, "command": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    write_jsonl(workdir / "starts.jsonl", [start(**told)])
+    other = make_run(tmp_path / "plain")
+    for page in (read(workdir), read(workdir, other, out=tmp_path / "p.html")):
+        assert not [attrs for _, attrs in page.elements if "onclick" in attrs]
+        assert page.text.count(HOSTILE) > 10
+        assert page.all("svg")
+
+
+def test_names_that_are_no_text_can_be_written(tmp_path):
+    workdir = make_run(Path(f"{tmp_path}/\udcff\n\x07"))
+    assert "���" in read(workdir).text
+
+
+# As far as they go
+
+
+def test_of_a_run_that_has_just_begun_there_is_a_page(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    page = read(tmp_path)
+    for words in ("nothing has been measured", "No updates", "No samples"):
+        assert words in page.text
+
+
+def test_a_row_that_is_being_written_is_waited_for(tmp_path):
+    workdir = make_run(tmp_path / "r", phases=1)
+    for name in ("metrics.jsonl", "eval.jsonl", "starts.jsonl"):
+        with (workdir / name).open("a") as file:
+            file.write('{"global_step": 4')
+    assert "updates" in read(workdir).text
+
+
+def test_a_run_says_how_far_it_is(tmp_path):
+    workdir = make_run(tmp_path / "r", phases=1)
+    page = read(workdir)
+    facts = {line[0]: line[1] for t in page.tables for line in t if len(line) == 2}
+    assert facts["state"] == "in round 1 (8 steps)"
+    assert facts["updates"] == "39 of 100"
+
+
+def test_the_teacher_alone_has_a_page(tmp_path):
+    page = read(make_run(tmp_path / "r", phases=0))
+    assert "no student has been measured yet" in page.text
+    assert "The" not in page.text.split("teacher is at")[0][-4:]
+
+
+def test_without_a_note_of_its_start_a_run_has_a_page(tmp_path):
+    workdir = make_run(tmp_path / "r")
+    (workdir / "starts.jsonl").unlink()
+    page = read(workdir)
+    assert ["commit", "–"] in [line for t in page.tables for line in t]
+    assert "default" not in [
+        line[1] for t in page.tables for line in t if len(line) > 1
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (0.04, "0.0 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 0 s"),
+        (3599.7, "1 h 0 min"),
+        (2e5, "2 d 7 h"),
+    ],
+)
+def test_times_are_for_people(seconds, text):
+    assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(None, "–"), (0.5, "0.5"), (99_999, "99,999"), (5.379e6, "5.38 M"), (2e12, "2 T")],
+)
+def test_large_numbers_are_for_people(count, text):
+    assert many_text(count) == text
+
+
+# The command
+
+
+def answer(*words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["report", *map(str, words)])
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "required: WORKDIR"),
+        (["W/none"], "none: no such directory"),
+        (["W"], "not the workdir of a run (no config.json)"),
+        (["W/run", "W/run/../run"], "given twice"),
+        (["W/run", "--out=W/no/a.html"], "there is no directory"),
+        (["W/run", "--out=W"], "is a directory"),
+        (["W/run", "--on=x"], "unrecognized arguments: --on=x"),
+        (["W/list"], "config.json: not a JSON object"),
+        (["W/half"], "config.json: not JSON"),
+        (["W/rows"], "metrics.jsonl: loss is not a number: 'x'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(words, message, capsys, tmp_path):
+    make_run(tmp_path / "run", phases=0)
+    for name, content in (("list", "[]"), ("half", '{"a'), ("rows", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(content)
+    row = {"phase": 0, "step": 1, "global_step": 1, "num_steps": 4}
+    row |= {"learning_rate": 1.0, "loss": "x"}
+    write_jsonl(tmp_path / "rows" / "metrics.jsonl", [row])
+    words = [w.replace("W", str(tmp_path)) for w in words]
+    code, error = answer(*words, capsys=capsys)
+    assert code == 2
+    assert message in error
+    assert error.startswith("progdist: ")
+    assert error.count("\n") == 1
+
+
+def test_a_page_that_cannot_be_written_is_code_4(workdir, capsys):
+    code, error = answer(workdir, "--out=/proc/report.html", capsys=capsys)
+    assert code == 4
+    assert error.count("\n") == 1
+
+
+def test_the_page_is_where_it_was_wanted(workdir, tmp_path):
+    command = [sys.executable, "-m", "progdist.report", str(workdir)]
+    env = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin"}
+    one, out = make_run(tmp_path / "one", phases=0), tmp_path / "two.html"
+    for words, path in (
+        ([], workdir / "report.html"),
+        ([f"--out={out}"], out),
+        ([str(one)], tmp_path / "report.html"),
+    ):
+        path.unlink(missing_ok=True)
+        done = subprocess.run(
+            [*command, *words],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / done.stdout.strip()) == path
+        assert path.read_text().endswith("</html>")
+
+
+# In a browser
+
+
+VISIBLE = (
+    "[...document.querySelectorAll('.grid img')].filter(i => i.offsetParent)"
+    ".map(i => i.alt)"
+)
+TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+BROKEN = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+SMALLEST = (
+    "Math.min(...[...document.querySelectorAll('.chart text')]"
+    ".filter(t => t.getBoundingClientRect().width)"
+    ".map(t => { const m = t.getScreenCTM(); return"
+    " parseFloat(getComputedStyle(t).fontSize) * Math.hypot(m.a, m.b) }))"
+)
+
+
+@pytest.mark.skipif(browser.PROGRAM is None, reason="chromium is not installed")
+def test_a_browser_shows_it_without_a_complaint(workdir, one, tmp_path):
+    two = report.write_page(
+        [workdir, make_run(tmp_path / "other", phases=2)], tmp_path / "two.html"
+    )
+    with browser.chromium(tmp_path / "profile") as page:
+        for path in (workdir / "report.html", two):
+            for width, dark in ((360, False), (1280, False), (1280, True)):
+                page.open(path.as_uri(), width, 800, dark)
+                assert page.errors == []
+                local = [r for r in page.requests if not r.startswith("data:")]
+                assert local == [path.as_uri()]
+                assert page.evaluate(TOO_WIDE) == 0
+                assert page.evaluate(BROKEN) == 0
+                assert page.evaluate(SMALLEST) > 9
+                shot = page.screenshot(tmp_path / f"{path.stem}_{width}.png")
+                with Image.open(shot) as screen:
+                    assert screen.convert("L").getextrema() != (255, 255)
+
+
+@pytest.mark.skipif(browser.PROGRAM is None, reason="chromium is not installed")
+def test_the_arrow_keys_choose_the_samples(workdir, one, tmp_path):
+    with browser.chromium(tmp_path / "profile") as page:
+        page.open((workdir / "report.html").as_uri(), 360, 800)
+        for n in (4, 2, 1):
+            students = [a for a in page.evaluate(VISIBLE) if "student" in a]
+            steps = "1 step" if n == 1 else f"{n} steps"
+            assert students == [f"12 images of digits: student, {steps}"]
+            page.evaluate(f"document.getElementById('steps-{n}').focus()")
+            page.press("ArrowRight", 39)

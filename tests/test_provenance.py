@@ -1,0 +1,67 @@
+import json
+import subprocess
+
+import pytest
+
+from configs import cifar10, digits, lsun_bedroom
+from progdist import provenance, trainer
+from progdist.config import Config, defaults_of_changed, to_json
+from progdist.report.rounds import plan_of
+
+
+def test_a_start_is_a_row_of_json():
+    row = json.loads(json.dumps(provenance.of_start(digits.get_config(), 30)))
+    assert row["global_step"] == 30
+    assert row["devices"]["count"] == 8  # simulated by the tests
+    assert row["versions"]["jax"].count(".") >= 2
+    assert row["defaults"]["model.ch_mult"] == [1, 2]
+
+
+def test_only_what_differs_has_its_default_noted():
+    assert defaults_of_changed(Config()) == {}
+    config = Config(seed=3)
+    config.data.flip = True
+    assert defaults_of_changed(config) == {"seed": 0, "data.flip": False}
+
+
+def git(folder, *words):
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    command = ["git", "-C", str(folder), *who, *words]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_is_that_of_the_code_and_says_if_it_was_edited(
+    tmp_path, monkeypatch
+):
+    module = tmp_path / "progdist" / "provenance.py"
+    module.parent.mkdir()
+    module.touch()
+    monkeypatch.setattr(provenance, "__file__", str(module))
+    assert provenance.commit() is None
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", "progdist")
+    git(tmp_path, "commit", "--quiet", "--message=one")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    assert provenance.commit() == commit
+    (tmp_path / "run.log").touch()
+    assert provenance.commit() == commit
+    module.write_text("x = 1\n")
+    assert provenance.commit() == f"{commit}+changes"
+
+
+def test_a_repository_around_the_code_is_not_the_codes(tmp_path, monkeypatch):
+    module = tmp_path / "site-packages" / "progdist" / "provenance.py"
+    module.parent.mkdir(parents=True)
+    git(tmp_path, "init", "--quiet")
+    monkeypatch.setattr(provenance, "__file__", str(module))
+    assert provenance.commit() is None
+
+
+@pytest.mark.parametrize("module", [digits, cifar10, lsun_bedroom])
+@pytest.mark.parametrize("teacher", ["", "some/model"])
+def test_the_report_reads_the_plan_as_the_run_does(module, teacher):
+    config = module.get_config()
+    config.teacher = teacher
+    planned = [phase.num_updates for phase in trainer.make_plan(config)]
+    assert plan_of(json.loads(to_json(config))).updates == planned
