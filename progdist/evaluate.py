@@ -15,8 +15,8 @@ Exit codes: 0 done; 2 bad input, in one line; 4 a row could not be written; 5 an
 process was lost.
 """
 
-import functools
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
@@ -30,6 +30,7 @@ from progdist import (
     cluster,
     drawing,
     extraction,
+    measurement,
     metrics,
     parallel,
     preflight,
@@ -38,7 +39,8 @@ from progdist import (
 )
 from progdist.config import Config, from_json
 from progdist.lock import Lock
-from progdist.model import make_model, make_sampler
+from progdist.measurement import Drawing
+from progdist.model import make_model, param_template
 
 FLAGS = flags.FlagValues()
 cluster.define_flags(FLAGS)
@@ -81,7 +83,7 @@ def main(argv: list[str]) -> None:
     cluster.join(FLAGS)
     with ExitStack() as stack:
         parallel.first_does(lambda: stack.enter_context(Lock(workdir)) and None)
-        sweep.run(_sweep(config, workdir, given), drawings)
+        _run(config, workdir, given, drawings)
 
 
 def _with_flags(config: Config, given: dict[str, Any]) -> Config:
@@ -99,7 +101,7 @@ def _with_flags(config: Config, given: dict[str, Any]) -> Config:
     return config
 
 
-def _plan(config: Config, workdir: Path, given: dict[str, Any]) -> list[sweep.Drawing]:
+def _plan(config: Config, workdir: Path, given: dict[str, Any]) -> list[Drawing]:
     gammas = _numbers(given, "gammas", float) or [config.evaluation.gamma]
     for gamma in gammas:
         if not 0 <= gamma <= 1:
@@ -137,7 +139,9 @@ def _check_metrics(config: Config, given: dict[str, Any]) -> None:
             )
 
 
-def _sweep(config: Config, workdir: Path, given: dict[str, Any]) -> sweep.Sweep:
+def _run(
+    config: Config, workdir: Path, given: dict[str, Any], drawings: Sequence[Drawing]
+) -> None:
     settings = config.evaluation
     size, processes = settings.batch_size, jax.process_count()
     if processes > 1:
@@ -153,20 +157,16 @@ def _sweep(config: Config, workdir: Path, given: dict[str, Any]) -> sweep.Sweep:
     mesh = parallel.make_mesh(
         parallel.devices_sharing(size) if processes == 1 else None
     )
-    return sweep.Sweep(
-        workdir,
+    gauge = measurement.make_gauge(
         model,
         mesh,
-        sweep.Samples(settings.num_samples, settings.seed, size),
+        measurement.Samples(settings.num_samples, settings.seed, size),
         [extraction.make_extractor(name, shape, rows, file) for name in names],
         _words(given, "metrics", metrics.Metric),
         reference,
-        # Read once.
-        functools.cache(functools.partial(references.statistics, reference)),
-        # Compiled once for all rounds and numbers of steps.
-        functools.cache(functools.partial(make_sampler, model, mesh)),
-        print if jax.process_index() == 0 else lambda text: None,
     )
+    note = print if jax.process_index() == 0 else lambda text: None
+    sweep.run(gauge, workdir, param_template(model, mesh), drawings, note)
 
 
 def _words(given: dict[str, Any], flag: str, choices: Any) -> list[Any]:

@@ -17,6 +17,7 @@ from progdist import (
     preflight,
     progressive,
     provenance,
+    references,
     trainer,
     workdir as workdirs,
 )
@@ -95,7 +96,12 @@ def _run(parts: Parts, stack: ExitStack) -> None:
         parts.model,
         parts.mesh,
         parts.config.evaluation,
-        parts.source,
+        references.make_reference(
+            parts.source,
+            parts.config.data.split,
+            parts.config.evaluation.batch_size,
+            parts.config.data.num_workers,
+        ),
         journal,
         parts.display.note,
         parts.pulse.check,
@@ -245,9 +251,10 @@ def _finish(parts: Parts, results: Results, phase: Phase, snapshot: Snapshot) ->
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(parts.workdir, phase.number, phase.num_steps)
     checkpoint.save_model(path, params, _facts(parts.config, phase))
-    first = checkpoint.model_dir(parts.workdir, 0, parts.phases[0].num_steps)
+    teacher = parts.phases[0]
+    first = checkpoint.model_dir(parts.workdir, 0, teacher.num_steps)
     teacher_params = checkpoint.load_model(first, params) if phase.number else params
-    results.add(phase, params, teacher_params)
+    results.add(phase, params, teacher, teacher_params)
 
 
 def _facts(config: Config, phase: Phase) -> dict[str, Any]:

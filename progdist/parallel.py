@@ -174,6 +174,10 @@ def each_process(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         return [arrays]
     parts: list[dict[str, np.ndarray]] = [{} for _ in range(jax.process_count())]
     for name, array in arrays.items():
+        if not array.size:
+            for part in parts:
+                part[name] = array
+            continue
         # As bytes: JAX would make float32 of float64.
         text = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
         for part, row in zip(parts, _all_bytes(text), strict=True):

@@ -22,7 +22,7 @@ from jaxtyping import Int64
 
 from progdist import data, extraction, metrics, parallel
 from progdist.cache_dir import cache_dir
-from progdist.data.progress import counting
+from progdist.data.progress import Counting, counting
 from progdist.data.workers import read_ahead
 from progdist.extraction import Extractor, Part
 
@@ -44,6 +44,7 @@ class Reference(NamedTuple):
       content: a digest of the images.
       batch_size: images read and looked at together, over all processes.
       num_workers: threads that read.
+      counting: shows how far a long reading has come.
     """
 
     source: data.Source
@@ -52,6 +53,7 @@ class Reference(NamedTuple):
     content: str
     batch_size: int
     num_workers: int
+    counting: Counting = counting
 
     @property
     def num_examples(self) -> int:
@@ -60,17 +62,27 @@ class Reference(NamedTuple):
 
 
 def make_reference(
-    source: data.Source, split: str, batch_size: int, num_workers: int
+    source: data.Source,
+    split: str,
+    batch_size: int,
+    num_workers: int,
+    counting: Counting = counting,
 ) -> Reference:
     """Returns the reference; what is in memory is known by its content."""
     content = source.fingerprint
     if isinstance(source, data.ArraySource):
         content = _digest({"images": source.images})
-    return Reference(source, source.name, split, content, batch_size, num_workers)
+    return Reference(
+        source, source.name, split, content, batch_size, num_workers, counting
+    )
 
 
 def statistics(
-    reference: Reference, extractor: Extractor, which: Which = "all", num: int = 0
+    reference: Reference,
+    extractor: Extractor,
+    which: Which = "all",
+    num: int = 0,
+    keep: int = metrics.KEPT,
 ) -> metrics.Statistics | None:
     """Returns the statistics of the reference, or of one of two halves of it.
 
@@ -81,14 +93,15 @@ def statistics(
       extractor: the features.
       which: all examples, or `num` of them: the halves have no example in common.
       num: how many a half has.
+      keep: of how many the features themselves are kept.
     """
     chosen = _chosen(reference, which, num)
     title = f"{extractor.label} of {len(chosen):,} images of {reference.name}"
 
     def make() -> Arrays:
-        with counting(title, len(chosen)) as advance:
+        with reference.counting(title, len(chosen)) as advance:
             parts = _parts(reference, chosen, advance)
-            (found,) = extraction.collect([extractor], parts, len(chosen))
+            (found,) = extraction.collect([extractor], parts, len(chosen), keep)
         return {
             "mean": found.moments.mean,
             "covariance": found.moments.covariance,
@@ -97,6 +110,7 @@ def statistics(
         }
 
     key = _key(reference, extractor) | {"which": which, "num": len(chosen)}
+    key["kept"] = keep
     arrays = cached(key, make)
     if arrays is None:
         return None
@@ -106,18 +120,22 @@ def statistics(
 
 
 def floor(
-    reference: Reference, extractor: Extractor, metric: metrics.Metric, num: int
+    reference: Reference,
+    extractor: Extractor,
+    metric: metrics.Metric,
+    num: int,
+    keep: int = metrics.KEPT,
 ) -> dict[str, dict[str, float]]:
     """Returns what real images come to: one half of the data as samples of the other.
 
-    Each half has `num` examples, or as many as there are. Nothing on processes other
-    than the first.
+    Each half has `num` examples, or as many as there are, of which the features of
+    `keep` are kept. Nothing on processes other than the first.
     """
     num = min(num, len(reference.source) // 2)
 
     def make() -> Arrays:
-        one = statistics(reference, extractor, "one half", num)
-        other = statistics(reference, extractor, "other half", num)
+        one = statistics(reference, extractor, "one half", num, keep)
+        other = statistics(reference, extractor, "other half", num, keep)
         if not (one and other) or jax.process_index():
             return {}
         found = metrics.measure(metric, extractor.label, one, other)

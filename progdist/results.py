@@ -1,32 +1,25 @@
 """What a finished phase leaves: images, distances to the data, figures, a table."""
 
-import functools
-import itertools
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from progdist import checkpoint, data, drawing, metrics, parallel, report
+from progdist import checkpoint, drawing, extraction, measurement, parallel, report
 from progdist.config import Evaluation
 from progdist.journal import Journal
-from progdist.model import Model, make_sampler, param_template
+from progdist.measurement import Drawing, Identified, identified
+from progdist.model import Model, param_template
 from progdist.phases import Phase
+from progdist.references import Reference
 from progdist.state import Params
 
 # The last rounds are the ones whose paths can be seen whole, as in the paper's figure.
 _MOST_STEPS_DRAWN, _PATHS_DRAWN = 4, 3
-
-
-class _Identified(NamedTuple):
-    """A model's parameters, and the digest that tells its rows from another's."""
-
-    params: Params
-    digest: str
 
 
 class Results:
@@ -38,38 +31,43 @@ class Results:
         model: Model,
         mesh: Mesh,
         evaluation: Evaluation,
-        source: data.Source,
+        reference: Reference,
         journal: Journal,
         note: Callable,
         check: Callable[[], None],
     ) -> None:
         """Takes the pieces of the run.
 
-        `note` shows something to the user; `check`, called with each batch of samples,
+        `note` shows something to the user; `check`, called with each batch of images,
         may raise to end the run there.
         """
         self._workdir, self._model, self._mesh = workdir, model, mesh
-        self._evaluation, self._source = evaluation, source
-        self._journal, self._note, self._check = journal, note, check
+        self._evaluation, self._journal = evaluation, journal
+        self._note, self._check = note, check
         self._first = jax.process_index() == 0
-        self._metric = metrics.metric_name(model.image_shape)
-        # Compiled on first use, once for all numbers of steps.
-        self._sampler = functools.cache(
-            lambda name: make_sampler(model, mesh, name, evaluation.gamma)
+        size, shape = evaluation.batch_size, model.image_shape
+        self._gauge = measurement.make_gauge(
+            model,
+            mesh,
+            measurement.Samples(evaluation.num_samples, evaluation.seed, size),
+            [extraction.make_extractor("pixels", shape, size)],
+            ["fd"],
+            reference._replace(counting=self._counting),
         )
 
-    @functools.cached_property
-    def _data_moments(self) -> metrics.Moments:
-        return metrics.source_moments(self._source)
-
-    def add(self, phase: Phase, params: Params, teacher_params: Params) -> None:
+    def add(
+        self, phase: Phase, params: Params, teacher: Phase, teacher_params: Params
+    ) -> None:
         """Measures a phase's model and the undistilled teacher at its N, and draws."""
-        kind, teacher = f"phase_{phase.number:02d}", _identified(teacher_params)
+        kind, base = f"phase_{phase.number:02d}", identified(teacher_params)
+        n, trained = phase.num_steps, teacher.num_steps
         if phase.number:
-            self._measure(phase, "student", "ddim", _identified(params), kind)
+            one = Drawing(phase.number, n, n, "ddim")
+            self._measure(phase, one, identified(params), kind)
             kind = f"baseline_{phase.number:02d}"
-        self._measure(phase, "teacher", "ddim", teacher, kind)
-        self._measure(phase, "teacher", "ancestral", teacher)
+        self._measure(phase, Drawing(0, trained, n, "ddim"), base, kind)
+        gamma = self._evaluation.gamma
+        self._measure(phase, Drawing(0, trained, n, "ancestral", gamma), base)
         if self._first:
             report.write_samples(self._workdir)
 
@@ -87,63 +85,46 @@ class Results:
             self._note(f"report: {report.write_page([self._workdir])}")
 
     def _measure(
-        self,
-        phase: Phase,
-        role: str,
-        sampler: drawing.SamplerName,
-        model: _Identified,
-        samples: str = "",
+        self, phase: Phase, one: Drawing, model: Identified, samples: str = ""
     ) -> None:
         """Adds a row to eval.jsonl, after the first images as samples/<samples>.npz."""
-        row = {
-            "phase": phase.number,
-            "role": role,
-            "sampler": sampler,
-            "num_steps": phase.num_steps,
-            "metric": self._metric,
-            "params": model.digest,
-        }
         done = self._journal.evaluations()
-        if parallel.first_says(any(_says(old, row) for old in done)):
+        missing = measurement.missing(self._gauge, one, model, done)
+        if not missing:
             return
-        images = self._draw(self._sampler(sampler), model.params, phase.num_steps)
-        settings = self._evaluation
-        num_first = -(-settings.grid_images // settings.batch_size)
-        first = list(itertools.islice(images, num_first))
-        moments = metrics.pixel_moments(itertools.chain(first, images))
-        if samples and self._first:
-            drawn = np.concatenate(first)[: settings.grid_images]
-            report.save_npz(
-                self._workdir / "samples" / f"{samples}.npz",
-                images=drawn,
-                num_steps=np.array(phase.num_steps),
-                phase=np.array(phase.number),
-            )
-            grid = report.square_grid(drawn)
-            self._journal.images(f"samples/{role}", grid, phase.end_update)
-        value = metrics.frechet_distance(self._data_moments, moments)
-        row |= {"value": value, "num_samples": settings.num_samples}
-        self._journal.evaluation(row, phase.end_update)
-        self._note(
-            f"  {role} {sampler:9} N = {phase.num_steps:<5} {self._metric} {value:.4g}"
-        )
+        first: list[np.ndarray] = []
 
-    def _draw(
-        self, sampler: drawing.Sampler, params: Params, num_steps: int
-    ) -> Iterator[np.ndarray]:
-        settings = self._evaluation
-        batches = drawing.draw_images(
-            sampler,
-            params,
-            settings.seed,
-            settings.num_samples,
-            num_steps,
-            settings.batch_size,
-            self._mesh,
-        )
-        for images in batches:
+        def watch(images: measurement.Images) -> None:
             self._check()
-            yield images
+            if sum(map(len, first)) < self._evaluation.grid_images:
+                first.append(images)
+
+        rows = measurement.measure(self._gauge, one, model, missing, watch)
+        if samples and self._first:
+            self._keep_samples(phase, one, np.concatenate(first), samples)
+        for row in rows:
+            self._journal.evaluation(row, phase.end_update)
+            name = f"{row['role']} {one.sampler:9} N = {one.num_steps:<5}"
+            self._note(f"  {name} {row['metric']} {row['value']:.4g}")
+
+    def _keep_samples(
+        self, phase: Phase, one: Drawing, images: measurement.Images, name: str
+    ) -> None:
+        drawn = images[: self._evaluation.grid_images]
+        report.save_npz(
+            self._workdir / "samples" / f"{name}.npz",
+            images=drawn,
+            num_steps=np.array(one.num_steps),
+            phase=np.array(phase.number),
+        )
+        role = "student" if one.phase else "teacher"
+        grid = report.square_grid(drawn)
+        self._journal.images(f"samples/{role}", grid, phase.end_update)
+
+    @contextlib.contextmanager
+    def _counting(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """The display has the terminal; a run can be stopped in a long reading too."""
+        yield lambda count: self._check()
 
     def _save_paths(self, phases: Sequence[Phase]) -> None:
         """Writes the states of a few samples on their way, for the last students."""
@@ -173,15 +154,6 @@ class Results:
             )
         if self._first:
             report.save_npz(path, **states)
-
-
-def _identified(params: Params) -> _Identified:
-    return _Identified(params, checkpoint.fingerprint_of(params)[:16])
-
-
-def _says(old: dict[str, Any], row: dict[str, Any]) -> bool:
-    """Whether it is this run's row; `progdist.evaluate` has written its `features`."""
-    return "features" not in old and row.items() <= old.items()
 
 
 def _is_newer(path: Path, others: Iterable[Path]) -> bool:

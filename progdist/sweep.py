@@ -4,83 +4,13 @@ Every way of drawing is gone through once, for all features together, and its ro
 appended to eval.jsonl. Rows that are there already are not computed again.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-from jax.sharding import Mesh
-
-from progdist import (
-    checkpoint,
-    drawing,
-    extraction,
-    journal,
-    metrics,
-    parallel,
-    references,
-    report,
-)
+from progdist import checkpoint, drawing, journal, measurement, parallel, report
 from progdist.data.progress import counting
-from progdist.extraction import Extractor
-from progdist.model import Model, param_template
-from progdist.references import Reference
+from progdist.measurement import Drawing, Gauge, Identified, Row
 from progdist.state import Params
-
-Row = dict[str, Any]
-_Number = tuple[Extractor, metrics.Metric]
-
-
-class Drawing(NamedTuple):
-    """One way to draw: the model of a phase, its own steps, and how it is sampled."""
-
-    phase: int
-    trained_steps: int
-    num_steps: int
-    sampler: drawing.SamplerName
-    gamma: float | None  # of the ancestral sampler alone
-
-    def facts(self) -> Row:
-        """Returns how a row says it."""
-        row = {
-            "phase": self.phase,
-            "role": "student" if self.phase else "teacher",
-            "sampler": self.sampler,
-            "num_steps": self.num_steps,
-            "trained_steps": self.trained_steps,
-        }
-        return row if self.gamma is None else row | {"gamma": self.gamma}
-
-    def __str__(self) -> str:
-        """As a line of output shows it."""
-        row = self.facts()
-        gamma = "" if self.gamma is None else f" gamma {self.gamma:g}"
-        return f"{row['role']} {self.sampler}{gamma} N = {self.num_steps}"
-
-
-class Samples(NamedTuple):
-    """How many images, from which seed, how many at a time."""
-
-    num: int
-    seed: int
-    batch_size: int
-
-
-class Sweep(NamedTuple):
-    """What is measured, and with what."""
-
-    workdir: Path
-    model: Model
-    mesh: Mesh
-    samples: Samples
-    extractors: Sequence[Extractor]
-    wanted: Sequence[metrics.Metric]
-    reference: Reference
-    real: Callable[[Extractor], metrics.Statistics | None]
-    make_sampler: Callable[[drawing.SamplerName, float], drawing.Sampler]
-    note: Callable[[str], None]
 
 
 def plan(
@@ -127,22 +57,42 @@ def plan(
     ]
 
 
-def run(sweep: Sweep, drawings: Sequence[Drawing]) -> None:
-    """Measures every drawing; process 0 writes the rows."""
-    path = sweep.workdir / "eval.jsonl"
+def run(
+    gauge: Gauge,
+    workdir: Path,
+    template: Params,
+    drawings: Sequence[Drawing],
+    note: Callable[[str], None],
+) -> None:
+    """Measures every drawing; process 0 writes the rows.
+
+    Args:
+      gauge: what to measure with.
+      workdir: of the run; its models are read, one at a time.
+      template: of the models' parameters.
+      drawings: those of a phase one after another.
+      note: shows a line to the user.
+    """
+    path = workdir / "eval.jsonl"
     parallel.first_does(lambda: journal.mend(path))
-    numbers = list(itertools.product(sweep.extractors, sweep.wanted))
-    loaded: dict[int, tuple[Params, str]] = {}
+    loaded: dict[int, Identified] = {}
     for one in drawings:
         if one.phase not in loaded:
-            loaded = {one.phase: _load(sweep, one)}  # one model at a time
-        params, digest = loaded[one.phase]
-        done = report.read_rows(path)
-        missing = [n for n in numbers if not _is_done(sweep, one, digest, n, done)]
-        if missing:
-            _measure(sweep, one, params, digest, missing)
-        else:
-            sweep.note(f"{one}: is there already")
+            place = checkpoint.model_dir(workdir, one.phase, one.trained_steps)
+            params = checkpoint.load_model(place, template)
+            loaded = {one.phase: measurement.identified(params)}
+        model = loaded[one.phase]
+        missing = measurement.missing(gauge, one, model, report.read_rows(path))
+        if not missing:
+            note(f"{one}: is there already")
+            continue
+        with counting(str(one), gauge.samples.num) as advance:
+            rows = measurement.measure(
+                gauge, one, model, missing, lambda images: advance(len(images))
+            )
+        for row in rows:
+            journal.append(path, row)
+            note(_line(one, row))
 
 
 def _check_calls(
@@ -158,88 +108,9 @@ def _check_calls(
                 )
 
 
-def _load(sweep: Sweep, one: Drawing) -> tuple[Params, str]:
-    path = checkpoint.model_dir(sweep.workdir, one.phase, one.trained_steps)
-    params = checkpoint.load_model(path, param_template(sweep.model, sweep.mesh))
-    return params, checkpoint.fingerprint_of(params)[:16]
-
-
-def _facts(sweep: Sweep, one: Drawing, digest: str, extractor: Extractor) -> Row:
-    """All that a row's value depends on."""
-    reference = sweep.reference
-    return one.facts() | {
-        "params": digest,
-        "num_samples": sweep.samples.num,
-        "seed": sweep.samples.seed,
-        "features": extractor.label,
-        "weights": extractor.digest[:16],
-        "reference": {
-            "data": reference.name,
-            "split": reference.split,
-            "count": reference.num_examples,
-            "content": reference.content[:16],
-        },
-    }
-
-
-def _is_done(
-    sweep: Sweep, one: Drawing, digest: str, number: _Number, rows: list[Row]
-) -> bool:
-    """What process 0 sees; the others might see its file a moment later."""
-    extractor, metric = number
-    facts = _facts(sweep, one, digest, extractor)
-    here = all(
-        any((facts | {"metric": name}).items() <= row.items() for row in rows)
-        for name in metrics.names(metric, extractor.label)
-    )
-    return parallel.first_says(here)
-
-
-def _measure(
-    sweep: Sweep,
-    one: Drawing,
-    params: Params,
-    digest: str,
-    missing: Sequence[_Number],
-) -> None:
-    extractors = list({e.label: e for e, _ in missing}.values())
-    images = _draw(sweep, one, params)
-    found = extraction.collect(extractors, images, sweep.samples.num)
-    samples = dict(zip([e.label for e in extractors], found, strict=True))
-    for extractor, metric in missing:
-        real = sweep.real(extractor)
-        floors = references.floor(sweep.reference, extractor, metric, sweep.samples.num)
-        if jax.process_index() or real is None:
-            continue
-        ours = samples[extractor.label]
-        for name, number in metrics.measure(
-            metric, extractor.label, ours, real
-        ).items():
-            row = _facts(sweep, one, digest, extractor) | {"metric": name, **number}
-            row["floor"] = floors[name]
-            journal.append(sweep.workdir / "eval.jsonl", row)
-            sweep.note(_line(one, name, row))
-
-
-def _draw(sweep: Sweep, one: Drawing, params: Params) -> Iterator[extraction.Part]:
-    """Yields this process's rows of every batch."""
-    num, seed, batch_size = sweep.samples
-    sampler = sweep.make_sampler(one.sampler, one.gamma or 0.0)
-    batches = drawing.draw_images(
-        sampler, params, seed, num, one.num_steps, batch_size, sweep.mesh
-    )
-    rows, first = parallel.local_rows(batch_size), 0
-    with counting(str(one), num) as advance:
-        for images in batches:
-            numbers = range(first, first + len(images))[rows]
-            yield np.asarray(numbers, int), images[rows]
-            first += len(images)
-            advance(len(images))
-
-
-def _line(one: Drawing, name: str, row: Row) -> str:
+def _line(one: Drawing, row: Row) -> str:
     floor = row["floor"]
     return (
-        f"{one!s:40} {name} {row['value']:.5g} (real against real: "
+        f"{one!s:40} {row['metric']} {row['value']:.5g} (real against real: "
         f"{floor['value']:.4g} of {floor['count']:,})"
     )

@@ -10,6 +10,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 _CACHE = Path(tempfile.gettempdir()) / "progdist-tests-jax"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# What is known of data is kept for this process alone, until it ends.
+_KNOWN = tempfile.TemporaryDirectory(prefix="progdist-tests-")
+os.environ["XDG_CACHE_HOME"] = _KNOWN.name
 
 import jax  # noqa: E402, after the environment that it reads
 import pytest  # noqa: E402

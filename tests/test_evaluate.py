@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import scipy.linalg
 from PIL import Image
 
 from configs.digits import get_config
@@ -16,29 +17,19 @@ from progdist import (
     checkpoint,
     cli,
     data,
-    drawing,
     evaluate,
-    metrics,
+    experiment,
+    measurement,
     model,
     parallel,
     report,
     sample,
-    sweep,
 )
 from progdist.config import from_json, to_json
 from progdist.lock import Lock
 from tests import faults, test_processes
 
 ROOT = Path(__file__).parents[1]
-OF_THE_RUN = {
-    "phase": 1,
-    "role": "student",
-    "sampler": "ddim",
-    "num_steps": 2,
-    "metric": "FD-pixels",
-    "value": 1.0,
-    "num_samples": 32,
-}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +53,6 @@ def finished(tmp_path_factory):
         params = jax.tree.map(lambda leaf: leaf.astype("float32"), params)
         checkpoint.save_model(path, params, {"num_steps": num_steps})
     (workdir / "config.json").write_text(to_json(config))
-    (workdir / "eval.jsonl").write_text(json.dumps(OF_THE_RUN) + "\n")
     return workdir
 
 
@@ -73,8 +63,7 @@ def workdir(finished, tmp_path, monkeypatch):
     own = tmp_path / "run"
     own.mkdir()
     (own / "models").symlink_to(finished / "models")
-    for name in ("config.json", "eval.jsonl"):
-        (own / name).write_text((finished / name).read_text())
+    (own / "config.json").write_text((finished / "config.json").read_text())
     return own
 
 
@@ -85,11 +74,10 @@ def command(module, *flags, monkeypatch):
 
 def rows(workdir, **wanted):
     found = report.read_rows(workdir / "eval.jsonl")
-    return [r for r in found if "features" in r and wanted.items() <= r.items()]
+    return [r for r in found if wanted.items() <= r.items()]
 
 
 def test_rows_say_what_they_are_of(workdir, monkeypatch, capsys):
-    before = report.read_evaluations(workdir)
     flags = [f"--workdir={workdir}", "--metrics=fd,kid,pr", "--num=40"]
     command(evaluate, *flags, monkeypatch=monkeypatch)
     found = rows(workdir)
@@ -109,27 +97,45 @@ def test_rows_say_what_they_are_of(workdir, monkeypatch, capsys):
         assert reference["count"] == 1797
         assert np.isfinite([row["value"], row["floor"]["value"]]).all()
     assert found[0]["floor"]["value"] < found[0]["value"]  # the model is poor
-    assert report.read_evaluations(workdir) == before  # the report is of the run's own
     by_command = report.read_evaluations(workdir, "KID-pixels")
     assert sorted(e.num_steps for e in by_command) == [1, 2, 4]
     assert "FD-pixels" in capsys.readouterr().out
 
 
-def test_the_distance_is_that_which_a_run_writes(workdir, monkeypatch):
-    """The same images and data, put together as `results` does it."""
-    command(evaluate, f"--workdir={workdir}", "--num_steps=2", monkeypatch=monkeypatch)
-    (ours,) = rows(workdir)
-    config = from_json(workdir / "config.json")
-    net, mesh = model.make_model(config), parallel.make_mesh(jax.devices()[:1])
-    params = checkpoint.load_model(
-        checkpoint.model_dir(workdir, 1, 2), model.param_template(net, mesh)
-    )
-    sampler = model.make_sampler(net, mesh, "ddim", 0.0)
-    images = drawing.draw_images(sampler, params, 0, 32, 2, 31, mesh)
-    moments = metrics.pixel_moments(images)
-    real = metrics.source_moments(data.open_source("digits"))
-    expected = metrics.frechet_distance(real, moments)
-    assert ours["value"] == pytest.approx(expected, rel=1e-9)
+def test_the_distance_is_that_of_the_images_and_the_data(workdir, monkeypatch):
+    flags = [f"--workdir={workdir}", "--num_steps=2", "--num=32"]
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    out = workdir / "all.npz"
+    command(sample, *flags, f"--out={out}", monkeypatch=monkeypatch)
+    with np.load(out) as stored:
+        images = stored["images"]
+    real = data.open_source("digits").images
+    features = [x.reshape(len(x), -1) / 127.5 - 1 for x in (images, real)]
+    (a, c_a), (b, c_b) = ((x.mean(0), np.cov(x.T)) for x in features)
+    root = scipy.linalg.sqrtm(c_a @ c_b).real
+    expected = np.sum((a - b) ** 2) + np.trace(c_a + c_b - 2 * root)
+    assert rows(workdir)[0]["value"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_a_run_has_measured_is_there_already(tmp_path, monkeypatch, capsys):
+    """And the same command draws what the run has drawn."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = get_config("smoke")
+    config.distill.start_steps = 2
+    experiment.run(config, tmp_path)
+    of_the_run = rows(tmp_path)
+    flags = [f"--workdir={tmp_path}", "--round=0", "--num_steps=1,2"]
+    flags.append("--sampler=ddim,ancestral")
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    command(evaluate, f"--workdir={tmp_path}", monkeypatch=monkeypatch)
+    assert capsys.readouterr().out.count("is there already") == 6
+    assert rows(tmp_path) == of_the_run
+    (tmp_path / "eval.jsonl").unlink()
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    again = {(r["sampler"], r["num_steps"]): r for r in rows(tmp_path)}
+    for row in of_the_run:
+        if row["role"] == "teacher":
+            assert again[row["sampler"], row["num_steps"]] == row
 
 
 def test_what_is_there_is_not_computed_again(workdir, monkeypatch, capsys):
@@ -148,9 +154,9 @@ def test_what_is_there_is_not_computed_again(workdir, monkeypatch, capsys):
     (workdir / "eval.jsonl").write_text(cut)
     drawn = []
     monkeypatch.setattr(
-        sweep.drawing,
+        measurement.drawing,
         "draw_images",
-        lambda *a, inner=sweep.drawing.draw_images: drawn.append(1) or inner(*a),
+        lambda *a, inner=measurement.drawing.draw_images: drawn.append(1) or inner(*a),
     )
     command(evaluate, *flags, monkeypatch=monkeypatch)
     assert rows(workdir) == whole
@@ -164,7 +170,7 @@ def test_what_is_there_is_not_computed_again(workdir, monkeypatch, capsys):
 
 def test_values_do_not_depend_on_the_batch_size(workdir, monkeypatch):
     for size in (1, 7, 64):
-        (workdir / "eval.jsonl").unlink()
+        (workdir / "eval.jsonl").unlink(missing_ok=True)
         flags = [f"--workdir={workdir}", "--num_steps=1", "--num=20"]
         flags += [f"--batch_size={size}", "--metrics=fd,kid,pr"]
         command(evaluate, *flags, monkeypatch=monkeypatch)
@@ -257,8 +263,6 @@ def test_the_report_takes_the_best_gamma_and_a_students_own_steps(tmp_path):
         e.role: (e.num_steps, e.value) for e in report.read_evaluations(tmp_path, "FID")
     }
     assert found == {"teacher": (4, 3.0), "student": (2, 2.0)}
-    assert report.read_evaluations(tmp_path) == []
-
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(workdir, tmp_path):

@@ -7,7 +7,6 @@ import scipy.spatial.distance
 import scipy.special
 
 from progdist import metrics
-from progdist.data import ArraySource
 from progdist.metrics import Collector, Moments, Running, RunningScores
 from tests import toy
 
@@ -46,27 +45,32 @@ def test_frechet_distance_of_singular_covariances():
     assert metrics.frechet_distance(a, b) == pytest.approx(5)
 
 
+def pixel_moments(*batches, **settings):
+    running = Running()
+    for images in batches:
+        running.add(metrics.pixel_features(images, **settings))
+    return running.result()
+
+
 def test_moments_in_pieces_are_those_of_the_whole():
     images = np.random.default_rng(0).integers(0, 256, (50, 2, 3, 1), np.uint8)
-    moments = metrics.pixel_moments(iter([images[:20], images[20:]]))
+    moments = pixel_moments(images[:20], images[20:])
     x = images.reshape(50, -1) / 127.5 - 1
     np.testing.assert_allclose(moments.mean, x.mean(0), atol=1e-12)
     np.testing.assert_allclose(moments.covariance, np.cov(x.T), atol=1e-12)
-    source = ArraySource("made", images, np.zeros(50, np.int32), 0)
-    np.testing.assert_allclose(metrics.source_moments(source).mean, moments.mean)
 
 
 def test_large_images_are_averaged_over_squares_and_named_for_it():
     images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)
     squares = images.astype(float).reshape(9, 4, 2, 4, 2).mean((2, 4))
     expected = squares.reshape(9, 16) / 127.5 - 1
-    moments = metrics.pixel_moments([images], most_pixels=4)
+    moments = pixel_moments(images, most_pixels=4)
     np.testing.assert_allclose(moments.mean, expected.mean(0), atol=1e-12)
     np.testing.assert_allclose(moments.covariance, np.cov(expected.T), atol=1e-12)
-    assert metrics.metric_name((8, 8, 1)) == "FD-pixels"
-    assert metrics.metric_name((28, 28, 1)) == "FD-pixels"
-    assert metrics.metric_name((64, 64, 3)) == "FD-pixels32"
-    assert metrics.metric_name((128, 128, 3)) == "FD-pixels32"
+    assert metrics.pixels_name((8, 8, 1)) == "pixels"
+    assert metrics.pixels_name((28, 28, 1)) == "pixels"
+    assert metrics.pixels_name((64, 64, 3)) == "pixels32"
+    assert metrics.pixels_name((128, 128, 3)) == "pixels32"
 
 
 OTHERS = "KID", "IS", "precision", "recall"

@@ -70,6 +70,12 @@ class Parsed(html.parser.HTMLParser):
         return [attrs for name, attrs in self.elements if name == tag]
 
 
+OF_1_000 = {
+    "floor": {"value": 0.5, "count": 1000},
+    "reference": {"data": "digits", "split": "train", "count": 1234, "content": "abc"},
+}
+
+
 def config(**changes) -> dict:
     return {
         "seed": 0,
@@ -231,18 +237,49 @@ def test_the_best_of_settings_and_of_other_solvers_counts(tmp_path):
         evaluation(1, "teacher", "dpm", 8, 3.0),
         evaluation(1, "teacher", "dpm", 8, 3.25),
         evaluation(1, "student", "heun", 8, 1.0),
-        evaluation(1, "student", "ddim", 8, 7.5, "FD-net") | {"floor": 0.5},
+        evaluation(1, "student", "ddim", 8, 7.5, "FD-net") | OF_1_000,
         {"metric": "images per second", "value": 12.5},
     ]
     write_jsonl(tmp_path / "eval.jsonl", rows)
     page = read(tmp_path)
     assert page.tables[0][-1][3:] == ["4.00", "4.50 gamma 0.3", "3.25 dpm"]
     assert page.tables[1][-1] == ["8", "7.50", "–", "–", "–", "–"]
-    assert "perfect ones would be at 0.500" in page.text
+    said = "2,000 samples against 1,234 of digits (train); real images, 1,000 beside as"
+    assert said in page.text
     everything = page.tables[-1]
-    assert everything[0][-2:] == ["gamma", "floor"]
+    assert everything[0][-3:] == ["gamma", "floor", "reference"]
     assert len(everything) == 1 + len(rows)
     assert "images per second" in everything[-1]
+
+
+def test_what_is_better_depends_on_the_metric(tmp_path):
+    rows = [
+        evaluation(0, "teacher", "ddim", 16, 0.9, "precision-net"),
+        evaluation(1, "teacher", "ancestral", 8, 0.7, "precision-net") | {"gamma": 0.0},
+        evaluation(1, "teacher", "ancestral", 8, 0.8, "precision-net") | {"gamma": 1.0},
+        evaluation(1, "student", "ddim", 8, -0.001, "KID-net"),
+        evaluation(0, "teacher", "ddim", 16, 0.001, "KID-net"),
+    ]
+    write_jsonl(tmp_path / "eval.jsonl", rows)
+    page = read(tmp_path)
+    assert page.tables[0][-1][4] == "0.800 gamma 1.0"
+    assert page.text.count("Higher is better.") == 1
+    assert page.text.count("Lower is better.") == 1
+    assert len(page.all("svg")) == 4  # for wide windows and for narrow ones
+
+
+def test_distances_that_cannot_be_compared_are_apart(tmp_path):
+    rows = [
+        *evaluations(1),
+        evaluation(1, "student", "ddim", 8, 9.0) | {"num_samples": 50, "seed": 3},
+        # Not the number of steps that it was made for.
+        evaluation(1, "student", "ddim", 4, 1.0) | {"trained_steps": 8},
+    ]
+    write_jsonl(tmp_path / "eval.jsonl", rows)
+    page = read(tmp_path)
+    assert page.tables[0][-1][:2] == ["8", "2.12"]
+    assert page.tables[1][-1][:2] == ["8", "9.00"]
+    assert "FD-pixels of 50 samples, seed 3" in page.text
 
 
 def test_samples_are_chosen_by_buttons_with_names(one):

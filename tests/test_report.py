@@ -32,6 +32,7 @@ def evaluation(phase, role, sampler, num_steps, value, metric="FD-pixels") -> di
         "role": role,
         "sampler": sampler,
         "num_steps": num_steps,
+        "trained_steps": num_steps if role == "student" else N_0,
         "metric": metric,
         "value": value,
         "num_samples": 2000,
@@ -349,7 +350,9 @@ def power_laws(seed: int) -> list[report.Evaluation]:
         for k in range(role == "student", phases + 1):
             n = 2 ** (phases - k)
             value = float(floor * (1 + factor / n**power))
-            rows.append(report.Evaluation(k, role, sampler, n, "FD", value, 10))
+            made_for = n if role == "student" else 2**phases
+            row = (k, role, sampler, n, made_for, "FD", value, 10)
+            rows.append(report.Evaluation(*row))
     return rows
 
 

@@ -4,11 +4,13 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 LINE_SECONDS = 15.0
+Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from progdist.metrics.measure import (
     Metric as Metric,
     measure as measure,
     names as names,
+    num_kept as num_kept,
 )
 from progdist.metrics.moments import (
     Moments as Moments,
@@ -19,10 +20,7 @@ from progdist.metrics.moments import (
 )
 from progdist.metrics.neighbours import precision_recall as precision_recall
 from progdist.metrics.pixels import (
-    metric_name as metric_name,
     pixel_features as pixel_features,
-    pixel_moments as pixel_moments,
     pixels_name as pixels_name,
-    source_moments as source_moments,
 )
 from progdist.metrics.scores import SPLITS as SPLITS, RunningScores as RunningScores

@@ -1,9 +1,10 @@
 """The distances by name, each with what has to be known beside its value."""
 
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 from progdist.metrics import neighbours, scores
-from progdist.metrics.collector import Statistics
+from progdist.metrics.collector import KEPT, Statistics
 from progdist.metrics.kernel import kernel_distance
 from progdist.metrics.moments import frechet_distance
 from progdist.metrics.neighbours import precision_recall
@@ -45,6 +46,11 @@ def measure(
         case _:
             raise ValueError(f"metric: {metric!r} is not one of {get_args(Metric)}")
     return {number_name(name, features): details for name, details in found.items()}
+
+
+def num_kept(wanted: Iterable[Metric]) -> int:
+    """Returns of how many images the features themselves are needed."""
+    return KEPT if {"kid", "pr"} & set(wanted) else 0
 
 
 def names(metric: Metric, features: str) -> tuple[str, ...]:

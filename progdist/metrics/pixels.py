@@ -1,12 +1,7 @@
 """Pixels as features: no network, and no FID."""
 
-from collections.abc import Iterable
-
 import numpy as np
 from jaxtyping import Float, UInt8
-
-from progdist import data
-from progdist.metrics.moments import Moments, Running
 
 MOST_PIXELS = 32  # a side; 3,072 features in colour
 
@@ -25,27 +20,6 @@ def pixel_features(
     images = images[:, : rows * k, : columns * k]
     x = images.reshape(b, rows, k, columns, k, c).mean((2, 4))
     return x.reshape(b, rows * columns * c) / 127.5 - 1.0
-
-
-def pixel_moments(
-    batches: Iterable[UInt8[np.ndarray, "b h w c"]], most_pixels: int = MOST_PIXELS
-) -> Moments:
-    """Returns the moments of the images' `pixel_features`."""
-    running = Running()
-    for images in batches:
-        running.add(pixel_features(images, most_pixels))
-    return running.result()
-
-
-def source_moments(source: data.Source, limit: int = 50_000) -> Moments:
-    """Returns the pixel moments of the data, or of `limit` examples all over them."""
-    parts = data.spread(source, min(len(source), limit))
-    return pixel_moments(np.asarray(part.image) for part in parts)
-
-
-def metric_name(image_shape: tuple[int, ...], most_pixels: int = MOST_PIXELS) -> str:
-    """Returns the name of the distance between `pixel_moments`, by its features."""
-    return f"FD-{pixels_name(image_shape, most_pixels)}"
 
 
 def pixels_name(image_shape: tuple[int, ...], most_pixels: int = MOST_PIXELS) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from progdist.report.curves import Curve, curves_figure
 from progdist.report.measures import Group
-from progdist.report.quality import quality_figure, runs_figure
+from progdist.report.quality import drawable, quality_figure, runs_figure
 from progdist.report.run import Run
 from progdist.report.vector import inline_svg
 
@@ -27,7 +27,7 @@ Size = tuple[float, float]
 def distance_chart(
     title: str, name: str, runs: Sequence[Run], groups: Sequence[Group | None]
 ) -> Markup:
-    """Draws a metric of all runs on logarithmic axes; empty where nothing is to draw.
+    """Draws a metric of all runs; empty where nothing is to draw.
 
     Args:
       title: the metric.
@@ -35,12 +35,14 @@ def distance_chart(
       runs: the runs.
       groups: what each has measured of the metric.
     """
+    every = [e for group in groups if group for e in group.evaluations]
+    drawn = set(drawable(every))
     found = {
-        _short(run.name, index): group.evaluations
+        _short(run.name, index): [e for e in group.evaluations if e in drawn]
         for index, (run, group) in enumerate(zip(runs, groups, strict=True))
-        if group and group.evaluations
+        if group
     }
-    if not found:
+    if not drawn:
         return Markup()
     alt = f"{title} against network calls per image, as in the table"
     if len(runs) > 1:

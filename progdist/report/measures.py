@@ -1,4 +1,4 @@
-"""All that a run has measured, by metric, for tables that know no names beforehand.
+"""All that a run has measured, by kind, for tables that know no names beforehand.
 
 `eval.jsonl` may hold rows of other metrics and samplers than those of the main job,
 with other fields; what is not understood is still shown, as it stands.
@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from progdist.report.rows import Evaluation, full_steps, read_rows
+from progdist.report.rows import Evaluation, read_rows, require
 
-_OF_A_METRIC = ("metric", "features", "reference")  # what makes it another distance
 _VARIANTS = ("gamma",)  # settings of a sampler
 _OWN_COLUMN = ("ddim", "ancestral")
+_HIGHER = ("IS", "precision", "recall")
 
 
 class Measure(NamedTuple):
@@ -21,7 +21,22 @@ class Measure(NamedTuple):
 
     evaluation: Evaluation
     variant: str  # of the sampler; "" where there is one alone
-    floor: float | None  # the distance that perfect samples would have, if it is known
+
+
+class Kind(NamedTuple):
+    """What distances have in common that can be compared with one another."""
+
+    metric: str
+    num_samples: int
+    seed: int | None
+    reference: str  # "1,797 of digits (train)"; "" where it is not known
+
+
+class Floor(NamedTuple):
+    """What real images come to: `num` of them beside as many others."""
+
+    value: float
+    num: int
 
 
 class Line(NamedTuple):
@@ -39,26 +54,23 @@ class Group(NamedTuple):
     """The distances of one kind, of one run."""
 
     title: str
+    kind: Kind
     measures: list[Measure]
+    floor: Floor | None
 
     @property
     def evaluations(self) -> list[Evaluation]:
-        """Those with a place on logarithmic axes, the best of each sampler."""
+        """The best of each role, sampler and number of steps."""
         best = {}
-        for m in sorted(self.measures, key=lambda m: -m.evaluation.value):
+        for m in self._worst_first(self.measures):
             e = m.evaluation
             best[e.role, e.sampler, e.num_steps] = e
-        return [e for e in best.values() if e.value > 0]
+        return list(best.values())
 
     @property
-    def num_samples(self) -> list[int]:
-        """The numbers of samples behind the distances."""
-        return sorted({m.evaluation.num_samples for m in self.measures})
-
-    @property
-    def floor(self) -> float | None:
-        """The distance that perfect samples would have, if it is known."""
-        return next((m.floor for m in reversed(self.measures) if m.floor), None)
+    def direction(self) -> str:
+        """Which values are the better ones."""
+        return direction(self.kind.metric)
 
     @property
     def full_steps(self) -> int | None:
@@ -80,7 +92,7 @@ class Group(NamedTuple):
             if (m.evaluation.role, m.evaluation.num_steps) == (role, num_steps)
             and m.evaluation.sampler in samplers
         ]
-        return min(found, key=lambda m: m.evaluation.value, default=None)
+        return self._worst_first(found)[-1] if found else None
 
     def lines(self) -> list[Line]:
         """Returns the table, most steps first."""
@@ -101,21 +113,67 @@ class Group(NamedTuple):
             else None,
         )
 
+    def _worst_first(self, measures: Iterable[Measure]) -> list[Measure]:
+        up = is_higher_better(self.kind.metric)
+        return sorted(measures, key=lambda m: m.evaluation.value * (1 if up else -1))
+
+
+def is_higher_better(metric: str) -> bool:
+    """Whether the metric grows with quality, as scores and shares do."""
+    return metric.split("-")[0] in _HIGHER
+
+
+def direction(metric: str) -> str:
+    """Returns which values of a metric are the better ones."""
+    return f"{'higher' if is_higher_better(metric) else 'lower'} is better"
+
+
+def full_steps(evaluations: Iterable[Evaluation]) -> int | None:
+    """Returns N_0: the steps for which the teacher was made."""
+    base = [e.trained_steps for e in evaluations if e.role == "teacher"]
+    return max(base, default=None)
+
 
 def read_measures(workdir: str | Path) -> list[dict[str, Any]]:
     """Reads the rows of `eval.jsonl`, those that lack something too."""
     return read_rows(Path(workdir) / "eval.jsonl")
 
 
-def groups(rows: Sequence[dict[str, Any]]) -> list[Group]:
-    """Sorts rows by metric; those that measure no distance of a model are left out.
+def read_evaluations(
+    workdir: str | Path, metric: str | None = None
+) -> list[Evaluation]:
+    """Reads `eval.jsonl`, one distance per role, sampler and number of steps.
 
-    Where something was measured twice the later row counts.
+    Of a sampler's settings the best counts, as `groups` has it.
+
+    Args:
+      workdir: folder of the run.
+      metric: the distance to keep; None keeps the one the file begins with.
+
+    Raises:
+      ValueError: if a row lacks one of the fields of `Evaluation`.
     """
-    by_title: dict[str, list[dict[str, Any]]] = {}
+    path = Path(workdir) / "eval.jsonl"
+    rows = [require(row, Evaluation._fields, path) for row in read_rows(path)]
+    found = [g for g in groups(rows) if metric in (None, g.kind.metric)]
+    return found[0].evaluations if found else []
+
+
+def groups(rows: Sequence[dict[str, Any]]) -> list[Group]:
+    """Sorts rows by kind; those that measure no distance of a model are left out.
+
+    Where something was measured twice the later row counts. A student counts in its own
+    number of steps alone. The first kind of a metric is called by that alone.
+    """
+    by_kind: dict[Kind, list[dict[str, Any]]] = {}
     for row in filter(_is_measure, rows):
-        by_title.setdefault(_title(row), []).append(row)
-    return [Group(title, _measures(found)) for title, found in by_title.items()]
+        by_kind.setdefault(_kind(row), []).append(row)
+    found: list[Group] = []
+    for kind, members in by_kind.items():
+        first = kind.metric not in [group.kind.metric for group in found]
+        title = kind.metric if first else _long_title(kind)
+        found.append(Group(title, kind, _measures(members), _floor(members)))
+    return found
 
 
 def columns(rows: Iterable[dict[str, Any]]) -> list[str]:
@@ -125,27 +183,46 @@ def columns(rows: Iterable[dict[str, Any]]) -> list[str]:
 
 def _is_measure(row: dict[str, Any]) -> bool:
     """Whether the row has what an `Evaluation` has, and a finite value."""
-    numbers = ("phase", "num_steps", "value", "num_samples")
+    numbers = ("phase", "num_steps", "trained_steps", "value", "num_samples")
     words = ("role", "sampler", "metric")
     return (
         all(isinstance(row.get(name), str) for name in words)
         and all(isinstance(row.get(name), int | float) for name in numbers)
         and math.isfinite(row["value"])
         and row["num_steps"] >= 1
+        and (row["role"] == "teacher" or row["num_steps"] == row["trained_steps"])
     )
 
 
-def _title(row: dict[str, Any]) -> str:
-    metric, *rest = (str(row[name]) for name in _OF_A_METRIC if row.get(name))
-    return f"{metric} ({', '.join(rest)})" if rest else metric
+def _kind(row: dict[str, Any]) -> Kind:
+    seed, reference = row.get("seed"), row.get("reference")
+    told = ""
+    if isinstance(reference, dict) and isinstance(reference.get("count"), int):
+        name, split = reference.get("data"), reference.get("split")
+        told = f"{reference['count']:,} of {name} ({split})"
+    seed = seed if isinstance(seed, int) else None
+    return Kind(row["metric"], row["num_samples"], seed, told)
+
+
+def _long_title(kind: Kind) -> str:
+    seed = "" if kind.seed is None else f", seed {kind.seed}"
+    against = f" against {kind.reference}" if kind.reference else ""
+    return f"{kind.metric} of {kind.num_samples:,} samples{against}{seed}"
+
+
+def _floor(rows: Sequence[dict[str, Any]]) -> Floor | None:
+    for row in reversed(rows):
+        match row.get("floor"):
+            case {"value": int() | float() as value, "count": int() as count}:
+                return Floor(value, count)
+    return None
 
 
 def _measures(rows: Sequence[dict[str, Any]]) -> list[Measure]:
-    several = {
-        name
+    several = any(
+        len({row[name] for row in rows if row.get(name) is not None}) > 1
         for name in _VARIANTS
-        if len({row[name] for row in rows if row.get(name) is not None}) > 1
-    }
+    )
     latest = {}
     for row in rows:
         evaluation = Evaluation(**{name: row[name] for name in Evaluation._fields})
@@ -153,12 +230,6 @@ def _measures(rows: Sequence[dict[str, Any]]) -> list[Measure]:
         said = [
             f"{name} {row[name]}" for name in _VARIANTS if row.get(name) is not None
         ]
-        floor = row.get("floor")
-        measure = Measure(
-            evaluation,
-            ", ".join(said) if several else "",
-            float(floor) if isinstance(floor, int | float) else None,
-        )
         key = evaluation.role, evaluation.sampler, evaluation.num_steps, tuple(said)
-        latest[key] = measure
+        latest[key] = Measure(evaluation, ", ".join(said) if several else "")
     return list(latest.values())

@@ -45,6 +45,7 @@ class Distances(NamedTuple):
     """A metric over all runs."""
 
     title: str
+    direction: str
     groups: list[Group | None]  # of each run
     steps: list[int]
     lines: list[dict[int, Line]]  # of each run, by number of steps
@@ -175,7 +176,8 @@ def _distances(title: str, index: int, runs: Sequence[Run]) -> Distances:
     lines = [{line.num_steps: line for line in g.lines()} if g else {} for g in groups]
     steps = sorted({n for of_run in lines for n in of_run}, reverse=True)
     chart = distance_chart(title, f"distance-{index}", runs, groups)
-    return Distances(title, groups, steps, lines, chart)
+    direction = next(g.direction for g in groups if g)
+    return Distances(title, direction, groups, steps, lines, chart)
 
 
 def _total(rounds: Sequence[Round], name: str) -> Any:

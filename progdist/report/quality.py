@@ -1,6 +1,5 @@
 """Distance against number of network calls, student and undistilled teacher."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from progdist.report.labels import label_lines
-from progdist.report.rows import Evaluation, full_steps, read_evaluations
+from progdist.report.measures import (
+    direction,
+    full_steps,
+    is_higher_better,
+    read_evaluations,
+)
+from progdist.report.rows import Evaluation
 from progdist.report.style import (
     ANCESTRAL,
     GREY,
@@ -44,15 +49,13 @@ _SIZE = (7.0, 4.2)
 
 
 def write_quality(workdir: str | Path, metric: str | None = None) -> Path | None:
-    """Writes `figures/quality.png`: distance against network calls, both in log.
+    """Writes `figures/quality.png`: distance against network calls.
 
     Args:
       workdir: folder of the run.
       metric: the distance to draw; None takes the one `eval.jsonl` begins with.
     """
-    evaluations = [
-        e for e in read_evaluations(workdir, metric) if 0 < e.value < math.inf
-    ]
+    evaluations = drawable(read_evaluations(workdir, metric))
     if not evaluations:
         return None
     path = Path(workdir, "figures", "quality.png")
@@ -62,8 +65,8 @@ def write_quality(workdir: str | Path, metric: str | None = None) -> Path | None
 def quality_figure(
     evaluations: Sequence[Evaluation], size: tuple[float, float] = _SIZE
 ) -> Figure:
-    """Draws at least one evaluation; values positive and finite, of one metric."""
-    figure, axes = _log_axes(size)
+    """Draws at least one evaluation; of one metric, and `drawable`."""
+    figure, axes = _axes(size, evaluations)
     lines = []
     for (role, sampler), look in _looks(evaluations).items():
         lines += _draw_line(axes, evaluations, role, sampler, look)
@@ -78,9 +81,9 @@ def runs_figure(
 ) -> Figure:
     """Draws several runs, by name: a colour a run, the teachers' DDIM dashed.
 
-    Takes at least one evaluation in all; of one metric, positive and finite.
+    Takes at least one evaluation in all; of one metric, and `drawable`.
     """
-    figure, axes = _log_axes(size)
+    figure, axes = _axes(size, [e for found in runs.values() for e in found])
     lines = []
     for index, (name, evaluations) in enumerate(runs.items()):
         colour = _RUN_COLOURS[index % len(_RUN_COLOURS)]
@@ -93,11 +96,24 @@ def runs_figure(
     return figure
 
 
-def _log_axes(size: tuple[float, float]) -> tuple[Figure, Axes]:
+def drawable(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Returns those of one metric that have a place on its axes."""
+    return [e for e in evaluations if e.value > 0 or not _is_log(evaluations)]
+
+
+def _is_log(evaluations: Sequence[Evaluation]) -> bool:
+    """Distances are drawn in log; shares, scores and what may be negative are not."""
+    return not any(e.value < 0 or is_higher_better(e.metric) for e in evaluations)
+
+
+def _axes(
+    size: tuple[float, float], evaluations: Sequence[Evaluation]
+) -> tuple[Figure, Axes]:
     figure = make_figure(*size)
     axes = figure.subplots()
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    if _is_log(evaluations):
+        axes.set_yscale("log")
     return figure, axes
 
 
@@ -154,9 +170,14 @@ def _label_axes(axes: Axes, evaluations: Sequence[Evaluation]) -> None:
     axes.set_xlim(steps[0] / 1.5, steps[-1] * 1.5)
     # Room for names above and below the lines.
     low, high = (f(e.value for e in evaluations) for f in (min, max))
-    room = max(1.25, (high / low) ** 0.12)
-    axes.set_ylim(low / room, high * room)
     bare_axes(axes)
-    log_ticks(axes)
+    if axes.get_yscale() == "log":
+        room = max(1.25, (high / low) ** 0.12)
+        axes.set_ylim(low / room, high * room)
+        log_ticks(axes)
+    else:
+        room = 0.2 * (high - low) or 0.1 * abs(high) or 1.0
+        axes.set_ylim(low - room, high + room)
+    metric = evaluations[0].metric
     axes.set_xlabel("network calls per image", fontsize=10)
-    axes.set_ylabel(f"{plain(evaluations[0].metric)}, lower is better", fontsize=10)
+    axes.set_ylabel(f"{plain(metric)}, {direction(metric)}", fontsize=10)

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 class Evaluation(NamedTuple):
     """One row of `eval.jsonl`: a distance of num_samples images to the data."""
 
-    phase: int
+    phase: int  # of the model
     role: str  # "student", or "teacher": the undistilled model of phase 0
-    sampler: str  # "ddim" or "ancestral"
+    sampler: str
     num_steps: int
+    trained_steps: int  # those that the model was made for; N_0 of the teacher
     metric: str
     value: float
     num_samples: int
@@ -43,48 +44,6 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     return rows + _parse_tail(tail)
 
 
-def read_evaluations(
-    workdir: str | Path, metric: str | None = None
-) -> list[Evaluation]:
-    """Reads `eval.jsonl`, one row per role, sampler and number of steps.
-
-    Where a resumed run has measured something twice, the later row counts. Rows of
-    `progdist.evaluate`, which name their features, count where a metric is asked for
-    that the run has not measured itself: a student in its own number of steps, and of
-    several gammas the best.
-
-    Args:
-      workdir: folder of the run.
-      metric: the distance to keep; None keeps the one the file begins with.
-
-    Raises:
-      ValueError: if a row lacks one of the fields of `Evaluation`.
-    """
-    path = Path(workdir) / "eval.jsonl"
-    rows = read_rows(path)
-    own = [_evaluation(row, path) for row in rows if "features" not in row]
-    if metric is None and own:
-        metric = own[0].metric
-    measured = [row for row in own if row.metric == metric]
-    if not measured:
-        later = [row for row in rows if "features" in row and _of_its_own_steps(row)]
-        measured = [_evaluation(row, path) for row in later if row["metric"] == metric]
-        # What comes last is kept: of equal keys the least.
-        measured.sort(key=lambda row: -row.value)
-    latest = {(row.role, row.sampler, row.num_steps): row for row in measured}
-    return list(latest.values())
-
-
-def _of_its_own_steps(row: dict[str, Any]) -> bool:
-    return row["role"] == "teacher" or row["num_steps"] == row["trained_steps"]
-
-
-def full_steps(evaluations: Sequence[Evaluation]) -> int | None:
-    """Returns N_0, the number of steps at which phase 0 was measured with DDIM."""
-    base = [e.num_steps for e in evaluations if e.phase == 0 and e.sampler == "ddim"]
-    return max(base, default=None)
-
-
 def require(row: dict[str, Any], names: Sequence[str], path: Path) -> dict[str, Any]:
     """Returns the row if it has all the names; path is for the message.
 
@@ -112,8 +71,3 @@ def _parse_tail(line: bytes) -> list[dict[str, Any]]:
         return [_parse(line, "last line")]
     except ValueError:
         return []
-
-
-def _evaluation(row: dict[str, Any], path: Path) -> Evaluation:
-    row = require(row, Evaluation._fields, path)
-    return Evaluation(**{name: row[name] for name in Evaluation._fields})

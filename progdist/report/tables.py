@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from progdist.report.rows import Evaluation, full_steps, read_evaluations
+from progdist.report.measures import direction, full_steps, read_evaluations
+from progdist.report.rows import Evaluation
 
 NONE = "–"
 _NOTHING = "No evaluations yet"
@@ -67,7 +68,8 @@ def _closing(evaluations: Sequence[Evaluation]) -> _Closing:
 def _title(evaluations: Sequence[Evaluation]) -> str:
     counts = sorted({e.num_samples for e in evaluations})
     samples = " or ".join(f"{count:,}" for count in counts)
-    return f"{evaluations[0].metric} of {samples} samples, lower is better"
+    metric = evaluations[0].metric
+    return f"{metric} of {samples} samples, {direction(metric)}"
 
 
 def number_text(value: float | None) -> str:
