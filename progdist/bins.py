@@ -7,8 +7,8 @@ student of two steps is, lie well inside one. The outer ones hold all that is be
 from collections.abc import Sequence
 
 WIDTH = 2
-CENTRES = tuple(range(-20, 21, WIDTH))
-EDGES = tuple(range(-21, 22, WIDTH))  # one more than there are bins
+CENTRES = tuple(map(float, range(-20, 21, WIDTH)))
+EDGES = tuple(map(float, range(-21, 22, WIDTH)))  # one more than there are bins
 
 
 def means(parts: Sequence[float], shares: Sequence[float]) -> list[float | None]:

@@ -25,6 +25,7 @@ class Events:
         self._file = EventsWriter(str(directory / "events"))
         start: Any = SessionLog(status=SessionLog.START)
         self._write(first_step, session_log=start)
+        self._file.flush()
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Writes numbers by name, and sees that they are on disk."""

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from progdist import bins
 from progdist.state import Tally, TrainState
@@ -182,6 +181,6 @@ class _Meter:
             raise NonFiniteError(f"update {step}: {reason}")
 
 
-def _plus(sums: Sequence[float], values: Array) -> tuple[float, ...]:
+def _plus(sums: Sequence[float], values: Any) -> tuple[float, ...]:
     """Adds in double precision."""
     return tuple((np.asarray(sums) + values).tolist())

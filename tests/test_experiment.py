@@ -92,7 +92,10 @@ def test_metrics_have_a_row_for_every_interval(finished):
             "grad_norm",
             "skipped",
             "steps_per_second",
+            "loss_by_logsnr",
         }
+        there = [loss for loss in row["loss_by_logsnr"] if loss is not None]
+        assert min(there) <= row["loss"] <= max(there)
 
 
 def test_every_phase_is_measured_with_its_baselines(finished):
