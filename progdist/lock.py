@@ -91,7 +91,8 @@ class Owner:
     def __init__(self, workdir: Path) -> None:
         """Takes a directory, which need not be there yet."""
         self._path = workdir / "lock"
-        self._touched, self._since = 0, 0.0
+        self._touched: int | None = None
+        self._since = 0.0
 
     def is_alive(self) -> bool:
         """Whether there is an owner that has been heard of, or may yet be."""

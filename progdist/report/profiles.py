@@ -22,8 +22,9 @@ from progdist.report.style import (
 
 _FIELD = "loss_by_logsnr"
 _LAST = 10  # a profile is of the last tenth of a phase's rows
-_WIDTH, _HEIGHT = 1.8, 1.45  # inches, at least, of a phase's axes
-_FRAME = 0.75  # inches for what is written below all of them
+_WIDTH, _HEIGHT = 1.8, 1.6  # inches, at least, of a phase's axes and their labels
+_MARGIN = 1.6  # a factor between the scale's ends and the outermost losses
+_FRAME = 0.4  # inches for what is written below all of them
 
 
 class Profile(NamedTuple):
@@ -56,30 +57,30 @@ def profiles_of(rows: Iterable[dict[str, Any]], path: Path) -> list[Profile]:
 
 
 def profiles_figure(profiles: Sequence[Profile], width: float = 9.0) -> Figure:
-    """Draws at least one profile, each in axes of its own, on common scales."""
+    """Draws at least one profile, each in axes of its own; students on one scale."""
     columns = int(width / _WIDTH)
     rows = -(-len(profiles) // columns)
     figure = make_figure(width, _FRAME + rows * _HEIGHT)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, columns, squeeze=False)
     for axes, profile in zip(grid.flat, profiles, strict=False):
-        _draw(axes, profile)
+        students = profile.phase > 0
+        alike = [p.loss for p in profiles if (p.phase > 0) == students]
+        _draw(axes, profile, float(np.nanmin(alike)), float(np.nanmax(alike)))
     for axes in grid.flat[len(profiles) :]:
         axes.set_visible(False)
-    for axes in grid.flat[max(0, len(profiles) - columns) : len(profiles)]:
-        axes.tick_params(labelbottom=True)  # the lowest of its column
-    log_ticks(grid[0, 0])
-    figure.supxlabel("← noise    log-SNR of z_t    data →", fontsize=10)
-    figure.supylabel("loss", fontsize=10)
+    figure.supxlabel("noise ← log-SNR → data", fontsize=10)
     return figure
 
 
-def _draw(axes: Axes, profile: Profile) -> None:
+def _draw(axes: Axes, profile: Profile, least: float, most: float) -> None:
     there = ~np.isnan(profile.loss)
     colour = STUDENT if profile.phase else TEACHER
     logsnr = np.array(bins.CENTRES)[there]
     axes.plot(logsnr, profile.loss[there], c=colour, lw=1.2, marker="o", ms=2.5)
     axes.set_yscale("log")
+    axes.set_ylim(least / _MARGIN, most * _MARGIN)
     bare_axes(axes)
+    log_ticks(axes)
     axes.set_xlim(bins.EDGES[0], bins.EDGES[-1])
     axes.set_xticks([-20, 0, 20])
     title = steps_text(profile.num_steps) if profile.phase else "teacher"
