@@ -5,6 +5,7 @@ and what is said after it waits for ever.
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
-from tensorboardX.summary import image as image_summary, scalar
+from tensorboardX.summary import histogram_raw, image as image_summary, scalar
 
 
 class Events:
@@ -24,11 +25,40 @@ class Events:
         self._file = EventsWriter(str(directory / "events"))
         start: Any = SessionLog(status=SessionLog.START)
         self._write(first_step, session_log=start)
+        self._file.flush()
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Writes numbers by name, and sees that they are on disk."""
         for name, value in values.items():
             self._write(step, summary=scalar(name, value))
+        self._file.flush()
+
+    def histogram(
+        self,
+        name: str,
+        bars: Sequence[float | None],
+        edges: Sequence[float],
+        step: int,
+    ) -> None:
+        """Writes bars between edges, None for no bar, and sees that they are on disk.
+
+        TensorBoard takes min and max, not the edges, for the ends of the outer bars.
+        """
+        heights = np.array([bar or 0.0 for bar in bars])
+        ends = np.array(edges, np.float64)
+        middles = (ends[1:] + ends[:-1]) / 2
+        there = np.flatnonzero(heights) if heights.any() else np.array([0])
+        summary = histogram_raw(
+            name,
+            min=ends[there[0]],
+            max=ends[there[-1] + 1],
+            num=heights.sum(),
+            sum=heights @ middles,
+            sum_squares=heights @ middles**2,
+            bucket_limits=ends[1:].tolist(),
+            bucket_counts=heights.tolist(),
+        )
+        self._write(step, summary=summary)
         self._file.flush()
 
     def image(self, name: str, image: UInt8[np.ndarray, "h w ch"], step: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from progdist import bins
 from progdist.events import Events
 from progdist.report import read_rows
 
@@ -54,6 +55,8 @@ class Journal:
             scalars = {f"train/{name}": row[name] for name in names}
             scalars["train/N"] = row["num_steps"]
             self._events.scalars(scalars, row["global_step"])
+            bars, name = row["loss_by_logsnr"], "train/loss_by_logsnr"
+            self._events.histogram(name, bars, bins.EDGES, row["global_step"])
 
     def evaluation(self, row: dict[str, Any], global_step: int) -> None:
         """Appends a row of eval.jsonl, and its value to TensorBoard."""

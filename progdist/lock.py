@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 _TOUCH_SECONDS, _WATCH_SECONDS = 2.0, 7.0
+_SILENT_SECONDS = 60.0  # a file system may tell other machines late
 _TAKEN = errno.EACCES, errno.EAGAIN
 
 
@@ -79,6 +80,29 @@ class Lock:
         while not self._released.wait(_TOUCH_SECONDS):
             with contextlib.suppress(OSError):
                 os.utime(self._path)
+
+
+class Owner:
+    """Watches the owner of a workdir from beside.
+
+    Without trying the lock: a run that starts just then would be refused.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        """Takes a directory, which need not be there yet."""
+        self._path = workdir / "lock"
+        self._touched: int | None = None
+        self._since = 0.0
+
+    def is_alive(self) -> bool:
+        """Whether there is an owner that has been heard of, or may yet be."""
+        if not owner_of(self._path.parent):
+            return False
+        with contextlib.suppress(OSError):
+            touched = self._path.stat().st_mtime_ns
+            if touched != self._touched:
+                self._touched, self._since = touched, time.monotonic()
+        return time.monotonic() - self._since < _SILENT_SECONDS
 
 
 def owner_of(workdir: Path) -> dict[str, str]:

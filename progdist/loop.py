@@ -1,12 +1,13 @@
 """The training loop. There is no other."""
 
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
+from progdist import bins
 from progdist.state import Tally, TrainState
 from progdist.step import Metrics, Round, TrainStep
 
@@ -24,12 +25,14 @@ class Stopped(Exception):
 
 
 _NOTHING = Tally()
+_NUMBERS = "loss", "grad_norm", "param_norm", "learning_rate"
 
 
 class Interval(NamedTuple):
     """What happened since the last report: means over its updates.
 
-    skipped counts the updates of the phase that were not finite.
+    skipped counts the updates of the phase that were not finite; loss_by_logsnr is the
+    mean in each of `progdist.bins`, None where nothing fell into it.
     """
 
     step: int
@@ -38,6 +41,7 @@ class Interval(NamedTuple):
     learning_rate: float
     skipped: int
     steps_per_second: float
+    loss_by_logsnr: list[float | None]
 
 
 class Pace(NamedTuple):
@@ -133,18 +137,23 @@ class _Meter:
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Takes an update's metrics to the host; refuses too many that are broken."""
-        values = {k: float(v) for k, v in jax.device_get(metrics)._asdict().items()}
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        values: Metrics = jax.device_get(metrics)
+        # The parts of a loss are finite where it is.
+        numbers = {name: getattr(values, name) for name in _NUMBERS}
+        broken = [name for name, value in numbers.items() if not np.isfinite(value)]
         self._count += 1
         if broken:
-            self._skip(step, f"{broken[0]} is {values[broken[0]]}")
+            self._skip(step, f"{broken[0]} is {numbers[broken[0]]}")
             return
-        self.tally = self.tally._replace(
+        sums = self.tally
+        self.tally = sums._replace(
             skipped_in_a_row=0,
-            num_updates=self.tally.num_updates + 1,
-            loss=self.tally.loss + values["loss"],
-            grad_norm=self.tally.grad_norm + values["grad_norm"],
-            learning_rate=values["learning_rate"],
+            num_updates=sums.num_updates + 1,
+            loss=sums.loss + float(values.loss),
+            grad_norm=sums.grad_norm + float(values.grad_norm),
+            learning_rate=float(values.learning_rate),
+            parts=_plus(sums.parts, values.by_logsnr.parts),
+            shares=_plus(sums.shares, values.by_logsnr.shares),
         )
 
     def interval(self, step: int) -> Interval:
@@ -160,6 +169,7 @@ class _Meter:
             sums.learning_rate,
             sums.skipped,
             speed,
+            bins.means(sums.parts, sums.shares),
         )
 
     def _skip(self, step: int, reason: str) -> None:
@@ -169,3 +179,8 @@ class _Meter:
         )
         if self.tally.skipped_in_a_row > self._max_skipped:
             raise NonFiniteError(f"update {step}: {reason}")
+
+
+def _plus(sums: Sequence[float], values: Any) -> tuple[float, ...]:
+    """Adds in double precision."""
+    return tuple((np.asarray(sums) + values).tolist())

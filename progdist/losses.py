@@ -4,18 +4,31 @@ Both return one value an example and take denoisers, never networks; times and n
 come in as arguments, so every function here is deterministic.
 """
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from progdist import bins
 from progdist.diffusion.prediction import Denoise
 from progdist.diffusion.process import diffuse
 from progdist.diffusion.samplers import Move, ddim_step
 from progdist.diffusion.schedules import Schedule, over_pixels
 
 Weight = Literal["constant", "snr", "truncated_snr", "snr_plus_one"]
+
+
+class ByLogsnr(NamedTuple):
+    """A mean loss in parts, by bins of the log-SNR (`progdist.bins`).
+
+    Attributes:
+      parts: of the mean loss, which is their sum.
+      shares: of the examples, whose sum is 1. A bin's own mean is part / share.
+    """
+
+    parts: Float[Array, " bins"]
+    shares: Float[Array, " bins"]
 
 
 def loss_weight(logsnr: Float[Array, " b"], weight: Weight) -> Float[Array, " b"]:
@@ -83,6 +96,17 @@ def distill_loss(
         multi_step_target(teacher, schedule, z_t, i, num_steps, ratio)
     )
     return _weighted_error(x_tilde, student(z_t, logsnr_t).x, logsnr_t, weight)
+
+
+def by_logsnr(loss: Float[Array, " b"], logsnr_t: Float[Array, " b"]) -> ByLogsnr:
+    """Returns the parts that each bin of the log-SNR has in the mean loss."""
+    number = jnp.round((logsnr_t - bins.CENTRES[0]) / bins.WIDTH)
+    number = jnp.clip(number, 0, len(bins.CENTRES) - 1)
+    # No product of matrices, which a TPU would round, and no scatter, which a GPU adds
+    # up in any order.
+    inside = number[:, None] == jnp.arange(len(bins.CENTRES))[None]
+    parts = jnp.mean(jnp.where(inside, loss[:, None], 0.0), axis=0)
+    return ByLogsnr(parts, jnp.mean(inside, axis=0, dtype=loss.dtype))
 
 
 def two_step_target(

@@ -65,15 +65,19 @@ def pmap(
     return jax.jit(mapped, donate_argnums=donate_argnums)
 
 
-def value_and_mean_grad(loss: Callable, params: PyTree) -> tuple[PyTree, PyTree]:
+def value_and_mean_grad(
+    loss: Callable, params: PyTree, has_aux: bool = False
+) -> tuple[PyTree, PyTree]:
     """Returns loss(params) and its gradient, averaged over the devices of a `pmap`.
+
+    With `has_aux` a loss is a pair, as in `jax.value_and_grad`; both are averaged.
 
     Parameters arrive replicated, and the gradient of a replicated value is already a
     sum over devices. Casting them to device-varying first makes each device's gradient
     its own, and the mean below the only sum there is: of loss and gradient together.
     """
     varying = jax.tree.map(lambda p: jax.lax.pcast(p, AXIS, to="varying"), params)
-    return jax.lax.pmean(jax.value_and_grad(loss)(varying), AXIS)
+    return jax.lax.pmean(jax.value_and_grad(loss, has_aux=has_aux)(varying), AXIS)
 
 
 def rows_here(num_local: int) -> tuple[jax.Array, int]:

@@ -7,9 +7,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from progdist import bins
+
 Params = Any
 Anneal = Literal["none", "linear"]
 Scalar = Float[Array, ""]
+
+_EMPTY = (0.0,) * len(bins.CENTRES)
 
 
 class TrainState(NamedTuple):
@@ -38,6 +42,8 @@ class Tally(NamedTuple):
       learning_rate: of the last one.
       skipped: updates of the whole phase that were skipped.
       skipped_in_a_row: those right before the next update.
+      parts: sums of the parts that bins of the log-SNR have in the losses.
+      shares: sums of the shares that they have in the batches.
     """
 
     num_updates: int = 0
@@ -46,6 +52,14 @@ class Tally(NamedTuple):
     learning_rate: float = 0.0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    parts: tuple[float, ...] = _EMPTY
+    shares: tuple[float, ...] = _EMPTY
+
+
+def tally_from_json(noted: dict[str, Any]) -> Tally:
+    """Reads what `json`, which knows no tuples, made of a tally's fields."""
+    tally = Tally(**noted)
+    return tally._replace(parts=tuple(tally.parts), shares=tuple(tally.shares))
 
 
 class Snapshot(NamedTuple):

@@ -43,13 +43,21 @@ class Metrics(NamedTuple):
     """What an update reports.
 
     Where one of them is not finite, the update was skipped: the state is the one
-    before, a step further. param_norm is that of the parameters it would have left.
+    before, a step further.
+
+    Attributes:
+      loss: mean over the global batch.
+      grad_norm: before clipping.
+      param_norm: of the parameters that the update would have left.
+      learning_rate: of this update.
+      by_logsnr: the loss in parts.
     """
 
     loss: Scalar
     grad_norm: Scalar
     param_norm: Scalar
     learning_rate: Scalar
+    by_logsnr: losses.ByLogsnr
 
 
 class Draws(NamedTuple):
@@ -66,7 +74,14 @@ class Draws(NamedTuple):
     dropout_keys: Key[Array, " b"]
 
 
-Loss = Callable[[Params, Round, Any, Draws], Float[Array, " b"]]
+class Examples(NamedTuple):
+    """What was computed of each example: its loss, and the log-SNR of its z_t."""
+
+    loss: Float[Array, " b"]
+    logsnr_t: Float[Array, " b"]
+
+
+Loss = Callable[[Params, Round, Any, Draws], Examples]
 TrainStep = Callable[[TrainState, Round, Any], tuple[TrainState, Metrics]]
 
 
@@ -75,11 +90,12 @@ def make_base_loss(
 ) -> Loss:
     """Returns the denoising loss at continuous t."""
 
-    def loss(params: Params, _: Round, batch: Any, draws: Draws) -> Float[Array, " b"]:
+    def loss(params: Params, _: Round, batch: Any, draws: Draws) -> Examples:
         denoise = bind(net, params, output, batch.label, draws.dropout_keys)
-        return losses.base_loss(
+        each = losses.base_loss(
             denoise, schedule, batch.image, draws.u, draws.eps, weight
         )
+        return Examples(each, schedule(draws.u))
 
     return loss
 
@@ -93,13 +109,11 @@ def make_distill_loss(
 ) -> Loss:
     """Returns the distillation loss at t = i / N, with the round's teacher."""
 
-    def loss(
-        params: Params, round_: Round, batch: Any, draws: Draws
-    ) -> Float[Array, " b"]:
+    def loss(params: Params, round_: Round, batch: Any, draws: Draws) -> Examples:
         num_steps = round_.num_steps
         # u < 1, but u N can round up to N.
         i = jnp.minimum(jnp.floor(draws.u * num_steps).astype(int) + 1, num_steps)
-        return losses.distill_loss(
+        each = losses.distill_loss(
             bind(net, params, output, batch.label, draws.dropout_keys),
             bind(net, round_.teacher_params, output, batch.label),
             schedule,
@@ -110,6 +124,7 @@ def make_distill_loss(
             weight,
             ratio,
         )
+        return Examples(each, schedule(i / num_steps))
 
     return loss
 
@@ -137,14 +152,17 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         draws = _draw(jax.random.fold_in(round_.key, state.step), batch.image)
 
-        def mean_loss(params: Params) -> Scalar:
-            return jnp.mean(loss(params, round_, batch, draws))
+        def mean_loss(params: Params) -> tuple[Scalar, losses.ByLogsnr]:
+            examples = loss(params, round_, batch, draws)
+            return jnp.mean(examples.loss), losses.by_logsnr(*examples)
 
-        value, gradient = parallel.value_and_mean_grad(mean_loss, state.params)
+        (value, by_logsnr), gradient = parallel.value_and_mean_grad(
+            mean_loss, state.params, has_aux=True
+        )
         learning_rate = rate(state.step, round_.num_updates)
         after = apply_gradient(state, gradient, optimizer, learning_rate, ema_decay)
         norms = optax.tree.norm(gradient), optax.tree.norm(after.params)
-        metrics = Metrics(value, *norms, learning_rate)
+        metrics = Metrics(value, *norms, learning_rate, by_logsnr)
         return _unless_broken(metrics, state, after), metrics
 
     return parallel.pmap(step, mesh, (None, None, 0), (None, None), donate_argnums=(0,))
@@ -154,7 +172,7 @@ def _unless_broken(
     metrics: Metrics, before: TrainState, after: TrainState
 ) -> TrainState:
     """Returns the state after the update, or, if it is not finite, the one before."""
-    finite = jnp.all(jnp.isfinite(jnp.stack(metrics)))
+    finite = jnp.all(jnp.isfinite(jnp.hstack(jax.tree.leaves(metrics))))
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
     return kept._replace(step=after.step)
 

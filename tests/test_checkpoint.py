@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from progdist import checkpoint, parallel
+from progdist import bins, checkpoint, parallel
 from progdist.checkpoint import CheckpointError, Checkpoints, Progress, content
 from progdist.state import Snapshot, Tally, init_state, make_optimizer
 from tests import tiny
@@ -22,7 +22,8 @@ def snapshot(phase=1, step=3, seed=0):
     optimizer = make_optimizer(1.0, 0.0)
     state = init_state(tiny.params(seed), optimizer, keep_ema=True)
     state = state._replace(step=jnp.int32(step))
-    tally = Tally(2, 0.1 + 0.2, 1 / 3, 1e-4, 5)
+    parts = tuple(k / 3 for k in range(len(bins.CENTRES)))
+    tally = Tally(2, 0.1 + 0.2, 1 / 3, 1e-4, 5, 1, parts, parts[::-1])
     return Snapshot(phase, state, tiny.params(seed + 1) if phase else (), tally)
 
 

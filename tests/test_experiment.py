@@ -92,7 +92,10 @@ def test_metrics_have_a_row_for_every_interval(finished):
             "grad_norm",
             "skipped",
             "steps_per_second",
+            "loss_by_logsnr",
         }
+        there = [loss for loss in row["loss_by_logsnr"] if loss is not None]
+        assert min(there) <= row["loss"] <= max(there)
 
 
 def test_every_phase_is_measured_with_its_baselines(finished):
@@ -118,7 +121,7 @@ def test_pictures_and_models_are_left(finished):
         card = checkpoint.read_card(checkpoint.model_dir(finished, phase, steps))
         assert (card["num_steps"], card["output"]) == (steps, "v")
     assert list((finished / "tensorboard").iterdir())
-    assert (finished / "report.html").read_text().count("<svg") == 4
+    assert (finished / "report.html").read_text().count("<svg") == 6
 
 
 def test_starts_and_ends_are_noted(finished):

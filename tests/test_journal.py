@@ -4,6 +4,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
+from progdist import bins
 from progdist.journal import Journal
 
 
@@ -18,6 +19,7 @@ def row(step):
         "grad_norm": 1.0,
         "skipped": 0,
         "steps_per_second": 2.0,
+        "loss_by_logsnr": [1.0] * len(bins.CENTRES),
     }
 
 

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from progdist import loop
+from progdist import bins, loop
+from progdist.losses import ByLogsnr
 from progdist.state import Tally, init_state, make_optimizer
 from progdist.step import Metrics, Round
 from tests import tiny
@@ -15,21 +16,34 @@ NOTHING = Tally()
 NAN, INF = float("nan"), float("inf")
 
 
-def run(losses, first=0, calls=None, tally=NOTHING, stops=(), **pace):
+def by_logsnr(loss, step):
+    """Of a batch of four, three in the bin of the update's number and one beside it."""
+    shares = jnp.zeros(len(bins.CENTRES)).at[step].set(0.75).at[step + 1].set(0.25)
+    return ByLogsnr(loss * shares, shares)
+
+
+def run(losses, first=0, calls=None, tally=NOTHING, stops=(), bars=None, **pace):
     """The calls that a run makes whose update k has the loss losses[k - 1].
 
-    With it the final state, None if the loop stopped at one of `stops`.
+    With it the final state, None if the loop stopped at one of `stops`. To `bars` are
+    added the losses by log-SNR.
     """
     calls = [] if calls is None else calls
+    bars = [] if bars is None else bars
     asked = iter(range(first + 1, len(losses) + 1))
 
     def step(state, round_, batch):
         state = state._replace(step=state.step + 1)
         ones = [jnp.float32(1)] * 3
-        return state, Metrics(jnp.float32(losses[int(state.step) - 1]), *ones)
+        loss = jnp.float32(losses[int(state.step) - 1])
+        return state, Metrics(loss, *ones, by_logsnr(loss, int(state.step)))
+
+    def log(interval):
+        calls.append(("log", interval.step, interval.loss))
+        bars.append(interval.loss_by_logsnr)
 
     hooks = loop.Hooks(
-        log=lambda i: calls.append(("log", i.step, i.loss)),
+        log=log,
         save=lambda k, state, tally: calls.append(("save", k, tally)),
         stops=lambda: next(asked) in stops,
     )
@@ -72,15 +86,26 @@ def test_a_finished_phase_does_nothing():
 
 def test_a_run_that_is_stopped_saves_first_and_goes_on_with_the_same_rows():
     """Also in the middle of an interval, whose sums are saved too."""
-    losses = [1.5, 3.25, 5.125, 7.0, 9.0]
-    whole = [call for call in run(losses)[0] if call[0] == "log"]
+    losses, bars = [1.5, 3.25, 5.125, 7.0, 9.0], []
+    whole = [call for call in run(losses, bars=bars)[0] if call[0] == "log"]
     for k in range(1, 6):
-        calls = run(losses, stops=(k,))[0]
+        bars_again = []
+        calls = run(losses, stops=(k,), bars=bars_again)[0]
         assert calls[-1] == ("stopped", k)
         name, step, tally = calls[-2]
         assert (name, step) == ("save", k)
-        calls += run(losses, first=k, tally=tally)[0]
+        calls += run(losses, first=k, tally=tally, bars=bars_again)[0]
+        assert bars_again == bars
         assert [call for call in calls if call[0] == "log"] == whole
+
+
+def test_a_bin_of_the_logsnr_has_the_mean_of_its_examples():
+    """Of all updates but the skipped one, which has no example anywhere."""
+    bars = []
+    run([1, NAN, 5, 7], bars=bars, log_every=4, max_skipped=1)
+    expected = [None] * len(bins.CENTRES)
+    expected[1:6] = 1.0, 1.0, 5.0, (5 * 0.25 + 7 * 0.75) / (0.25 + 0.75), 7.0
+    assert bars == [expected]
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])
@@ -123,7 +148,8 @@ def test_an_interval_without_a_good_update_has_no_row():
 
 def test_the_number_that_is_not_finite_is_named():
     def step(state, round_, batch):
-        return state, Metrics(*map(jnp.float32, (1, 1, math.nan, 1)))
+        numbers = map(jnp.float32, (1, 1, math.nan, 1))
+        return state, Metrics(*numbers, by_logsnr(1.0, 1))
 
     hooks = loop.Hooks(lambda _: None, lambda *_: None)
     with pytest.raises(loop.NonFiniteError, match="param_norm"):

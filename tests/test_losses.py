@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from progdist import bins
 from progdist.diffusion.prediction import Prediction, from_output
 from progdist.diffusion.samplers import sample
 from progdist.diffusion.schedules import Cosine
 from progdist.losses import (
     base_loss,
+    by_logsnr,
     distill_loss,
     loss_weight,
     multi_step_target,
@@ -405,3 +407,43 @@ def test_the_gain_of_a_linear_student_is_the_least_squares_one():
     slope = jax.jit(jax.grad(loss))
     np.testing.assert_allclose(slope(best), 0.0, atol=1e-12)
     assert slope(best - 0.01) < 0 < slope(best + 0.01)
+
+
+@pytest.mark.parametrize(
+    ("logsnr", "centre"),
+    [
+        (0.0, 0),
+        (1e-6, 0),
+        (-1e-6, 0),
+        (0.99, 0),
+        (1.01, 2),
+        (-7.2, -8),
+        (18.9, 18),
+        (20.0, 20),
+        (-20.0, -20),
+        (50.0, 20),
+        (-50.0, -20),
+    ],
+)
+def test_an_example_counts_in_the_bin_around_its_logsnr(logsnr, centre):
+    parts, shares = by_logsnr(jnp.array([3.0]), jnp.array([logsnr]))
+    expected = [float(c == centre) for c in bins.CENTRES]
+    np.testing.assert_array_equal(shares, expected)
+    np.testing.assert_array_equal(parts, 3 * np.array(expected))
+
+
+@float64
+def test_the_bins_parts_add_up_to_the_mean_loss_and_give_back_each_bins_mean():
+    rng = np.random.default_rng(0)
+    loss, logsnr = rng.exponential(size=1000), rng.normal(size=1000, scale=12)
+    parts, shares = by_logsnr(jnp.asarray(loss), jnp.asarray(logsnr))
+    np.testing.assert_allclose(parts.sum(), loss.mean(), rtol=1e-12)
+    np.testing.assert_allclose(shares.sum(), 1, rtol=1e-12)
+    inside = np.digitize(logsnr, bins.EDGES[1:-1])  # the outer edges are open
+    expected = [loss[inside == k].mean() for k in range(len(bins.CENTRES))]
+    means = bins.means(parts.tolist(), shares.tolist())
+    np.testing.assert_allclose(means, expected, rtol=1e-5)
+
+
+def test_an_empty_bin_has_no_mean():
+    assert bins.means([0.0, 0.0, 0.5], [0.0, 0.25, 0.75]) == [None, 0.0, 0.666667]

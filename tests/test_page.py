@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from progdist import report
+from progdist import bins, report
 from progdist.report.__main__ import main
 from progdist.report.images import data_uri
 from progdist.report.page import duration_text, many_text
@@ -106,6 +106,12 @@ def start(**changes) -> dict:
     }
 
 
+def bars(num_steps: int, loss: float) -> list[float | None]:
+    """A loss in the last bins only, of which a student of one step has the last."""
+    there = range(min(num_steps, len(bins.CENTRES)))
+    return [loss * (1 + k) if k in there else None for k in range(len(bins.CENTRES))]
+
+
 def make_run(path: Path, phases: int = PHASES) -> Path:
     path.mkdir(parents=True)
     make_workdir(path, phases)
@@ -113,6 +119,7 @@ def make_run(path: Path, phases: int = PHASES) -> Path:
         json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()
     ]
     rows = [r | {"step": r["step"] + 1, "steps_per_second": 4.0} for r in rows]
+    rows = [r | {"loss_by_logsnr": bars(r["num_steps"], r["loss"])} for r in rows]
     write_jsonl(path / "metrics.jsonl", rows)
     (path / "config.json").write_text(json.dumps(config()))
     end = {"end": "done", "time": "2026-01-02T03:10:00Z"}
@@ -167,7 +174,7 @@ def test_every_picture_can_be_read_and_is_described(one):
     for attrs in pictures:
         assert picture(attrs["src"]).size[0] >= 8
     charts = one.all("svg")
-    assert [c["class"] for c in charts] == ["chart wide", "chart slim"] * 2
+    assert [c["class"] for c in charts] == ["chart wide", "chart slim"] * 3
     assert all(c["aria-label"] and c["role"] == "img" for c in charts)
 
 
@@ -461,16 +468,22 @@ def answer(*words, capsys):
         (["W/list"], "config.json: not a JSON object"),
         (["W/half"], "config.json: not JSON"),
         (["W/rows"], "metrics.jsonl: loss is not a number: 'x'"),
+        (["W/bars"], "loss_by_logsnr is not a list of 21 numbers or nulls: [1, 'x']"),
+        (["W/run", "--watch=0"], "'0' is not a number of seconds, 1 or more"),
+        (["W/run", "W/run", "--watch=1"], "given twice"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(words, message, capsys, tmp_path):
     make_run(tmp_path / "run", phases=0)
-    for name, content in (("list", "[]"), ("half", '{"a'), ("rows", "{}")):
+    contents = {"list": "[]", "half": '{"a', "rows": "{}", "bars": "{}"}
+    for name, content in contents.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(content)
     row = {"phase": 0, "step": 1, "global_step": 1, "num_steps": 4}
     row |= {"learning_rate": 1.0, "loss": "x"}
     write_jsonl(tmp_path / "rows" / "metrics.jsonl", [row])
+    row |= {"loss": 1.0, "loss_by_logsnr": [1, "x"]}
+    write_jsonl(tmp_path / "bars" / "metrics.jsonl", [row])
     words = [w.replace("W", str(tmp_path)) for w in words]
     code, error = answer(*words, capsys=capsys)
     assert code == 2

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from progdist import parallel, step
+from progdist import bins, parallel, step
 from progdist.diffusion.schedules import Cosine
 from progdist.state import init_state, learning_rate, make_optimizer
 from tests import tiny
@@ -103,6 +103,38 @@ def test_metrics_report_the_gradient_before_clipping_and_the_rate():
     )
 
 
+def test_the_parts_by_logsnr_are_those_of_the_loss():
+    """Over a round of four steps, t = 1/4, 1/2, 3/4, 1, each with a share of 1/4."""
+    metrics = train(LOSSES["distill"], 8, updates=1)[1]
+    parts, shares = (np.asarray(x) for x in metrics.by_logsnr)
+    np.testing.assert_allclose(parts.sum(), metrics.loss, rtol=1e-6)
+    expected = np.zeros(len(bins.CENTRES))
+    expected[np.digitize(Cosine()(jnp.array([0.25, 0.5, 0.75, 1])), bins.EDGES) - 1] = 1
+    np.testing.assert_array_equal(shares, expected / 4)
+    assert ((parts > 0) == (shares > 0)).all()
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_loss_says_at_which_logsnr_it_was_taken(kind):
+    """That which the network saw."""
+    seen = []
+
+    class Spy(tiny.TinyNet):
+        def __call__(self, z, logsnr, label=None, dropout_keys=None):
+            seen.append(logsnr)
+            return z
+
+    make = {"base": step.make_base_loss, "distill": step.make_distill_loss}[kind]
+    ratio = {"ratio": 2} if kind == "distill" else {}
+    loss = make(Spy(), "v", Cosine(), "constant", **ratio)
+    round_ = step.Round({}, jnp.int32(3), jnp.int32(10), jax.random.key(0))
+    batch = jax.tree.map(jnp.asarray, tiny.batch(4))
+    keys = jax.random.split(jax.random.key(1), 4)
+    draws = step.Draws(jnp.linspace(0, 0.9, 4), jnp.ones_like(batch.image), keys)
+    examples = loss({}, round_, batch, draws)
+    np.testing.assert_array_equal(examples.logsnr_t, seen[-1])
+
+
 def test_the_distilled_round_leaves_its_teacher_alone():
     """The gradient with respect to the whole round is zero."""
     round_ = step.Round(tiny.params(1), jnp.int32(4), jnp.int32(10), jax.random.key(0))
@@ -112,7 +144,7 @@ def test_the_distilled_round_leaves_its_teacher_alone():
 
     def loss(teacher_params):
         round_now = round_._replace(teacher_params=teacher_params)
-        return LOSSES["distill"](tiny.params(), round_now, batch, draws).sum()
+        return LOSSES["distill"](tiny.params(), round_now, batch, draws).loss.sum()
 
     gradient = jax.grad(loss)(round_.teacher_params)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
@@ -137,7 +169,7 @@ def test_an_update_that_is_not_finite_is_not_committed(bad, where):
     constants = jnp.int32(1), jnp.int32(10), jax.random.key(0)
     round_ = step.Round((), *parallel.replicate(constants, mesh))
     after, metrics = train_step(state, round_, parallel.shard(batch, mesh))
-    assert not all(np.isfinite(value) for value in metrics)
+    assert not all(np.isfinite(value) for value in metrics[:-1])
     assert after.step == before.step + 1
     for old, new in zip(
         jax.tree.leaves(before._replace(step=after.step)),

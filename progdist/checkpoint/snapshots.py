@@ -14,7 +14,7 @@ from orbax.checkpoint import v1 as ocp
 from progdist import parallel
 from progdist.checkpoint import content, stored
 from progdist.checkpoint.content import CheckpointError, DamageError
-from progdist.state import Snapshot, Tally
+from progdist.state import Snapshot, tally_from_json
 
 
 class SaveError(RuntimeError):
@@ -179,7 +179,7 @@ class Checkpoints:
         abstract = stored.abstract_of(_as_dict(template))
         tree = stored.read_tree(where, abstract, stored.content_on(card))
         state = template.state._replace(**tree["state"])
-        tally = Tally(**card["tally"])
+        tally = tally_from_json(card["tally"])
         return progress, Snapshot(progress.phase, state, tree["teacher_params"], tally)
 
     def _agree(self, global_step: int) -> None:

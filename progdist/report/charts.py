@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from progdist.report.curves import Curve, curves_figure
 from progdist.report.measures import Group
+from progdist.report.profiles import profiles_figure
 from progdist.report.quality import drawable, quality_figure, runs_figure
 from progdist.report.run import Run
 from progdist.report.vector import inline_svg
@@ -58,6 +59,14 @@ def training_chart(run: Run, name: str) -> Markup:
     curves = [_thin(curve) for curve in run.curves]
     alt = "Loss and learning rate against updates, phase by phase"
     return _twice(lambda s: curves_figure(curves, s), name, alt, _CURVES)
+
+
+def profiles_chart(run: Run, name: str) -> Markup:
+    """Draws the loss of all phases by log-SNR; empty where no row has it."""
+    if not run.profiles:
+        return Markup()
+    alt = "Loss against the log-SNR of z_t, a chart for each phase"
+    return _twice(lambda s: profiles_figure(run.profiles, s[0]), name, alt, _CURVES)
 
 
 def _twice(

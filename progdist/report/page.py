@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from progdist.report import measures
-from progdist.report.charts import distance_chart, training_chart
+from progdist.report.charts import distance_chart, profiles_chart, training_chart
 from progdist.report.images import save_bytes
 from progdist.report.measures import Group, Line
 from progdist.report.pictures import sample_grids, trajectories
@@ -59,28 +59,41 @@ class Headline(NamedTuple):
     lines: list[Line]
 
 
-def write_page(workdirs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+def write_page(
+    workdirs: Sequence[str | Path], out: str | Path | None = None, refresh: int = 0
+) -> Path:
     """Writes the page about the runs and returns its path.
 
     Args:
       workdirs: at least one.
       out: the file; by default report.html in the workdir, or in the current directory
         if there are several.
+      refresh: seconds after which the page reloads itself; 0 is never.
 
     Raises:
       ValueError: if a workdir is none or is given twice, or a file in it is malformed.
     """
     paths = [Path(workdir) for workdir in workdirs]
-    for index, path in enumerate(paths):
-        if path.resolve() in [other.resolve() for other in paths[:index]]:
-            raise ValueError(f"{path}: given twice")
+    check_distinct(paths)
     runs = with_own_names([load(path) for path in paths])
-    if out is None:
-        out = Path(paths[0] if len(paths) == 1 else ".", "report.html")
-    return save_bytes(out, page(runs).encode())
+    return save_bytes(page_path(paths, out), page(runs, refresh).encode())
 
 
-def page(runs: Sequence[Run]) -> str:
+def check_distinct(workdirs: Sequence[Path]) -> None:
+    """Refuses a workdir that is given twice, with a ValueError."""
+    for index, path in enumerate(workdirs):
+        if path.resolve() in [other.resolve() for other in workdirs[:index]]:
+            raise ValueError(f"{path}: given twice")
+
+
+def page_path(workdirs: Sequence[Path], out: str | Path | None) -> Path:
+    """Returns where the page is written; see `write_page`."""
+    if out is not None:
+        return Path(out)
+    return Path(workdirs[0] if len(workdirs) == 1 else ".", "report.html")
+
+
+def page(runs: Sequence[Run], refresh: int = 0) -> str:
     """Returns the page about at least one run, as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -99,6 +112,7 @@ def page(runs: Sequence[Run]) -> str:
     now = datetime.datetime.now(datetime.UTC)
     return environment.get_template("page.html").render(
         runs=runs,
+        refresh=refresh,
         written=now.strftime("%Y-%m-%d %H:%M UTC"),
         dash=NONE,
         headline_of=headline,
@@ -107,6 +121,7 @@ def page(runs: Sequence[Run]) -> str:
         usual_steps=_USUAL_STEPS,
         paths=[trajectories(run) for run in runs],
         charts=[training_chart(run, f"curves-{i}") for i, run in enumerate(runs)],
+        profiles=[profiles_chart(run, f"profiles-{i}") for i, run in enumerate(runs)],
         total=_total,
         fields=settings(runs),
         version_names=measures.columns(r.noted.get("versions") or {} for r in runs),

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 from progdist.phases import Phase
 from progdist.report.curves import Curve, curves_of
 from progdist.report.measures import Group, groups, read_measures
+from progdist.report.profiles import Profile, profiles_of
 from progdist.report.rounds import Round, plan_of, rounds_of
 from progdist.report.rows import read_rows, require
 from progdist.report.samples import Samples, load_samples
 from progdist.report.trajectories import Paths, load_trajectories
 
 _FILES = ("config.json", "metrics.jsonl", "eval.jsonl")
+_STARTS = "starts.jsonl"
 _NUMBERS = (*Curve._fields, "step")
 
 
@@ -48,6 +50,7 @@ class Run(NamedTuple):
     starts: list[Start]
     rows: list[dict[str, Any]]  # of metrics.jsonl
     curves: list[Curve]
+    profiles: list[Profile]
     rounds: list[Round]
     measures: list[dict[str, Any]]  # rows of eval.jsonl
     groups: list[Group]
@@ -95,6 +98,17 @@ class Run(NamedTuple):
                 yield name, value
 
 
+def is_run(workdir: Path) -> bool:
+    """Whether a run has written something there."""
+    return any((workdir / name).exists() for name in _FILES)
+
+
+def files_of(workdir: Path) -> Iterator[Path]:
+    """Yields what `load` reads; not all of it need be there."""
+    yield from (workdir / name for name in (*_FILES, _STARTS))
+    yield from (workdir / "samples").glob("*.npz")
+
+
 def load(workdir: Path) -> Run:
     """Reads a workdir.
 
@@ -103,7 +117,7 @@ def load(workdir: Path) -> Run:
     """
     if not workdir.is_dir():
         raise ValueError(f"{workdir}: no such directory")
-    if not any((workdir / name).exists() for name in _FILES):
+    if not is_run(workdir):
         raise ValueError(f"{workdir}: not the workdir of a run (no config.json)")
     path = workdir / "metrics.jsonl"
     rows = [_numbers(row, path) for row in read_rows(path)]
@@ -115,9 +129,10 @@ def load(workdir: Path) -> Run:
         path=workdir,
         name=_text(workdir.absolute().name or str(workdir)),
         config=config,
-        starts=_starts(read_rows(workdir / "starts.jsonl"), _last_change(workdir)),
+        starts=_starts(read_rows(workdir / _STARTS), _last_change(workdir)),
         rows=rows,
         curves=curves_of(rows),
+        profiles=profiles_of(rows, path),
         rounds=rounds_of(rows, config),
         measures=measured,
         groups=groups(measured),
@@ -198,7 +213,9 @@ def _timestamp(row: dict[str, Any]) -> float | None:
 
 
 def _last_change(workdir: Path) -> float:
-    paths = (workdir, *(workdir / name for name in _FILES), workdir / "samples")
+    # Not of the directory itself, which the page changes too.
+    names = *_FILES, _STARTS, "samples", "checkpoints"
+    paths = [workdir / name for name in names]
     return max(path.stat().st_mtime for path in paths if path.exists())
 
 

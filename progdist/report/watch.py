@@ -1,0 +1,83 @@
+"""Keeps the page about runs up to date from beside them, until they have ended."""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from progdist.lock import Owner
+from progdist.report.page import check_distinct, page_path, write_page
+from progdist.report.run import files_of, is_run
+
+_Marks = dict[Path, tuple[int, int, int]]
+
+
+def watch(
+    workdirs: Sequence[Path],
+    out: Path | None,
+    seconds: int,
+    note: Callable[[str], None],
+) -> Path:
+    """Writes the page whenever a run has written something; returns its path.
+
+    A run that is not there yet is waited for. The page reloads itself; the last one,
+    which is written at the end and also where Ctrl-C ends it, does not.
+
+    Args:
+      workdirs: as `write_page` takes them.
+      out: the same.
+      seconds: between two looks at the files, and between reloads.
+      note: tells a user.
+
+    Raises:
+      ValueError: if a workdir is given twice, or a file is malformed in the end. What
+        cannot be read before, as something may be writing it, is read again.
+      OSError: if the page cannot be written.
+    """
+    check_distinct(workdirs)
+    owners = {path: Owner(path) for path in workdirs}
+    page, latest = _Page(page_path(workdirs, out), note), None
+    try:
+        # Asked before the files are read: what an owner does last is then in them.
+        while any(not is_run(path) or owners[path].is_alive() for path in workdirs):
+            there = [path for path in workdirs if is_run(path)]
+            found = _marks(there)
+            if there and found != latest and page.try_to_write(there, seconds):
+                latest = found
+            time.sleep(seconds)
+    except (KeyboardInterrupt, SystemExit):
+        with contextlib.suppress(ValueError, OSError):
+            page.write([path for path in workdirs if is_run(path)])
+        raise
+    return page.write(workdirs)
+
+
+class _Page:
+    """The page, and what last was wrong with it."""
+
+    def __init__(self, out: Path, note: Callable[[str], None]) -> None:
+        self._out, self._note, self._noted = out, note, ""
+
+    def write(self, workdirs: Sequence[Path], refresh: int = 0) -> Path:
+        return write_page(workdirs, self._out, refresh)
+
+    def try_to_write(self, workdirs: Sequence[Path], refresh: int) -> bool:
+        try:
+            self.write(workdirs, refresh)
+        except (ValueError, FileNotFoundError) as error:
+            if str(error) != self._noted:
+                self._noted = str(error)
+                self._note(self._noted)
+            return False
+        self._noted = ""
+        return True
+
+
+def _marks(workdirs: Sequence[Path]) -> _Marks:
+    """What tells whether a file is the one that was read before."""
+    found: _Marks = {}
+    for path in (file for workdir in workdirs for file in files_of(workdir)):
+        with contextlib.suppress(OSError):  # it is not there
+            status = path.stat()
+            found[path] = status.st_mtime_ns, status.st_size, status.st_ino
+    return found

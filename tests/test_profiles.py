@@ -1,0 +1,81 @@
+"""The loss by log-SNR, phase by phase, as far as the rows have it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from progdist import bins
+from progdist.report.profiles import profiles_figure, profiles_of
+from tests.test_page import bars
+from tests.test_report import metrics
+
+PATH = Path("metrics.jsonl")
+NUM_BINS = len(bins.CENTRES)
+
+
+def rows(phases=2, per_phase=20):
+    """Those of students of 2 ** (phases - 1) steps to a single one."""
+    found = []
+    for row in metrics(phases, per_phase):
+        num_steps = 2 ** (phases - row["phase"])
+        profile = bars(num_steps, row["loss"])
+        found.append(row | {"num_steps": num_steps, "loss_by_logsnr": profile})
+    return found
+
+
+def filled(values):
+    return np.array([np.nan if v is None else v for v in values])
+
+
+def test_a_profile_is_the_mean_of_the_last_tenth_of_a_phase():
+    found = profiles_of(rows(), PATH)
+    assert [(p.phase, p.num_steps) for p in found] == [(0, 4), (1, 2), (2, 1)]
+    for phase, profile in enumerate(found):
+        last = [r["loss_by_logsnr"] for r in rows() if r["phase"] == phase][-2:]
+        expected = np.mean([filled(values) for values in last], axis=0)
+        np.testing.assert_allclose(profile.loss, expected)
+
+
+def test_a_bin_that_is_empty_in_some_rows_has_the_mean_of_the_others():
+    first, last = rows(0)[-2:]
+    first["loss_by_logsnr"][3], last["loss_by_logsnr"][4] = None, float("nan")
+    (profile,) = profiles_of([*rows(0)[:-2], first, last], PATH)
+    assert profile.loss[3] == last["loss_by_logsnr"][3]
+    assert profile.loss[4] == first["loss_by_logsnr"][4]
+
+
+def test_rows_that_a_resumed_run_has_written_twice_count_as_the_last_time():
+    again = [r | {"loss_by_logsnr": [2.0] * NUM_BINS} for r in rows(0)[-5:]]
+    (profile,) = profiles_of(rows(0) + again, PATH)
+    np.testing.assert_array_equal(profile.loss, 2.0)
+
+
+@pytest.mark.parametrize("bar", [None, 0.0, float("inf")])
+def test_where_there_is_nothing_to_draw_there_is_no_profile(bar):
+    assert profiles_of(metrics(1), PATH) == []
+    nothing = [r | {"loss_by_logsnr": [bar] * NUM_BINS} for r in metrics(1)]
+    assert profiles_of(nothing, PATH) == []
+
+
+@pytest.mark.parametrize("bad", [None, 1.0, [1.0] * (NUM_BINS - 1), ["x"] * NUM_BINS])
+def test_what_is_no_loss_for_each_bin_is_refused(bad):
+    with pytest.raises(ValueError, match=r"^metrics.jsonl: loss_by_logsnr is not a"):
+        profiles_of([r | {"loss_by_logsnr": bad} for r in metrics(0)], PATH)
+
+
+@pytest.mark.parametrize("width", [9.0, 3.9])
+@pytest.mark.parametrize("phases", [0, 4, 13])
+def test_each_profile_has_axes_of_its_own(phases, width):
+    profiles = profiles_of(rows(phases, 3), PATH)
+    axes = [a for a in profiles_figure(profiles, width).axes if a.get_visible()]
+    assert len(axes) == phases + 1
+    for found, profile in zip(axes, profiles, strict=True):
+        (line,) = found.lines
+        there = ~np.isnan(profile.loss)
+        np.testing.assert_array_equal(line.get_xdata(), np.array(bins.CENTRES)[there])
+        np.testing.assert_array_equal(line.get_ydata(), profile.loss[there])
+        low, high = found.get_ylim()
+        assert (low < line.get_ydata()).all()
+        assert (line.get_ydata() < high).all()
+    assert len({found.get_ylim() for found in axes[1:]}) <= 1  # students compare
