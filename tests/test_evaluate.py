@@ -265,6 +265,7 @@ def test_the_report_takes_the_best_gamma_and_a_students_own_steps(tmp_path):
     }
     assert found == {"teacher": (4, 3.0), "student": (2, 2.0)}
 
+
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(workdir, tmp_path):
     config = from_json(workdir / "config.json")
