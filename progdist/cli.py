@@ -16,6 +16,7 @@ from progdist.cache_dir import cache_dir
 from progdist.checkpoint import CheckpointError, SaveError
 from progdist.config import Config, ConfigError
 from progdist.data import DataError
+from progdist.features import WeightsError
 from progdist.interrupt import Interrupted
 from progdist.lock import LockError
 from progdist.loop import NonFiniteError
@@ -36,6 +37,7 @@ _EXIT_CODES: dict[type[Exception], int] = {
     DataError: 2,
     CheckpointError: 2,
     LockError: 2,
+    WeightsError: 2,
     NonFiniteError: 3,
     SaveError: 4,
     PeerError: 5,

@@ -162,8 +162,8 @@ class Config:
     Attributes:
       seed: of initialisation, data order and noise.
       schedule: the noise schedule of every phase.
-      teacher: path of a trained teacher (a directory of `models/`, or a released
-        flax msgpack file); empty trains one in phase 0.
+      teacher: path of a trained teacher (a directory of `models/`, an exported
+        .safetensors or a released flax msgpack file); empty trains one in phase 0.
       log_every: updates between rows of metrics.jsonl.
       save_every: updates between checkpoints; a multiple of log_every.
       keep_checkpoints: how many of the latest are kept.

@@ -1,198 +1,194 @@
-"""Draws images, one key an image, and measures how far they are from the data."""
+"""Measures any round of a run, drawn in any number of steps by any sampler.
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, NamedTuple, get_args
+  python -m progdist.evaluate --workdir=runs/digits --metrics=fd,kid,pr
+  python -m progdist.evaluate --workdir=runs/cifar10 --round=0 --num_steps=8,16,32
+      --sampler=ddim,ancestral --gammas=0,0.1,0.3,1 --features=inception --num=50000
 
-import flax.linen as nn
+N is the number of network calls an image, of every sampler: heun takes N / 2 steps.
+Features: pixels (FD-pixels); squeezenet, which comes with the extra of that name;
+inception (FID, IS, KID, precision, recall), as pytorch-fid has it, or inception_tf1, as
+torch-fidelity. Metrics: fd, kid, is, pr (two numbers). Rows are appended to eval.jsonl,
+each with its count, reference and what real images come to; those that are there
+already are not computed again, so the same command goes on where it was stopped.
+
+Exit codes: 0 done; 2 bad input, in one line; 4 a row could not be written; 5 another
+process was lost.
+"""
+
+import functools
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, get_args
+
 import jax
-import jax.numpy as jnp
-import numpy as np
-import scipy.linalg
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, UInt8
+from absl import flags
 
-from progdist import data, parallel
-from progdist.denoiser import bind
-from progdist.diffusion import samplers
-from progdist.diffusion.prediction import Target
-from progdist.diffusion.schedules import Schedule
-from progdist.state import Params
+from progdist import (
+    checkpoint,
+    cli,
+    cluster,
+    drawing,
+    extraction,
+    metrics,
+    parallel,
+    preflight,
+    references,
+    sweep,
+)
+from progdist.config import Config, from_json
+from progdist.lock import Lock
+from progdist.model import make_model, make_sampler
 
-MOST_PIXELS = 32  # a side; 3,072 features in colour
-SamplerName = Literal["ddim", "ancestral"]
-Sampler = Callable[[Params, Key[Array, ""], Array, Array], Array]
-
-
-class Moments(NamedTuple):
-    """Mean and covariance of features, in float64."""
-
-    mean: Float[np.ndarray, " d"]
-    covariance: Float[np.ndarray, "d d"]
-
-
-def image_noise(
-    key: Key[Array, ""], indices: Int[Array, " b"], shape: tuple[int, ...]
-) -> Float[Array, "b *d"]:
-    """Returns z_1 of the images: that of image i depends on the key and i alone."""
-    keys = _image_keys(key, indices, 0)
-    return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
-
-
-def make_sampler(
-    net: nn.Module,
-    output: Target,
-    schedule: Schedule,
-    image_shape: tuple[int, ...],
-    num_classes: int,
-    mesh: Mesh,
-    name: SamplerName = "ddim",
-    gamma: float = 0.0,
-) -> Sampler:
-    """Returns the compiled (params, key, indices, num_steps) -> images in [-1, 1].
-
-    One compilation serves every number of steps. Indices are split over the devices;
-    image i of a conditional network has the class i modulo the number of classes.
-
-    Raises:
-      ValueError: if `name` is not one of `SamplerName`.
-    """
-    make_step = _step_maker(name, gamma)
-
-    def draw(
-        params: Params,
-        key: Key[Array, ""],
-        indices: Int[Array, " b"],
-        num_steps: Int[Array, ""],
-    ) -> Float[Array, "b *d"]:
-        label = indices % num_classes if num_classes else None
-        step = make_step(_image_keys(key, indices, 1))
-        z_1 = image_noise(key, indices, image_shape)
-        denoise = bind(net, params, output, label)
-        return samplers.sample(denoise, schedule, z_1, num_steps, step)
-
-    return parallel.pmap(draw, mesh, (None, None, 0, None), 0)
+FLAGS = flags.FlagValues()
+cluster.define_flags(FLAGS)
+flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
+flags.DEFINE_list(
+    "num_steps", [], "Network calls an image; else each model's.", flag_values=FLAGS
+)
+flags.DEFINE_list(
+    "round", [], "Phases, 0 is the teacher; else by --num_steps.", flag_values=FLAGS
+)
+flags.DEFINE_list("sampler", ["ddim"], "Any of them.", flag_values=FLAGS)
+flags.DEFINE_list(
+    "gammas", [], "Of the ancestral sampler; else the run's.", flag_values=FLAGS
+)
+flags.DEFINE_list("metrics", ["fd"], "fd, kid, is, pr.", flag_values=FLAGS)
+flags.DEFINE_list("features", ["pixels"], "Any of them.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "num", None, "How many images; else as in the run.", 2, flag_values=FLAGS
+)
+flags.DEFINE_integer("seed", None, "Of the noise; else the run's.", 0, 2**32 - 1, FLAGS)
+flags.DEFINE_integer("batch_size", None, "Else the run's.", 1, flag_values=FLAGS)
+flags.DEFINE_string("split", None, "Of the data; else the run's.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "inception_weights", "", "File of them; else downloaded.", flag_values=FLAGS
+)
 
 
-def draw_images(
-    sampler: Sampler,
-    params: Params,
-    seed: int,
-    num_images: int,
-    num_steps: int,
-    batch_size: int,
-    mesh: Mesh,
-) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
-    """Yields images 0 … num_images - 1 in batches, as bytes.
-
-    Every batch is computed at its full size, so an image does not depend on how many
-    are asked for. Every process receives all of them.
-    """
-    key, steps = parallel.replicate((jax.random.key(seed), jnp.int32(num_steps)), mesh)
-    rows = parallel.local_rows(batch_size)
-    for first in range(0, num_images, batch_size):
-        indices = np.arange(first, first + batch_size, dtype=np.int32)[rows]
-        images = sampler(params, key, parallel.shard(indices, mesh), steps)
-        yield data.to_uint8(parallel.gather(images))[: num_images - first]
+def main(argv: list[str]) -> None:
+    """Measures what the flags describe."""
+    cli.parse(FLAGS, argv, __doc__, required=("workdir",))
+    given: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
+    workdir = Path(given["workdir"]).expanduser().absolute()
+    if not workdir.is_dir():
+        raise cli.UsageError(f"--workdir={workdir}: no such directory")
+    config = _with_flags(from_json(workdir / "config.json"), given)
+    preflight.check(config)
+    drawings = _plan(config, workdir, given)
+    _check_metrics(config, given)
+    cli.prepare_devices(config, given["num_processes"] or 1)
+    cluster.join(FLAGS)
+    with ExitStack() as stack:
+        parallel.first_does(lambda: stack.enter_context(Lock(workdir)) and None)
+        sweep.run(_sweep(config, workdir, given), drawings)
 
 
-def draw_trajectory(
-    net: nn.Module,
-    params: Params,
-    output: Target,
-    schedule: Schedule,
-    z_1: Float[Array, "b *d"],
-    num_steps: int,
-    label: Int[Array, " b"] | None = None,
-) -> Float[np.ndarray, "states b *d"]:
-    """Returns the DDIM states z_t from the noise to the image, t = 1 first.
-
-    Computed by each process for itself, on one device.
-    """
-
-    @jax.jit
-    def states(
-        params: Params, z_1: Float[Array, "b *d"]
-    ) -> Float[Array, "states b *d"]:
-        denoise = bind(net, params, output, label)
-        return samplers.trajectory(denoise, schedule, z_1, num_steps).z
-
-    return np.asarray(states(jax.tree.map(np.asarray, params), z_1))
+def _with_flags(config: Config, given: dict[str, Any]) -> Config:
+    """The run's configuration with what the flags set."""
+    evaluation = config.evaluation
+    for flag, field in (
+        ("num", "num_samples"),
+        ("seed", "seed"),
+        ("batch_size", "batch_size"),
+    ):
+        if given[flag] is not None:
+            setattr(evaluation, field, given[flag])
+    evaluation.grid_images = min(evaluation.grid_images, evaluation.num_samples)
+    config.data.split = given["split"] or config.data.split
+    return config
 
 
-def pixel_moments(
-    batches: Iterable[UInt8[np.ndarray, "b h w c"]], most_pixels: int = MOST_PIXELS
-) -> Moments:
-    """Returns the moments of images as vectors of pixels in [-1, 1].
-
-    Images larger than `most_pixels` a side are first averaged over squares, as their
-    covariance would not fit into memory.
-    """
-    count, total, squares = 0, 0.0, 0.0
-    for images in batches:
-        x = _shrink(images, most_pixels).reshape(len(images), -1) / 127.5 - 1.0
-        count += len(x)
-        total = total + x.sum(0)
-        squares = squares + x.T @ x
-    mean = np.asarray(total) / count
-    covariance = (squares - count * np.outer(mean, mean)) / (count - 1)
-    return Moments(mean, covariance)
-
-
-def metric_name(image_shape: tuple[int, ...], most_pixels: int = MOST_PIXELS) -> str:
-    """Returns the name of the distance between `pixel_moments`, by its features."""
-    square = _square(image_shape, most_pixels)
-    side = max(image_shape[:2]) // square
-    return "FD-pixels" if square == 1 else f"FD-pixels{side}"
+def _plan(config: Config, workdir: Path, given: dict[str, Any]) -> list[sweep.Drawing]:
+    gammas = _numbers(given, "gammas", float) or [config.evaluation.gamma]
+    for gamma in gammas:
+        if not 0 <= gamma <= 1:
+            raise cli.UsageError(f"--gammas={gamma}: must be 0 to 1")
+    num_steps = _numbers(given, "num_steps", int)
+    if num_steps and min(num_steps) < 1:
+        raise cli.UsageError(f"--num_steps={min(num_steps)}: must be at least 1")
+    try:
+        drawings = sweep.plan(
+            checkpoint.finished_models(workdir),
+            _numbers(given, "round", int),
+            num_steps,
+            _words(given, "sampler", drawing.SamplerName),
+            gammas,
+        )
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from None
+    if not drawings:
+        raise cli.UsageError(f"--workdir={workdir}: no phase is finished yet")
+    return drawings
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
-    """Returns |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½) (Dowson & Landau 1982).
-
-    The trace of the root is the sum of the roots of the eigenvalues of
-    C_a^½ C_b C_a^½, which is symmetric where C_a C_b is not.
-    """
-    values, vectors = scipy.linalg.eigh(a.covariance)
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    inner = scipy.linalg.eigvalsh(root @ b.covariance @ root)
-    trace = np.trace(a.covariance) + np.trace(b.covariance)
-    cross = 2.0 * np.sqrt(np.maximum(inner, 0.0)).sum()
-    return float(np.sum((a.mean - b.mean) ** 2) + trace - cross)
-
-
-def source_moments(source: data.Source, limit: int = 50_000) -> Moments:
-    """Returns the pixel moments of the data's first images, at most `limit` of them."""
-    parts = data.chunks(source, min(len(source), limit))
-    return pixel_moments(np.asarray(part.image) for part in parts)
+def _check_metrics(config: Config, given: dict[str, Any]) -> None:
+    """Refuses words and pairs of them that mean nothing."""
+    wanted = _words(given, "metrics", metrics.Metric)
+    names = _words(given, "features", extraction.Name)
+    if "is" in wanted and "pixels" in names:
+        raise cli.UsageError("--metrics=is: needs a network's --features, not pixels")
+    num = config.evaluation.num_samples
+    least = {"is": metrics.SPLITS, "pr": 4}
+    for metric in wanted:
+        if num < least.get(metric, 2):
+            raise cli.UsageError(
+                f"--metrics={metric}: needs at least {least[metric]} images, not {num}"
+            )
 
 
-def _square(image_shape: tuple[int, ...], most_pixels: int) -> int:
-    """The side of squares of which at most `most_pixels` fit along the image."""
-    return -(-max(image_shape[:2]) // most_pixels)
+def _sweep(config: Config, workdir: Path, given: dict[str, Any]) -> sweep.Sweep:
+    settings = config.evaluation
+    size, processes = settings.batch_size, jax.process_count()
+    if processes > 1:
+        preflight.check_devices(config, jax.device_count())
+    source = preflight.open_source(config)
+    reference = references.make_reference(
+        source, config.data.split, size, config.data.num_workers
+    )
+    rows = -(-size // processes)
+    names = _words(given, "features", extraction.Name)
+    shape, file = config.data.image_shape, given["inception_weights"]
+    model = make_model(config)
+    mesh = parallel.make_mesh(
+        parallel.devices_sharing(size) if processes == 1 else None
+    )
+    return sweep.Sweep(
+        workdir,
+        model,
+        mesh,
+        sweep.Samples(settings.num_samples, settings.seed, size),
+        [extraction.make_extractor(name, shape, rows, file) for name in names],
+        _words(given, "metrics", metrics.Metric),
+        reference,
+        # Read once.
+        functools.cache(functools.partial(references.statistics, reference)),
+        # Compiled once for all rounds and numbers of steps.
+        functools.cache(functools.partial(make_sampler, model, mesh)),
+        print if jax.process_index() == 0 else lambda text: None,
+    )
 
 
-def _shrink(images: UInt8[np.ndarray, "b h w c"], most_pixels: int) -> np.ndarray:
-    """Averages over squares; a rest at the edges is cut off."""
-    b, h, w, c = images.shape
-    k = _square((h, w), most_pixels)
-    rows, columns = h // k, w // k
-    images = images[:, : rows * k, : columns * k]
-    return images.reshape(b, rows, k, columns, k, c).mean((2, 4))
+def _words(given: dict[str, Any], flag: str, choices: Any) -> list[Any]:
+    """A flag's words, each of them one of a literal type's."""
+    known = [w for c in get_args(choices) for w in (get_args(c) or (c,))]
+    for word in given[flag]:
+        if word not in known:
+            raise cli.UsageError(f"--{flag}={word}: is not one of {', '.join(known)}")
+    if not given[flag]:
+        raise cli.UsageError(f"--{flag}: name at least one of {', '.join(known)}")
+    return list(dict.fromkeys(given[flag]))
 
 
-def _step_maker(
-    name: SamplerName, gamma: float
-) -> Callable[[Key[Array, " b"]], samplers.Step]:
-    """Returns keys -> step; DDIM has no use for the keys."""
-    match name:
-        case "ddim":
-            return lambda keys: samplers.ddim_step
-        case "ancestral":
-            return lambda keys: samplers.make_ancestral_step(keys, gamma)
-    raise ValueError(f"sampler: {name!r} is not one of {get_args(SamplerName)}")
+def _numbers(given: dict[str, Any], flag: str, kind: type) -> list[Any]:
+    try:
+        return list(dict.fromkeys(kind(word) for word in given[flag]))
+    except ValueError:
+        noun = "whole numbers" if kind is int else "numbers"
+        raise cli.UsageError(
+            f"--{flag}={','.join(given[flag])}: must be {noun}"
+        ) from None
 
 
-def _image_keys(
-    key: Key[Array, ""], indices: Int[Array, " b"], purpose: int
-) -> Key[Array, " b"]:
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, purpose)
+if __name__ == "__main__":
+    cli.exit_with(main, sys.argv)

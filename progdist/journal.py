@@ -32,24 +32,24 @@ class Journal:
         self._starts = workdir / "starts.jsonl"
         if active:
             _rewrite(self._metrics, lambda row: row["global_step"] <= global_step)
-            _rewrite(self._evaluations, lambda row: True)
-            _rewrite(self._starts, lambda row: True)
+            mend(self._evaluations)
+            mend(self._starts)
             self._events = Events(workdir / "tensorboard", global_step + 1)
 
     def start(self, row: dict[str, Any]) -> None:
         """Appends a row of starts.jsonl."""
         if self._active:
-            _append(self._starts, row)
+            append(self._starts, row)
 
     def end(self, how: str) -> None:
         """Notes in starts.jsonl that this start has come to its end."""
         if self._active:
-            _append(self._starts, {"end": how, "time": utc_now()})
+            append(self._starts, {"end": how, "time": utc_now()})
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Appends a row of metrics.jsonl, and its numbers to TensorBoard."""
         if self._active:
-            _append(self._metrics, row)
+            append(self._metrics, row)
             names = "loss", "learning_rate", "grad_norm", "skipped", "steps_per_second"
             scalars = {f"train/{name}": row[name] for name in names}
             scalars["train/N"] = row["num_steps"]
@@ -58,7 +58,7 @@ class Journal:
     def evaluation(self, row: dict[str, Any], global_step: int) -> None:
         """Appends a row of eval.jsonl, and its value to TensorBoard."""
         if self._active:
-            _append(self._evaluations, row)
+            append(self._evaluations, row)
             name = f"{row['metric']}/{row['role']}_{row['sampler']}"
             self._events.scalars({name: row["value"]}, global_step)
 
@@ -88,7 +88,17 @@ def utc_now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
+def mend(path: Path) -> None:
+    """Drops a last row that was cut short, so that another can follow."""
+    _rewrite(path, lambda row: True)
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Appends a row to a file of rows.
+
+    Raises:
+      OSError: if it cannot be written; its `filename` is the path.
+    """
     try:
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")

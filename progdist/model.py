@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from progdist import evaluate, parallel
+from progdist import drawing, parallel
 from progdist.config import Config
 from progdist.diffusion.prediction import Target, num_outputs
 from progdist.diffusion.schedules import Schedule, make_schedule
@@ -61,10 +61,10 @@ def _init(model: Model, key: Key[Array, ""]) -> Params:
 
 
 def make_sampler(
-    model: Model, mesh: Mesh, name: evaluate.SamplerName, gamma: float
-) -> evaluate.Sampler:
-    """Returns the compiled sampler of that name; see `evaluate.make_sampler`."""
-    return evaluate.make_sampler(
+    model: Model, mesh: Mesh, name: drawing.SamplerName, gamma: float
+) -> drawing.Sampler:
+    """Returns the compiled sampler of that name; see `drawing.make_sampler`."""
+    return drawing.make_sampler(
         model.net,
         model.output,
         model.schedule,

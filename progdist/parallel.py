@@ -159,6 +159,32 @@ def gather(rows: Any) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
 
 
+def local_part(rows: jax.Array) -> np.ndarray:
+    """Returns this process's rows of an array that is split over the devices."""
+    pieces = sorted(rows.addressable_shards, key=lambda s: s.index[0].start or 0)
+    return np.concatenate([np.asarray(piece.data) for piece in pieces])
+
+
+def each_process(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Returns what each process gives, bit for bit, float64 too; waits for all.
+
+    Shapes and dtypes have to be the same everywhere.
+    """
+    if jax.process_count() == 1:
+        return [arrays]
+    parts: list[dict[str, np.ndarray]] = [{} for _ in range(jax.process_count())]
+    for name, array in arrays.items():
+        # As bytes: JAX would make float32 of float64.
+        text = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+        for part, row in zip(parts, _all_bytes(text), strict=True):
+            part[name] = np.frombuffer(row, array.dtype).reshape(array.shape)
+    return parts
+
+
+def _all_bytes(text: np.ndarray) -> list[bytes]:
+    return [row.tobytes() for row in multihost_utils.process_allgather(text)]
+
+
 class Vote:
     """What any process wishes becomes known to all of them at the same call.
 

@@ -4,14 +4,14 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from progdist import checkpoint, data, evaluate, parallel, report
+from progdist import checkpoint, data, drawing, metrics, parallel, report
 from progdist.config import Evaluation
 from progdist.journal import Journal
 from progdist.model import Model, make_sampler, param_template
@@ -52,15 +52,15 @@ class Results:
         self._evaluation, self._source = evaluation, source
         self._journal, self._note, self._check = journal, note, check
         self._first = jax.process_index() == 0
-        self._metric = evaluate.metric_name(model.image_shape)
+        self._metric = metrics.metric_name(model.image_shape)
         # Compiled on first use, once for all numbers of steps.
         self._sampler = functools.cache(
             lambda name: make_sampler(model, mesh, name, evaluation.gamma)
         )
 
     @functools.cached_property
-    def _data_moments(self) -> evaluate.Moments:
-        return evaluate.source_moments(self._source)
+    def _data_moments(self) -> metrics.Moments:
+        return metrics.source_moments(self._source)
 
     def add(self, phase: Phase, params: Params, teacher_params: Params) -> None:
         """Measures a phase's model and the undistilled teacher at its N, and draws."""
@@ -90,7 +90,7 @@ class Results:
         self,
         phase: Phase,
         role: str,
-        sampler: evaluate.SamplerName,
+        sampler: drawing.SamplerName,
         model: _Identified,
         samples: str = "",
     ) -> None:
@@ -104,13 +104,13 @@ class Results:
             "params": model.digest,
         }
         done = self._journal.evaluations()
-        if parallel.first_says(any(row.items() <= old.items() for old in done)):
+        if parallel.first_says(any(_says(old, row) for old in done)):
             return
         images = self._draw(self._sampler(sampler), model.params, phase.num_steps)
         settings = self._evaluation
         num_first = -(-settings.grid_images // settings.batch_size)
         first = list(itertools.islice(images, num_first))
-        moments = evaluate.pixel_moments(itertools.chain(first, images))
+        moments = metrics.pixel_moments(itertools.chain(first, images))
         if samples and self._first:
             drawn = np.concatenate(first)[: settings.grid_images]
             report.save_npz(
@@ -121,7 +121,7 @@ class Results:
             )
             grid = report.square_grid(drawn)
             self._journal.images(f"samples/{role}", grid, phase.end_update)
-        value = evaluate.frechet_distance(self._data_moments, moments)
+        value = metrics.frechet_distance(self._data_moments, moments)
         row |= {"value": value, "num_samples": settings.num_samples}
         self._journal.evaluation(row, phase.end_update)
         self._note(
@@ -129,10 +129,10 @@ class Results:
         )
 
     def _draw(
-        self, sampler: evaluate.Sampler, params: Params, num_steps: int
+        self, sampler: drawing.Sampler, params: Params, num_steps: int
     ) -> Iterator[np.ndarray]:
         settings = self._evaluation
-        batches = evaluate.draw_images(
+        batches = drawing.draw_images(
             sampler,
             params,
             settings.seed,
@@ -158,11 +158,11 @@ class Results:
         template = param_template(self._model, self._mesh)
         key = jax.random.key(self._evaluation.seed)
         indices = jnp.arange(_PATHS_DRAWN)
-        z_1 = evaluate.image_noise(key, indices, self._model.image_shape)
+        z_1 = drawing.image_noise(key, indices, self._model.image_shape)
         classes = self._model.net.num_classes
         states = {}
         for phase, model in models.items():
-            states[f"N{phase.num_steps}"] = evaluate.draw_trajectory(
+            states[f"N{phase.num_steps}"] = drawing.draw_trajectory(
                 self._model.net,
                 checkpoint.load_model(model, template),
                 self._model.output,
@@ -177,6 +177,11 @@ class Results:
 
 def _identified(params: Params) -> _Identified:
     return _Identified(params, checkpoint.fingerprint_of(params)[:16])
+
+
+def _says(old: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether it is this run's row; `progdist.evaluate` has written its `features`."""
+    return "features" not in old and row.items() <= old.items()
 
 
 def _is_newer(path: Path, others: Iterable[Path]) -> bool:

@@ -2,11 +2,15 @@
 
   python -m progdist.sample --workdir=runs/digits --num_steps=4 --out=grid.png
 
+--out is a grid as .png, all images as .npz (the array `images`, uint8), or a directory,
+with a / at its end, for a PNG of each image: what tools like pytorch-fid read.
+
 Image i depends on the seed and i alone. Exit codes: 0 done; 2 bad input, in one line.
 """
 
-import re
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -14,7 +18,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from progdist import checkpoint, cli, evaluate, parallel, preflight, report
+from progdist import checkpoint, cli, drawing, parallel, preflight, report
 from progdist.config import Config, from_json
 from progdist.model import make_model, make_sampler, param_template
 
@@ -23,9 +27,9 @@ flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
 flags.DEFINE_integer("num_steps", None, "Network calls an image.", 1, flag_values=FLAGS)
 flags.DEFINE_integer("num", 64, "How many images.", 1, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Of the noise.", 0, 2**32 - 1, flag_values=FLAGS)
-flags.DEFINE_string("out", None, "A grid as .png, or all as .npz.", flag_values=FLAGS)
+flags.DEFINE_string("out", None, "grid.png, all.npz or images/.", flag_values=FLAGS)
 flags.DEFINE_enum(
-    "sampler", "ddim", get_args(evaluate.SamplerName), "Kind.", flag_values=FLAGS
+    "sampler", "ddim", get_args(drawing.SamplerName), "Kind.", flag_values=FLAGS
 )
 flags.DEFINE_bool(
     "teacher", False, "Draw from the undistilled teacher.", flag_values=FLAGS
@@ -39,12 +43,19 @@ class Request(NamedTuple):
     num_steps: int
     num: int
     seed: int
-    sampler: evaluate.SamplerName
+    sampler: drawing.SamplerName
     teacher: bool
 
 
 def draw(config: Config, workdir: Path, request: Request) -> UInt8[np.ndarray, "n *d"]:
-    """Draws from the finished round with that many steps, or from the teacher.
+    """Returns what `draw_batches` draws, in one."""
+    return np.concatenate(list(draw_batches(config, workdir, request)))
+
+
+def draw_batches(
+    config: Config, workdir: Path, request: Request
+) -> Iterator[UInt8[np.ndarray, "b *d"]]:
+    """Yields batches from the finished round with that many steps, or the teacher.
 
     Raises:
       CheckpointError: if no finished round has that many steps.
@@ -54,7 +65,7 @@ def draw(config: Config, workdir: Path, request: Request) -> UInt8[np.ndarray, "
     path = find_model(workdir, request)
     model = make_model(config)
     params = checkpoint.load_model(path, param_template(model, mesh))
-    batches = evaluate.draw_images(
+    return drawing.draw_images(
         make_sampler(model, mesh, request.sampler, config.evaluation.gamma),
         params,
         request.seed,
@@ -63,7 +74,6 @@ def draw(config: Config, workdir: Path, request: Request) -> UInt8[np.ndarray, "
         batch_size,
         mesh,
     )
-    return np.concatenate(list(batches))
 
 
 def find_model(workdir: Path, request: Request) -> Path:
@@ -72,10 +82,7 @@ def find_model(workdir: Path, request: Request) -> Path:
     Raises:
       CheckpointError: if it is not there; says which are.
     """
-    models = workdir / "models"
-    names = [path.name for path in models.glob("phase_*_steps_*")]
-    found = [re.fullmatch(r"phase_(\d+)_steps_(\d+)", name) for name in names]
-    steps = {int(match[1]): int(match[2]) for match in found if match}
+    models, steps = workdir / "models", checkpoint.finished_models(workdir)
     for phase, num_steps in steps.items():
         if (phase == 0) if request.teacher else (num_steps == request.num_steps):
             return checkpoint.model_dir(workdir, phase, num_steps)
@@ -90,30 +97,50 @@ def main(argv: list[str]) -> None:
     """Draws what the flags describe."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
-    out = Path(values["out"]).expanduser()
+    out, one_each = Path(values["out"]).expanduser(), values["out"].endswith("/")
     workdir = Path(values["workdir"]).expanduser()
-    _check_out(out)
+    _check_out(out, one_each)
     if not workdir.is_dir():
         raise cli.UsageError(f"--workdir={workdir}: no such directory")
     config = from_json(workdir / "config.json")
     preflight.check(config)
     cli.prepare_devices(config)
     request = Request(*(values[name] for name in Request._fields))
-    images = draw(config, workdir, request)
-    if out.suffix == ".png":
-        report.save_png(out, report.square_grid(images))
+    _check_steps(request)
+    if one_each:
+        _write_each(out, draw_batches(config, workdir, request))
+    elif out.suffix == ".png":
+        report.save_png(out, report.square_grid(draw(config, workdir, request)))
     else:
-        report.save_npz(out, images=images)
-    print(f"{_many(len(images), 'image')} in {_many(request.num_steps, 'step')}: {out}")
+        report.save_npz(out, images=draw(config, workdir, request))
+    print(f"{_many(request.num, 'image')} in {_many(request.num_steps, 'step')}: {out}")
+
+
+def _write_each(out: Path, batches: Iterator[UInt8[np.ndarray, "b h w c"]]) -> None:
+    """Writes image i as i.png, one batch in memory at a time."""
+    for i, image in enumerate(itertools.chain.from_iterable(batches)):
+        report.save_png(out / f"{i:06}.png", image)
 
 
 def _many(count: int, noun: str) -> str:
     return f"{count} {noun}{'s'[: count != 1]}"
 
 
-def _check_out(out: Path) -> None:
-    if out.suffix not in _SUFFIXES:
-        raise cli.UsageError(f"--out={out}: must end in {' or '.join(_SUFFIXES)}")
+def _check_steps(request: Request) -> None:
+    calls = drawing.calls_a_step(request.sampler)
+    if request.num_steps % calls:
+        raise cli.UsageError(
+            f"--num_steps={request.num_steps}: must be a multiple of the {calls} "
+            f"network calls that a step of --sampler={request.sampler} makes"
+        )
+
+
+def _check_out(out: Path, one_each: bool) -> None:
+    if one_each and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise cli.UsageError(f"--out={out}/: is there already, and not empty")
+    if not one_each and out.suffix not in _SUFFIXES:
+        accepted = ", ".join(_SUFFIXES)
+        raise cli.UsageError(f"--out={out}: must end in {accepted} or /")
     if not out.absolute().parent.is_dir():
         raise cli.UsageError(f"--out={out}: there is no directory {out.parent}")
 

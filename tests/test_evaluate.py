@@ -1,122 +1,287 @@
+"""The command that measures any round of a run."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
-import scipy.linalg
+from PIL import Image
 
-from progdist import evaluate, parallel
-from progdist.data import ArraySource
-from progdist.diffusion.schedules import Cosine
-from progdist.evaluate import Moments
-from tests import tiny, toy
+from configs.digits import get_config
+from progdist import (
+    checkpoint,
+    cli,
+    data,
+    drawing,
+    evaluate,
+    metrics,
+    model,
+    parallel,
+    report,
+    sample,
+    sweep,
+)
+from progdist.config import from_json, to_json
+from progdist.lock import Lock
+from tests import faults, test_processes
 
-
-def random_moments(seed, d=6):
-    rng = np.random.default_rng(seed)
-    root = rng.normal(size=(d, d))
-    return Moments(rng.normal(size=d), root @ root.T)
-
-
-def test_frechet_distance_of_diagonal_gaussians():
-    a = Moments(np.array([0.0, 1.0]), np.diag([1.0, 4.0]))
-    b = Moments(np.array([2.0, 1.0]), np.diag([9.0, 4.0]))
-    assert evaluate.frechet_distance(a, b) == pytest.approx(4 + (1 - 3) ** 2)
-
-
-def test_frechet_distance_equals_the_form_with_a_matrix_root():
-    a, b = random_moments(0), random_moments(1)
-    root = scipy.linalg.sqrtm(a.covariance @ b.covariance).real
-    expected = np.sum((a.mean - b.mean) ** 2) + np.trace(
-        a.covariance + b.covariance - 2 * root
-    )
-    assert evaluate.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
-
-
-def test_frechet_distance_is_a_distance():
-    a, b = random_moments(0), random_moments(1)
-    assert evaluate.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
-    ab, ba = evaluate.frechet_distance(a, b), evaluate.frechet_distance(b, a)
-    assert ab == pytest.approx(ba, rel=1e-9)
+ROOT = Path(__file__).parents[1]
+OF_THE_RUN = {
+    "phase": 1,
+    "role": "student",
+    "sampler": "ddim",
+    "num_steps": 2,
+    "metric": "FD-pixels",
+    "value": 1.0,
+    "num_samples": 32,
+}
 
 
-def test_frechet_distance_of_singular_covariances():
-    a = Moments(np.zeros(3), np.diag([1.0, 0.0, 0.0]))
-    b = Moments(np.zeros(3), np.diag([0.0, 4.0, 0.0]))
-    assert evaluate.frechet_distance(a, b) == pytest.approx(5)
-
-
-def test_moments_in_pieces_are_those_of_the_whole():
-    images = np.random.default_rng(0).integers(0, 256, (50, 2, 3, 1), np.uint8)
-    moments = evaluate.pixel_moments(iter([images[:20], images[20:]]))
-    x = images.reshape(50, -1) / 127.5 - 1
-    np.testing.assert_allclose(moments.mean, x.mean(0), atol=1e-12)
-    np.testing.assert_allclose(moments.covariance, np.cov(x.T), atol=1e-12)
-    source = ArraySource("made", images, np.zeros(50, np.int32), 0)
-    np.testing.assert_allclose(evaluate.source_moments(source).mean, moments.mean)
-
-
-def test_large_images_are_averaged_over_squares_and_named_for_it():
-    images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)
-    squares = images.astype(float).reshape(9, 4, 2, 4, 2).mean((2, 4))
-    expected = squares.reshape(9, 16) / 127.5 - 1
-    moments = evaluate.pixel_moments([images], most_pixels=4)
-    np.testing.assert_allclose(moments.mean, expected.mean(0), atol=1e-12)
-    np.testing.assert_allclose(moments.covariance, np.cov(expected.T), atol=1e-12)
-    assert evaluate.metric_name((8, 8, 1)) == "FD-pixels"
-    assert evaluate.metric_name((28, 28, 1)) == "FD-pixels"
-    assert evaluate.metric_name((64, 64, 3)) == "FD-pixels32"
-    assert evaluate.metric_name((128, 128, 3)) == "FD-pixels32"
-
-
-def draw(num_images, batch_size, num_devices=1, name="ddim", num_steps=3, seed=0):
-    mesh = parallel.make_mesh(jax.devices()[:num_devices])
-    sampler = evaluate.make_sampler(
-        tiny.TinyNet(), "v", Cosine(), tiny.SHAPE, 0, mesh, name, 0.5
-    )
-    params = parallel.replicate(tiny.params(), mesh)
-    batches = evaluate.draw_images(
-        sampler, params, seed, num_images, num_steps, batch_size, mesh
-    )
-    return np.concatenate(list(batches))
-
-
-@pytest.mark.parametrize("name", ["ddim", "ancestral"])
-def test_an_image_depends_on_its_number_alone(name):
-    images = draw(16, 16, name=name)
-    assert len(np.unique(images.reshape(16, -1), axis=0)) == 16
-    np.testing.assert_array_equal(draw(5, 16, name=name), images[:5])
-    np.testing.assert_array_equal(draw(11, 4, name=name), images[:11])
-    np.testing.assert_array_equal(draw(16, 8, num_devices=8, name=name), images)
-    assert not np.array_equal(draw(16, 16, name=name, seed=1), images)
-
-
-def test_one_trace_serves_every_number_of_steps(monkeypatch):
-    traces = []
-    inner = evaluate.samplers.sample
-
-    def counted(*args):
-        traces.append(1)
-        return inner(*args)
-
-    monkeypatch.setattr(evaluate.samplers, "sample", counted)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Models of three phases, of 4, 2 and 1 steps, with parameters at random."""
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    config = get_config("smoke")
+    config.evaluation.num_samples = 32
+    config.evaluation.batch_size = 31  # on one device, which compiles faster
     mesh = parallel.make_mesh(jax.devices()[:1])
-    sampler = evaluate.make_sampler(tiny.TinyNet(), "v", Cosine(), tiny.SHAPE, 0, mesh)
-    params = parallel.replicate(tiny.params(), mesh)
-    for num_steps in (1, 2, 7):
-        list(evaluate.draw_images(sampler, params, 0, 4, num_steps, 4, mesh))
-    assert len(traces) == 1
+    shapes = model.param_shapes(model.make_model(config))
+    for phase, num_steps in enumerate((4, 2, 1)):
+        path = checkpoint.model_dir(workdir, phase, num_steps)
+        rng = np.random.default_rng(phase)
+        params = parallel.replicate(
+            jax.tree.map(
+                lambda s, rng=rng: np.float32(0.1) * rng.normal(size=s.shape), shapes
+            ),
+            mesh,
+        )
+        params = jax.tree.map(lambda leaf: leaf.astype("float32"), params)
+        checkpoint.save_model(path, params, {"num_steps": num_steps})
+    (workdir / "config.json").write_text(to_json(config))
+    (workdir / "eval.jsonl").write_text(json.dumps(OF_THE_RUN) + "\n")
+    return workdir
 
 
-def test_the_path_ends_in_the_image():
-    indices = jax.numpy.arange(4)
-    z_1 = evaluate.image_noise(jax.random.key(0), indices, tiny.SHAPE)
-    states = evaluate.draw_trajectory(
-        tiny.TinyNet(), tiny.params(), "v", Cosine(), z_1, 3
+@pytest.fixture
+def workdir(finished, tmp_path, monkeypatch):
+    """The run, with a file of rows of this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = tmp_path / "run"
+    own.mkdir()
+    (own / "models").symlink_to(finished / "models")
+    for name in ("config.json", "eval.jsonl"):
+        (own / name).write_text((finished / name).read_text())
+    return own
+
+
+def command(module, *flags, monkeypatch):
+    monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)  # done already
+    importlib.reload(module).main(["progdist", *flags])
+
+
+def rows(workdir, **wanted):
+    found = report.read_rows(workdir / "eval.jsonl")
+    return [r for r in found if "features" in r and wanted.items() <= r.items()]
+
+
+def test_rows_say_what_they_are_of(workdir, monkeypatch, capsys):
+    before = report.read_evaluations(workdir)
+    flags = [f"--workdir={workdir}", "--metrics=fd,kid,pr", "--num=40"]
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    found = rows(workdir)
+    assert [(r["phase"], r["num_steps"], r["role"]) for r in found[::4]] == [
+        (0, 4, "teacher"),
+        (1, 2, "student"),
+        (2, 1, "student"),
+    ]
+    names = ["FD-pixels", "KID-pixels", "precision-pixels", "recall-pixels"]
+    assert [r["metric"] for r in found] == names * 3
+    for row in found:
+        assert row["num_samples"] == 40
+        assert row["features"] == "pixels"
+        assert row["floor"]["count"] == 40
+        reference = row["reference"]
+        assert (reference["data"], reference["split"]) == ("digits", "train")
+        assert reference["count"] == 1797
+        assert np.isfinite([row["value"], row["floor"]["value"]]).all()
+    assert found[0]["floor"]["value"] < found[0]["value"]  # the model is poor
+    assert report.read_evaluations(workdir) == before  # the report is of the run's own
+    by_command = report.read_evaluations(workdir, "KID-pixels")
+    assert sorted(e.num_steps for e in by_command) == [1, 2, 4]
+    assert "FD-pixels" in capsys.readouterr().out
+
+
+def test_the_distance_is_that_which_a_run_writes(workdir, monkeypatch):
+    """The same images and data, put together as `results` does it."""
+    command(evaluate, f"--workdir={workdir}", "--num_steps=2", monkeypatch=monkeypatch)
+    (ours,) = rows(workdir)
+    config = from_json(workdir / "config.json")
+    net, mesh = model.make_model(config), parallel.make_mesh(jax.devices()[:1])
+    params = checkpoint.load_model(
+        checkpoint.model_dir(workdir, 1, 2), model.param_template(net, mesh)
     )
-    assert states.shape == (4, 4, *tiny.SHAPE)
-    np.testing.assert_array_equal(states[0], z_1)
-    np.testing.assert_array_equal(evaluate.data.to_uint8(states[-1]), draw(4, 4))
+    sampler = model.make_sampler(net, mesh, "ddim", 0.0)
+    images = drawing.draw_images(sampler, params, 0, 32, 2, 31, mesh)
+    moments = metrics.pixel_moments(images)
+    real = metrics.source_moments(data.open_source("digits"))
+    expected = metrics.frechet_distance(real, moments)
+    assert ours["value"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_an_unknown_sampler_is_refused():
-    with pytest.raises(ValueError, match="sampler: 'heun' is not one of"):
-        toy.unchecked(evaluate._step_maker)("heun", 0.0)
+def test_what_is_there_is_not_computed_again(workdir, monkeypatch, capsys):
+    flags = [f"--workdir={workdir}", "--round=0", "--num_steps=2", "--num=16"]
+    flags += ["--sampler=ancestral,heun", "--gammas=0,1", "--metrics=fd"]
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    whole = rows(workdir)
+    assert [(r["sampler"], r.get("gamma")) for r in whole] == [
+        ("ancestral", 0.0),
+        ("ancestral", 1.0),
+        ("heun", None),
+    ]
+    lines = (workdir / "eval.jsonl").read_text().splitlines()
+    # As if killed while the third row was being written.
+    cut = "\n".join(lines[:-1]) + "\n" + lines[-1][:40]
+    (workdir / "eval.jsonl").write_text(cut)
+    drawn = []
+    monkeypatch.setattr(
+        sweep.drawing,
+        "draw_images",
+        lambda *a, inner=sweep.drawing.draw_images: drawn.append(1) or inner(*a),
+    )
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    assert rows(workdir) == whole
+    assert len(drawn) == 1
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    assert len(drawn) == 1
+    assert capsys.readouterr().out.count("is there already") == 5
+    command(evaluate, *flags, "--sampler=heun", "--seed=1", monkeypatch=monkeypatch)
+    assert len(drawn) == 2
+
+
+def test_values_do_not_depend_on_the_batch_size(workdir, monkeypatch):
+    for size in (1, 7, 64):
+        (workdir / "eval.jsonl").unlink()
+        flags = [f"--workdir={workdir}", "--num_steps=1", "--num=20"]
+        flags += [f"--batch_size={size}", "--metrics=fd,kid,pr"]
+        command(evaluate, *flags, monkeypatch=monkeypatch)
+        values = [row["value"] for row in rows(workdir)]
+        if size == 1:
+            first = values
+        np.testing.assert_allclose(values, first, 1e-9)
+
+
+def test_a_workdir_in_use_is_left_alone(workdir, monkeypatch):
+    with Lock(workdir), pytest.raises(ValueError, match="is in use by"):
+        command(evaluate, f"--workdir={workdir}", monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--metrics=fid"], "--metrics=fid: is not one of fd, kid, is, pr"),
+        (["--features=vgg"], "--features=vgg: is not one of pixels, inception"),
+        (["--sampler=plms"], "--sampler=plms: is not one of ddim, ancestral, euler"),
+        (["--metrics=is"], "--metrics=is: needs a network's --features"),
+        (["--metrics=pr", "--num=3"], "--metrics=pr: needs at least 4 images, not 3"),
+        (["--num_steps=3"], "--num_steps=3: no round has so many; there are 0 (N = 4)"),
+        (["--num_steps=x"], "--num_steps=x: must be whole numbers"),
+        (["--num_steps=0"], "--num_steps=0: must be at least 1"),
+        (["--round=7"], "--round=7: is not finished"),
+        (["--num_steps=1", "--sampler=heun"], "--sampler=heun: makes 2 network calls"),
+        (["--gammas=2"], "--gammas=2.0: must be 0 to 1"),
+        (["--num=1"], "num=1"),
+        (["--split=test"], "data 'digits' has the split 'train' only"),
+        (["--features=inception", "--inception_weights=none"], "none: No such file"),
+    ],
+)
+def test_a_mistake_is_one_line(flags, message, workdir, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)
+    module = importlib.reload(evaluate)
+    with pytest.raises(SystemExit) as ended:
+        cli.exit_with(module.main, ["progdist", f"--workdir={workdir}", *flags])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert not rows(workdir)
+
+
+def test_a_directory_of_files_holds_the_same_images(workdir, monkeypatch, tmp_path):
+    flags = [f"--workdir={workdir}", "--num_steps=1", "--num=40"]
+    command(sample, *flags, f"--out={tmp_path}/all.npz", monkeypatch=monkeypatch)
+    command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
+    with np.load(tmp_path / "all.npz") as stored:
+        images = stored["images"]
+    paths = sorted((tmp_path / "each").iterdir())
+    assert [p.name for p in paths[:2]] == ["000000.png", "000001.png"]
+    files = np.stack([np.asarray(Image.open(path)) for path in paths])
+    np.testing.assert_array_equal(files, images[..., 0])
+    with pytest.raises(cli.UsageError, match="is there already, and not empty"):
+        command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
+
+
+def test_a_sampler_of_two_calls_a_step_takes_no_odd_number(workdir, monkeypatch):
+    flags = [f"--workdir={workdir}", "--num_steps=1", "--out=a.png", "--sampler=heun"]
+    with pytest.raises(cli.UsageError, match="must be a multiple of the 2 network"):
+        command(sample, *flags, monkeypatch=monkeypatch)
+
+
+def test_the_report_takes_the_best_gamma_and_a_students_own_steps(tmp_path):
+    def row(role, value, num_steps=4, trained_steps=4, **more):
+        return {
+            "phase": int(role == "student"),
+            "role": role,
+            "sampler": "ancestral",
+            "num_steps": num_steps,
+            "trained_steps": trained_steps,
+            "metric": "FID",
+            "value": value,
+            "num_samples": 10,
+            "features": "inception",
+        } | more
+
+    written = [
+        row("teacher", 5.0, gamma=0.0),
+        row("teacher", 3.0, gamma=0.3),
+        row("teacher", 4.0, gamma=1.0),
+        row("student", 2.0, 2, 2),
+        row("student", 1.0, 4, 2),
+    ]
+    text = "".join(json.dumps(r) + "\n" for r in written)
+    (tmp_path / "eval.jsonl").write_text(text)
+    found = {
+        e.role: (e.num_steps, e.value) for e in report.read_evaluations(tmp_path, "FID")
+    }
+    assert found == {"teacher": (4, 3.0), "student": (2, 2.0)}
+    assert report.read_evaluations(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(workdir, tmp_path):
+    config = from_json(workdir / "config.json")
+    config.cpu_devices = 1
+    (workdir / "config.json").write_text(to_json(config))
+    flags = [f"--workdir={workdir}", "--num_steps=1", "--num=50", "--batch_size=16"]
+    flags += ["--metrics=fd,kid,pr", "--features=pixels,squeezenet"]
+    base = [sys.executable, "-m", "progdist.evaluate", *flags]
+    test_processes.end([subprocess.Popen(base, **faults.QUIET)])
+    alone = rows(workdir)
+    assert len(alone) == 8
+    (workdir / "eval.jsonl").unlink()
+    for path in (tmp_path / "cache").rglob("*.npz"):
+        path.unlink()
+    started = [
+        subprocess.Popen([*base, *cluster], **faults.QUIET)
+        for cluster in test_processes.clusters(2)
+    ]
+    codes, said = test_processes.end(started)
+    assert codes == [0, 0], said
+    together = rows(workdir)
+    for one, other in zip(alone, together, strict=True):
+        assert one.keys() == other.keys()
+        assert other["value"] == pytest.approx(one["value"], rel=1e-5, abs=1e-9)
+        assert other["floor"]["value"] == pytest.approx(one["floor"]["value"], rel=1e-5)

@@ -80,7 +80,7 @@ def test_a_full_disk_does_not_hide_the_error(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     journal = Journal(tmp_path, 0)
-    monkeypatch.setattr("progdist.journal._append", refuse)
+    monkeypatch.setattr("progdist.journal.append", refuse)
     with pytest.raises(ValueError, match="lost"):
         fail(journal)
 

@@ -76,7 +76,10 @@ def test_a_mistake_is_one_line_and_code_2(
         (["--workdir=W"], "--num_steps is missing"),
         (["--workdir=W", "--num_steps=1"], "--out is missing"),
         (["--workdir=W", "--num_steps=0", "--out=a.png"], "num_steps=0"),
-        (["--workdir=W", "--num_steps=1", "--out=a.gif"], "must end in .png or .npz"),
+        (
+            ["--workdir=W", "--num_steps=1", "--out=a.gif"],
+            "must end in .png, .npz or /",
+        ),
         (["--workdir=W", "--num_steps=1", "--out=no/a.png"], "there is no directory"),
         (["--workdir=W/no", "--num_steps=1", "--out=a.png"], "no such directory"),
         (["--workdir=W", "--num_steps=1", "--out=a.png"], "config.json: no such file"),

@@ -16,23 +16,30 @@ from tests import faults
 HEARTBEAT = 20
 
 
-def start(workdir, num_processes, *places, flags=(), last_flags=()):
-    """Starts the processes; places[i] is where process i is stopped, if anywhere.
-
-    All of them get `flags`, and the last one `last_flags` too.
-    """
+def clusters(num_processes):
+    """The flags of each process of a cluster on a port that is free."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = []
-    for i in range(num_processes):
-        cluster = [
+    return [
+        [
             "--distributed",
             f"--coordinator=127.0.0.1:{port}",
             f"--num_processes={num_processes}",
             f"--process_id={i}",
             f"--heartbeat_seconds={HEARTBEAT}",
         ]
+        for i in range(num_processes)
+    ]
+
+
+def start(workdir, num_processes, *places, flags=(), last_flags=()):
+    """Starts the processes; places[i] is where process i is stopped, if anywhere.
+
+    All of them get `flags`, and the last one `last_flags` too.
+    """
+    started = []
+    for i, cluster in enumerate(clusters(num_processes)):
         place = places[i] if i < len(places) else ()
         own = last_flags if i == num_processes - 1 else ()
         command = faults.command(workdir, *place, flags=[*cluster, *flags, *own])

@@ -1,17 +1,15 @@
-"""The model of each finished phase, and models released as flax files."""
+"""The model of each finished phase; and any model, to begin with."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-import flax.serialization
-import flax.traverse_util
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from progdist import parallel
-from progdist.checkpoint import content, stored
+from progdist.checkpoint import content, files, stored
 from progdist.checkpoint.content import CheckpointError
 from progdist.checkpoint.snapshots import SaveError
 from progdist.state import Params
@@ -20,6 +18,13 @@ from progdist.state import Params
 def model_dir(workdir: Path, phase: int, num_steps: int) -> Path:
     """Returns where the model of a phase is kept."""
     return workdir / "models" / f"phase_{phase:02d}_steps_{num_steps}"
+
+
+def finished_models(workdir: Path) -> dict[int, int]:
+    """Returns the number of steps of each finished phase of a run, by phase."""
+    names = [path.name for path in (workdir / "models").glob("phase_*_steps_*")]
+    found = [re.fullmatch(r"phase_(\d+)_steps_(\d+)", name) for name in names]
+    return dict(sorted((int(m[1]), int(m[2])) for m in found if m))
 
 
 def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
@@ -46,13 +51,13 @@ def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Returns a model's card; that of a released file is empty.
+    """Returns a model's card; that of a released flax file is empty.
 
     Raises:
       CheckpointError: if there is no model at `path`.
     """
     if path.is_file():
-        return {}
+        return files.read_card(path)
     if not (path / "_CHECKPOINT_METADATA").is_file():
         raise _no_model(path)
     content.check_manifest(path)
@@ -73,7 +78,7 @@ def check_model(path: Path, shapes: Params) -> None:
       CheckpointError: if there is nothing to read, or it belongs to another network.
     """
     if path.is_file():
-        _read_released(path, shapes)
+        files.read_params(path, shapes)
     else:
         wanted = content.form_of({"params": shapes})
         content.check_form(path, stored.content_on(read_card(path)), wanted)
@@ -83,8 +88,8 @@ def load_model(path: Path, template: Params) -> Params:
     """Reads the parameters of a model: a directory of `models/`, or a released file.
 
     Args:
-      path: a directory that `save_model` wrote, or a flax msgpack file with a train
-        state, whose `ema_params` are taken.
+      path: a directory that `save_model` wrote, an exported .safetensors file, or a
+        flax msgpack file with a train state, whose `ema_params` are taken.
       template: parameters of the network, whose shapes have to agree, or their
         shapes, dtypes and places.
 
@@ -93,7 +98,7 @@ def load_model(path: Path, template: Params) -> Params:
         another network.
     """
     if path.is_file():
-        return _like(_read_released(path, template), template)
+        return _like(files.read_params(path, template), template)
     abstract = stored.abstract_of({"params": template})
     wanted = stored.content_on(read_card(path))
     return stored.read_tree(path, abstract, wanted)["params"]
@@ -116,25 +121,9 @@ def _is_kept(path: Path, card: dict[str, Any]) -> bool:
 
 def _no_model(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"{path}: holds no model; give a directory of models/, or a released file"
+        f"{path}: holds no model; give a directory of models/, a .safetensors or a "
+        "released file"
     )
-
-
-def _read_released(path: Path, shapes: Params) -> Params:
-    """Reads `ema_params`, without axes of 1, which its normalisations have.
-
-    Refuses those of another network than that of the shapes.
-    """
-    try:
-        tree = flax.serialization.msgpack_restore(path.read_bytes())["ema_params"]
-        leaves = {name: np.squeeze(leaf) for name, leaf in _leaves(tree).items()}
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise CheckpointError(
-            f"{path}: not a flax msgpack file with ema_params ({error})"
-        ) from None
-    params = _unflatten(leaves)
-    _check_shapes(path, params, jax.tree.map(_without_ones, shapes))
-    return params
 
 
 def _like(params: Params, template: Params) -> Params:
@@ -146,28 +135,3 @@ def _like(params: Params, template: Params) -> Params:
         template,
         params,
     )
-
-
-def _without_ones(leaf: Any) -> jax.ShapeDtypeStruct:
-    shape = tuple(n for n in leaf.shape if n != 1)
-    return jax.ShapeDtypeStruct(shape, leaf.dtype)
-
-
-def _check_shapes(path: Path, found: Params, template: Params) -> None:
-    """Refuses parameters of another network, naming the first leaf that differs."""
-    theirs = {n: x.shape for n, x in _leaves(found).items()}
-    ours = {n: x.shape for n, x in _leaves(template).items()}
-    for name in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(name) != ours.get(name):
-            raise CheckpointError(
-                f"{path}: {'/'.join(name)} has shape {theirs.get(name, 'none')}, the "
-                f"configured network has {ours.get(name, 'none')}"
-            )
-
-
-def _leaves(tree: Params) -> dict[tuple[str, ...], Any]:
-    return flax.traverse_util.flatten_dict(tree)
-
-
-def _unflatten(leaves: dict[tuple[str, ...], Any]) -> Params:
-    return flax.traverse_util.unflatten_dict(leaves)

@@ -5,6 +5,8 @@ from progdist.data.batches import (
     batches as batches,
     chunks as chunks,
     from_uint8 as from_uint8,
+    spread as spread,
+    spread_indices as spread_indices,
     to_uint8 as to_uint8,
 )
 from progdist.data.source import (

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 
 from progdist.data import order
 from progdist.data.progress import counting
@@ -100,6 +100,25 @@ def chunks(
         return source.take(np.arange(start, min(start + size, count), dtype=np.int64))
 
     yield from read_ahead(read, range(0, count, size), num_workers)
+
+
+def spread(
+    source: Source, count: int, num_workers: int = 8, size: int = 256
+) -> Generator[Batch, None, None]:
+    """Yields `count` examples from all over the source, uint8, `size` at a time.
+
+    They are evenly spaced: all classes are there where the source is sorted by them.
+    """
+
+    def read(start: int) -> Batch:
+        return source.take(spread_indices(len(source), count)[start : start + size])
+
+    yield from read_ahead(read, range(0, count, size), num_workers)
+
+
+def spread_indices(length: int, count: int) -> Int64[np.ndarray, " count"]:
+    """Returns `count` of the numbers 0 … length - 1, ascending, evenly spaced."""
+    return np.arange(count, dtype=np.int64) * length // count
 
 
 def in_memory(source: Source, num_workers: int = 8) -> ArraySource:

@@ -106,7 +106,7 @@ def sample(
 
     def body(j: Array, z_t: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
         i = num_steps - 1 - j
-        return _advance(denoise, schedule, z_t, i, num_steps, step, clip_x)[0]
+        return advance(denoise, schedule, z_t, i, num_steps, step, clip_x)[0]
 
     return jax.lax.fori_loop(0, num_steps, body, z_1)
 
@@ -124,7 +124,7 @@ def trajectory(
     def body(
         z_t: Float[Array, "b *d"], i: Int[Array, ""]
     ) -> tuple[Float[Array, "b *d"], tuple[Array, Array]]:
-        z_s, x = _advance(denoise, schedule, z_t, i, num_steps, step, clip_x)
+        z_s, x = advance(denoise, schedule, z_t, i, num_steps, step, clip_x)
         return z_s, (z_s, x)
 
     _, (z, x) = jax.lax.scan(body, z_1, jnp.arange(num_steps - 1, -1, -1))
@@ -132,20 +132,19 @@ def trajectory(
     return Trajectory(t.astype(z_1.dtype), jnp.concatenate([z_1[None], z]), x)
 
 
-def _advance(
+def advance(
     denoise: Denoise,
     schedule: Schedule,
     z_t: Float[Array, "b *d"],
     i: Index,
     num_steps: Index,
-    step: Step,
-    clip_x: bool,
+    step: Step = ddim_step,
+    clip_x: bool = True,
 ) -> tuple[Float[Array, "b *d"], Float[Array, "b *d"]]:
-    """Returns (z_s, x̂) of step i of num_steps."""
+    """Takes one step of a run: returns (z_s, x̂) of step i of num_steps."""
     times = jnp.stack([jnp.asarray(i + 1), jnp.asarray(i)]).astype(z_t.dtype)
-    logsnr_t, logsnr_s = jnp.broadcast_to(
-        schedule(times / num_steps)[:, None], (2, z_t.shape[0])
-    )
+    logsnr = schedule(times / num_steps)
+    logsnr_t, logsnr_s = (jnp.broadcast_to(logsnr[k], z_t.shape[:1]) for k in (0, 1))
     prediction = denoise(z_t, logsnr_t)
     if clip_x:
         prediction = clip(prediction, z_t, logsnr_t)

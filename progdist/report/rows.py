@@ -48,7 +48,10 @@ def read_evaluations(
 ) -> list[Evaluation]:
     """Reads `eval.jsonl`, one row per role, sampler and number of steps.
 
-    Where a resumed run has measured something twice, the later row counts.
+    Where a resumed run has measured something twice, the later row counts. Rows of
+    `progdist.evaluate`, which name their features, count where a metric is asked for
+    that the run has not measured itself: a student in its own number of steps, and of
+    several gammas the best.
 
     Args:
       workdir: folder of the run.
@@ -58,15 +61,22 @@ def read_evaluations(
       ValueError: if a row lacks one of the fields of `Evaluation`.
     """
     path = Path(workdir) / "eval.jsonl"
-    rows = [_evaluation(row, path) for row in read_rows(path)]
-    if metric is None and rows:
-        metric = rows[0].metric
-    latest = {
-        (row.role, row.sampler, row.num_steps): row
-        for row in rows
-        if row.metric == metric
-    }
+    rows = read_rows(path)
+    own = [_evaluation(row, path) for row in rows if "features" not in row]
+    if metric is None and own:
+        metric = own[0].metric
+    measured = [row for row in own if row.metric == metric]
+    if not measured:
+        later = [row for row in rows if "features" in row and _of_its_own_steps(row)]
+        measured = [_evaluation(row, path) for row in later if row["metric"] == metric]
+        # What comes last is kept: of equal keys the least.
+        measured.sort(key=lambda row: -row.value)
+    latest = {(row.role, row.sampler, row.num_steps): row for row in measured}
     return list(latest.values())
+
+
+def _of_its_own_steps(row: dict[str, Any]) -> bool:
+    return row["role"] == "teacher" or row["num_steps"] == row["trained_steps"]
 
 
 def full_steps(evaluations: Sequence[Evaluation]) -> int | None:

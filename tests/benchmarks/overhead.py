@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.digits import get_config
-from progdist import evaluate, experiment, parallel, step
+from progdist import drawing, experiment, parallel, step
 from progdist.checkpoint import Checkpoints
 from progdist.cli import num_cores
 from progdist.config import Config
@@ -107,7 +107,7 @@ class Case:
 
     def sampling(self) -> Task:
         """A batch of images in SAMPLING_STEPS network calls."""
-        sampler = evaluate.make_sampler(
+        sampler = drawing.make_sampler(
             self.net, "v", Cosine(), self.shape, 0, self.mesh
         )
         key = parallel.replicate(jax.random.key(0), self.mesh)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from progdist import evaluate, parallel, step
+from progdist import drawing, parallel, step
 from progdist.cli import num_cores
 from progdist.data import Batch
 from progdist.diffusion.schedules import Cosine
@@ -98,7 +98,7 @@ def _replicated(round_: step.Round, mesh: Any) -> dict[str, Any]:
 
 
 def _our_sampling(net: UNet, mesh: Any, params: Any) -> Task:
-    sampler = evaluate.make_sampler(net, "x", Cosine(), (SIZE, SIZE, 3), 0, mesh)
+    sampler = drawing.make_sampler(net, "x", Cosine(), (SIZE, SIZE, 3), 0, mesh)
     key = parallel.replicate(jax.random.key(0), mesh)
     indices = parallel.shard(np.arange(BATCH), mesh)
     num_steps = parallel.replicate(jnp.int32(SAMPLING_STEPS), mesh)

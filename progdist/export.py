@@ -1,0 +1,173 @@
+"""Writes a finished round of a run as files that run without this package.
+
+  python -m progdist.export --workdir=runs/digits --num_steps=4 --out=exported/digits4
+
+The directory --out, which must not exist, gets by default all of
+  sampler.jax.zip     for jax.export, on cpu, cuda and tpu
+  sampler.onnx        for onnxruntime and others
+  params.safetensors  the parameters alone
+each with its card: N, schedule, output kind, image shape, commit. It appears complete
+or not at all. Needs pip install 'progdist[export]'. Exit codes: 0 done; 2 bad input, in
+one line; 4 not written.
+"""
+
+import importlib.metadata
+import importlib.util
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from progdist import artefacts, checkpoint, cli, parallel, preflight, provenance, sample
+from progdist.artefacts import Card
+from progdist.config import Config, from_json
+from progdist.model import Model, make_model, param_template
+from progdist.state import Params
+
+# With the packages that each takes beyond those that this one requires.
+FORMATS = {
+    "jax": ("flatbuffers",),
+    "onnx": ("jax2onnx", "onnx", "onnxruntime"),
+    "safetensors": ("safetensors",),
+}
+_LEVEL = 2 / 255  # of a byte, in [-1, 1]
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
+flags.DEFINE_integer("num_steps", None, "Network calls an image.", 1, flag_values=FLAGS)
+flags.DEFINE_string("out", None, "The directory to make.", flag_values=FLAGS)
+flags.DEFINE_list("formats", list(FORMATS), "Which files.", flag_values=FLAGS)
+flags.DEFINE_bool("teacher", False, "Of the undistilled teacher.", flag_values=FLAGS)
+
+
+def write(
+    config: Config, model_path: Path, num_steps: int, out: Path, formats: Sequence[str]
+) -> float | None:
+    """Writes a model's files, as a directory that appears complete or not at all.
+
+    Returns:
+      The largest difference between the images of the JAX and the ONNX sampler, where
+      both are written.
+
+    Raises:
+      CheckpointError: if the model cannot be read.
+      SaveError: if the two samplers draw different images.
+    """
+    model = make_model(config)
+    params = _load(model_path, model)
+    card = _card(config, model_path, params, num_steps)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parts:
+        part = Path(parts) / out.name
+        part.mkdir()
+        _write_files(part, model, params, card, formats)
+        difference = None
+        if {"jax", "onnx"} <= set(formats):
+            difference = artefacts.largest_difference(part, model)
+            _check_difference(out, difference)
+        part.rename(out)
+    return difference
+
+
+def main(argv: list[str]) -> None:
+    """Writes what the flags describe."""
+    cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
+    values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
+    out, workdir = (Path(values[name]).expanduser() for name in ("out", "workdir"))
+    formats = _check_formats(values["formats"])
+    if out.exists():
+        raise cli.UsageError(f"--out={out}: is there already, and is not overwritten")
+    if not workdir.is_dir():
+        raise cli.UsageError(f"--workdir={workdir}: no such directory")
+    config = from_json(workdir / "config.json")
+    preflight.check(config)
+    cli.prepare_devices(config)
+    request = sample.Request(values["num_steps"], 1, 0, "ddim", values["teacher"])
+    found = sample.find_model(workdir, request)
+    difference = write(config, found, request.num_steps, out, formats)
+    for path in sorted(out.iterdir()):
+        print(f"{path}: {path.stat().st_size:,} bytes")
+    if difference is not None:
+        print(f"the images of JAX and ONNX differ by at most {difference:.1e}")
+
+
+def _load(path: Path, model: Model) -> Params:
+    """Reads the parameters to the host."""
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    params = checkpoint.load_model(path, param_template(model, mesh))
+    return jax.tree.map(np.asarray, params)
+
+
+def _card(config: Config, path: Path, params: Params, num_steps: int) -> Card:
+    return {
+        "sampler": "ddim",
+        "num_steps": num_steps,
+        "schedule": config.schedule,
+        "output": config.model.output,
+        "image_shape": list(config.data.image_shape),
+        "num_classes": config.model.num_classes,
+        "phase": checkpoint.read_card(path)["phase"],
+        "params": checkpoint.fingerprint_of(params)[:16],  # as in eval.jsonl
+        "commit": provenance.commit() or _version(),
+        "jax": jax.__version__,
+    }
+
+
+def _write_files(
+    directory: Path, model: Model, params: Params, card: Card, formats: Sequence[str]
+) -> None:
+    if "safetensors" in formats:
+        artefacts.write_safetensors(directory / artefacts.PARAMS_NAME, params, card)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    if size > artefacts.MOST_BYTES and {"jax", "onnx"} & set(formats):
+        raise cli.UsageError(
+            f"--formats={','.join(formats)}: {size:,} bytes of parameters; the files "
+            f"of jax and onnx hold at most {artefacts.MOST_BYTES:,}"
+        )
+    if "jax" in formats:
+        artefacts.write_jax(directory / artefacts.JAX_NAME, model, params, card)
+    if "onnx" in formats:
+        artefacts.write_onnx(directory / artefacts.ONNX_NAME, model, params, card)
+
+
+def _check_formats(formats: Sequence[str]) -> Sequence[str]:
+    """Refuses formats that there are not, or whose packages are not there."""
+    for name in formats:
+        if name not in FORMATS:
+            known = ", ".join(FORMATS)
+            raise cli.UsageError(f"--formats={name}: must be among {known}")
+        for package in FORMATS[name]:
+            if importlib.util.find_spec(package) is None:
+                raise cli.UsageError(
+                    f"--formats={name}: needs {package}; pip install 'progdist[export]'"
+                )
+    if not formats:
+        raise cli.UsageError("--formats: must name at least one")
+    return formats
+
+
+def _check_difference(out: Path, difference: float) -> None:
+    if not difference <= _LEVEL:
+        raise checkpoint.SaveError(
+            f"{out}: not written, since the images of the ONNX sampler differ from "
+            f"those of JAX by {difference:.1e}"
+        )
+
+
+def _version() -> str:
+    return f"progdist {importlib.metadata.version('progdist')}"
+
+
+def _end(*_: object) -> None:
+    sys.exit(143)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)  # through what removes unfinished files
+    cli.exit_with(main, sys.argv)

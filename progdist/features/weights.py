@@ -1,0 +1,214 @@
+"""Reads weights from PyTorch's .pth files and from numpy pickles, as arrays.
+
+Both formats are pickles, and a pickle is a program. It is run with an allow-list: it
+may make ordered dictionaries, arrays and numbers, and a file that asks for anything
+else is refused.
+"""
+
+import hashlib
+import io
+import math
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+_DTYPES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+_MAGIC = 0x1950A86A20F9469CFC6C  # of PyTorch's format before 1.6
+_DAMAGED = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+)
+
+
+class WeightsError(ValueError):
+    """Weights are missing, malformed or not the expected ones."""
+
+
+def read_torch(path: Path) -> Arrays:
+    """Reads the state dictionary that torch.save wrote, in either of its formats.
+
+    Raises:
+      WeightsError: if it is something else, or asks for what is not allowed.
+    """
+    try:
+        with path.open("rb") as file:
+            read = _read_zip if zipfile.is_zipfile(file) else _read_legacy
+            file.seek(0)
+            return _checked(read(file))
+    except _DAMAGED as error:
+        raise WeightsError(f"{path}: not a file of weights ({error})") from None
+
+
+def read_numpy_pickle(path: Path) -> dict[str, list[np.ndarray]]:
+    """Reads a pickled dictionary of lists of numpy arrays.
+
+    Raises:
+      WeightsError: if it is something else, or asks for what is not allowed.
+    """
+    try:
+        with path.open("rb") as file:
+            found = _Unpickler(file, _NUMPY).load()
+        return {str(name): [_checked_array(a) for a in found[name]] for name in found}
+    except _DAMAGED as error:
+        raise WeightsError(f"{path}: not a file of weights ({error})") from None
+
+
+def check_sha256(path: Path, wanted: str) -> None:
+    """Refuses a file of another content.
+
+    Raises:
+      WeightsError: if it is not there, or is another.
+    """
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}") from None
+    if found != wanted:
+        raise WeightsError(f"{path}: its SHA-256 is {found}, wanted {wanted}")
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds what is on its list, and storages by their keys."""
+
+    def __init__(
+        self,
+        file: io.BufferedIOBase,
+        allowed: dict[str, Any],
+        storage: Callable[[str, np.dtype, int], np.ndarray] | None = None,
+    ) -> None:
+        # Python 2 wrote some of the files; latin1 keeps their bytes.
+        super().__init__(file, encoding="latin1")
+        self._allowed, self._storage = allowed, storage
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        name = f"{module_name}.{global_name}"
+        if module_name == "torch" and global_name in _DTYPES:
+            return np.dtype(_DTYPES[global_name])
+        if name not in self._allowed:
+            raise pickle.UnpicklingError(f"it asks for {name}, which is not allowed")
+        return self._allowed[name]
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        kind, dtype, key, _, count, *rest = pid
+        if kind != "storage" or self._storage is None or any(rest):
+            raise pickle.UnpicklingError(f"it asks for the object {pid!r:.60}")
+        return self._storage(str(key), dtype, count)
+
+
+def _rebuild_tensor(
+    storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: object
+) -> np.ndarray:
+    """A tensor: a view of a storage, offset and strides counted in elements."""
+    ends = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
+    least = min([offset, *shape, *strides], default=0)
+    if least < 0 or (math.prod(shape) and offset + sum(ends) >= len(storage)):
+        raise pickle.UnpicklingError("a tensor reaches beyond its storage")
+    steps = tuple(s * storage.itemsize for s in strides)
+    return np.lib.stride_tricks.as_strided(
+        storage[offset:], shape, steps, writeable=False
+    )
+
+
+def _rebuild_parameter(tensor: np.ndarray, *_: object) -> np.ndarray:
+    return tensor
+
+
+_TORCH = {
+    "collections.OrderedDict": OrderedDict,
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+}
+_reconstruct = np.empty(0).__reduce__()[0]
+_NUMPY = {
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    "numpy.core.multiarray._reconstruct": _reconstruct,
+    "numpy._core.multiarray._reconstruct": _reconstruct,
+}
+
+
+def _read_zip(file: io.BufferedIOBase) -> Any:
+    """The format since PyTorch 1.6: NAME/data.pkl and a file for each storage."""
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        pickled = next(name for name in [*names, ""] if name.endswith("data.pkl"))
+        folder = pickled.removesuffix("data.pkl")
+        order = f"{folder}byteorder"
+        if order in names and archive.read(order) != b"little":
+            raise ValueError("its byte order is not little-endian")
+
+        def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+            data = archive.read(f"{folder}data/{key}")
+            return np.frombuffer(data, dtype, count)
+
+        text = io.BytesIO(archive.read(pickled))
+        return _Unpickler(text, _TORCH, storage).load()
+
+
+def _read_legacy(file: io.BufferedIOBase) -> Any:
+    """The format before: pickles, the last of them the keys, then the storages.
+
+    What a storage holds comes after the tensors that are views of it, so each is made
+    by its size first and filled in the end.
+    """
+    storages: dict[str, np.ndarray] = {}
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+
+    def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+        if not 0 <= count * dtype.itemsize <= size:
+            raise pickle.UnpicklingError("a storage is larger than the file")
+        return storages.setdefault(key, np.zeros(count, dtype))
+
+    magic, _, facts = (_Unpickler(file, {}).load() for _ in range(3))
+    if magic != _MAGIC or not facts["little_endian"]:
+        raise ValueError("it is neither of PyTorch's formats, or not little-endian")
+    tree = _Unpickler(file, _TORCH, storage).load()
+    for key in _Unpickler(file, {}).load():
+        into = storages[str(key)]
+        (count,) = struct.unpack("<q", file.read(8))
+        data = file.read(into.nbytes)
+        if count != len(into) or len(data) != into.nbytes:
+            raise EOFError("it ends early")
+        into[:] = np.frombuffer(data, into.dtype)
+    return tree
+
+
+def _checked(tree: Any) -> Arrays:
+    if not isinstance(tree, dict):
+        raise ValueError("it holds no dictionary of tensors")
+    return {str(name): _checked_array(leaf) for name, leaf in tree.items()}
+
+
+def _checked_array(leaf: Any) -> np.ndarray:
+    if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "fiub":
+        raise ValueError(f"it holds a {type(leaf).__name__} in place of an array")
+    return leaf

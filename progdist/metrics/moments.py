@@ -1,0 +1,102 @@
+"""Mean and covariance of features, gathered batch by batch, and the distance of two."""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float
+
+
+class Moments(NamedTuple):
+    """Mean and covariance of features, in float64."""
+
+    mean: Float[np.ndarray, " d"]
+    covariance: Float[np.ndarray, "d d"]
+
+
+class Running:
+    """Sums over features seen so far; memory does not grow with their number.
+
+    They are taken about the mean of the first batch, so that subtracting the mean in
+    the end cancels next to nothing.
+    """
+
+    def __init__(self) -> None:
+        """Nothing seen."""
+        self.count = 0
+        self._shift: np.ndarray | None = None
+        self._total: np.ndarray | float = 0.0
+        self._squares: np.ndarray | float = 0.0
+
+    def add(self, features: Float[np.ndarray, "b d"]) -> None:
+        """Adds a batch; an empty one is none."""
+        if not len(features):
+            return
+        x = features.astype(np.float64)
+        shift = x.mean(0) if self._shift is None else self._shift
+        self._shift, x = shift, x - shift
+        self.count += len(x)
+        self._total = self._total + x.sum(0)
+        self._squares = self._squares + x.T @ x
+
+    def centred(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the mean, and the sum of squares about it [d, d]."""
+        if self._shift is None:
+            raise ValueError("no features yet")
+        mean = np.asarray(self._total) / self.count
+        squares = self._squares - self.count * np.outer(mean, mean)
+        return self._shift + mean, squares
+
+    def result(self) -> Moments:
+        """Returns the moments; the covariance is the unbiased one.
+
+        Raises:
+          ValueError: if there are fewer than two features.
+        """
+        if self.count < 2:
+            raise ValueError(f"moments of {self.count} features; at least 2 are needed")
+        mean, squares = self.centred()
+        return Moments(mean, squares / (self.count - 1))
+
+    @classmethod
+    def of(cls, count: int, mean: np.ndarray, squares: np.ndarray) -> "Running":
+        """The sums of `count` features, from what `centred` returned."""
+        running = cls()
+        running.count, running._shift = count, mean
+        running._total, running._squares = np.zeros_like(mean), squares
+        return running
+
+    def merge(self, other: "Running") -> "Running":
+        """The sums of both (Chan, Golub & LeVeque 1983)."""
+        if not (self.count and other.count):
+            return self if self.count else other
+        (mean, squares), (mean_b, squares_b) = self.centred(), other.centred()
+        count = self.count + other.count
+        delta = mean_b - mean
+        between = np.outer(delta, delta) * (self.count * other.count / count)
+        return Running.of(
+            count, mean + delta * (other.count / count), squares + squares_b + between
+        )
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """Returns |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½) (Dowson & Landau 1982).
+
+    With C = R Rᵀ the trace of the root is the sum of the singular values of R_aᵀ R_b:
+    to rounding, where the eigenvalues of C_a C_b, whose roots they are, are good to
+    its root.
+    """
+    roots = _root(a.covariance).T @ _root(b.covariance)
+    cross = np.sum(scipy.linalg.svdvals(roots))
+    trace = np.trace(a.covariance) + np.trace(b.covariance)
+    return float(np.sum((a.mean - b.mean) ** 2) + trace - 2.0 * cross)
+
+
+def _root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d r"]:
+    """R with R Rᵀ the covariance, without what is 0 but for rounding."""
+    values, vectors = scipy.linalg.eigh(covariance, driver="evd")
+    least = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
+    kept = values > least
+    if not kept.any():
+        return np.zeros((len(values), 1))
+    return vectors[:, kept] * np.sqrt(values[kept])

@@ -1,0 +1,115 @@
+"""What an evaluation costs beside drawing images and computing their features.
+
+    python -m tests.benchmarks.evaluation [--features=squeezenet|inception]
+
+The time of all that `progdist.evaluate` does for FD, IS, KID, precision and recall of
+some images (their statistics are gathered while they are drawn; the reference's are
+there already) over that of drawing them and computing their features alone; and by how
+much the memory of the process grows with four times as many images. The Inception gets
+weights at random, which changes neither. Takes two minutes with squeezenet.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from configs.digits import get_config
+from progdist import drawing, extraction, features, metrics, parallel
+from progdist.cli import num_cores
+from progdist.features import inception
+from progdist.model import init_params, make_model, make_sampler
+from tests import feature_weights
+
+BATCH, STEPS = 64, 4
+FEW, MANY, TURNS = 1024, 2048, 3
+WANTED: tuple[metrics.Metric, ...] = ("fd", "kid", "is", "pr")
+
+
+def make_extractor(name: str) -> extraction.Extractor:
+    """The network's extractor, with weights at random where none can be had."""
+    if name == "squeezenet":
+        return extraction.make_extractor(name, (8, 8, 1), BATCH)
+    net = inception.from_arrays(feature_weights.inception_arrays())
+    network = features.networks.from_inception(net)
+    return extraction.network_extractor(network, (8, 8, 1), BATCH)
+
+
+class Case:
+    """The digits' network with parameters at random, and an extractor."""
+
+    def __init__(self, name: str) -> None:
+        """Compiles both."""
+        model, self.mesh = make_model(get_config()), parallel.make_mesh()
+        self.params = init_params(model, 0, self.mesh)
+        self.sampler = make_sampler(model, self.mesh, "ddim", 0.0)
+        self.extractor = make_extractor(name)
+        self.alone(BATCH)
+
+    def images(self, num: int) -> Iterator[extraction.Part]:
+        """Draws."""
+        batches = drawing.draw_images(
+            self.sampler, self.params, 0, num, STEPS, BATCH, self.mesh
+        )
+        first = 0
+        for images in batches:
+            yield np.arange(first, first + len(images)), images
+            first += len(images)
+
+    def alone(self, num: int) -> None:
+        """Draws and computes features, no more."""
+        for _, images in self.images(num):
+            self.extractor.extract(images)
+
+    def statistics(self, num: int) -> metrics.Statistics:
+        """All that a set of images is known by."""
+        (found,) = extraction.collect([self.extractor], self.images(num), num)
+        return found
+
+    def evaluation(self, num: int, reference: metrics.Statistics) -> None:
+        """All of it."""
+        samples = self.statistics(num)
+        for metric in WANTED:
+            metrics.measure(metric, self.extractor.label, samples, reference)
+
+
+def seconds(task: Callable[..., object], *args: object) -> np.ndarray:
+    """How long a call takes: (wall, CPU)."""
+    began = np.array([time.perf_counter(), time.process_time()])
+    task(*args)
+    return np.array([time.perf_counter(), time.process_time()]) - began
+
+
+def most_memory() -> float:
+    """The most that this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(argv: list[str]) -> None:
+    """Prints both numbers."""
+    name = argv[1].removeprefix("--features=") if argv[1:] else "squeezenet"
+    jax.config.update("jax_num_cpu_devices", num_cores())
+    case = Case(name)
+    reference = case.statistics(FEW)
+    ratios = []
+    for _ in range(TURNS):
+        alone = seconds(case.alone, MANY)
+        ratios.append(seconds(case.evaluation, MANY, reference) / alone)
+        print(f"{MANY} images, {name}: {alone[0]:.1f} s alone, x {ratios[-1][0]:.3f}")
+    wall, cpu = np.median(ratios, axis=0)
+    print(f"evaluation / (drawing + features): {wall:.3f}, in CPU time {cpu:.3f}")
+    before = most_memory()
+    case.statistics(4 * MANY)
+    kept = 4 * 3 * MANY * case.extractor.num_features / 2**20
+    print(
+        f"memory at its most: {before:.0f} MB with {MANY} images, "
+        f"{most_memory() - before:+.0f} MB with {4 * MANY}, of which {kept:.0f} MB are "
+        f"features kept for pairs (of {metrics.KEPT:,} images at most)"
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,116 @@
+from typing import get_args
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from progdist import drawing, parallel
+from progdist.diffusion.schedules import Cosine
+from progdist.nets.unet import UNet
+from tests import tiny, toy
+
+
+def draw(num_images, batch_size, num_devices=1, name="ddim", num_steps=4, seed=0):
+    mesh = parallel.make_mesh(jax.devices()[:num_devices])
+    sampler = drawing.make_sampler(
+        tiny.TinyNet(), "v", Cosine(), tiny.SHAPE, 0, mesh, name, 0.5
+    )
+    params = parallel.replicate(tiny.params(), mesh)
+    batches = drawing.draw_images(
+        sampler, params, seed, num_images, num_steps, batch_size, mesh
+    )
+    return np.concatenate(list(batches))
+
+
+@pytest.mark.parametrize("name", ["ddim", "ancestral", "rk4"])
+def test_an_image_depends_on_its_number_alone(name):
+    images = draw(16, 16, name=name)
+    assert len(np.unique(images.reshape(16, -1), axis=0)) == 16
+    np.testing.assert_array_equal(draw(5, 16, name=name), images[:5])
+    np.testing.assert_array_equal(draw(11, 4, name=name), images[:11])
+    np.testing.assert_array_equal(draw(16, 8, num_devices=8, name=name), images)
+    assert not np.array_equal(draw(16, 16, name=name, seed=1), images)
+
+
+def test_one_trace_serves_every_number_of_steps(monkeypatch):
+    traces = []
+    inner = drawing.samplers.sample
+
+    def counted(*args):
+        traces.append(1)
+        return inner(*args)
+
+    monkeypatch.setattr(drawing.samplers, "sample", counted)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    sampler = drawing.make_sampler(tiny.TinyNet(), "v", Cosine(), tiny.SHAPE, 0, mesh)
+    params = parallel.replicate(tiny.params(), mesh)
+    for num_steps in (1, 2, 7):
+        list(drawing.draw_images(sampler, params, 0, 4, num_steps, 4, mesh))
+    assert len(traces) == 1
+
+
+def test_the_path_ends_in_the_image():
+    indices = jax.numpy.arange(4)
+    z_1 = drawing.image_noise(jax.random.key(0), indices, tiny.SHAPE)
+    states = drawing.draw_trajectory(
+        tiny.TinyNet(), tiny.params(), "v", Cosine(), z_1, 4
+    )
+    assert states.shape == (5, 4, *tiny.SHAPE)
+    np.testing.assert_array_equal(states[0], z_1)
+    np.testing.assert_array_equal(drawing.data.to_uint8(states[-1]), draw(4, 4))
+
+
+@pytest.mark.parametrize("name", ["ddim", "ancestral", "heun"])
+def test_images_are_the_same_for_batches_of_1_7_and_64(name):
+    images = draw(70, 64, name=name)
+    for batch_size in (1, 7):
+        np.testing.assert_array_equal(draw(70, batch_size, name=name), images)
+
+
+def test_images_of_a_u_net_are_the_same_for_batches_of_1_7_and_64():
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    net = UNet(16, 32, (1,), 1, (), out_ch=1, patch_size=2)
+    z = jax.numpy.zeros((1, 8, 8, 1))
+    shapes = jax.eval_shape(net.init, jax.random.key(0), z, z[:, 0, 0, 0])["params"]
+    rng = np.random.default_rng(0)
+    leaves = jax.tree.map(
+        lambda leaf: np.float32(0.1) * rng.standard_normal(leaf.shape, np.float32),
+        shapes,
+    )
+    params = parallel.replicate(leaves, mesh)
+    sampler = drawing.make_sampler(net, "v", Cosine(), (8, 8, 1), 0, mesh)
+    drawn = {
+        size: np.concatenate(
+            list(drawing.draw_images(sampler, params, 0, 20, 2, size, mesh))
+        )
+        for size in (1, 7, 64)
+    }
+    assert len(np.unique(drawn[64].reshape(20, -1), axis=0)) == 20
+    np.testing.assert_array_equal(drawn[1], drawn[64])
+    np.testing.assert_array_equal(drawn[7], drawn[64])
+
+
+@pytest.mark.parametrize("name", get_args(drawing.SamplerName))
+def test_n_is_the_number_of_network_calls(name):
+    calls = []
+
+    class Counted(tiny.TinyNet):
+        @nn.compact
+        def __call__(self, z, logsnr, label=None, dropout_keys=None):
+            jax.debug.callback(lambda: calls.append(1))
+            return super().__call__(z, logsnr, label, dropout_keys)
+
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    params = parallel.replicate(tiny.params(), mesh)
+    sampler = drawing.make_sampler(
+        Counted(), "v", Cosine(), tiny.SHAPE, 0, mesh, name, 0.5
+    )
+    list(drawing.draw_images(sampler, params, 0, 4, 8, 4, mesh))
+    jax.effects_barrier()
+    assert len(calls) == 8
+
+
+def test_an_unknown_sampler_is_refused():
+    with pytest.raises(ValueError, match="sampler: 'plms' is not one of"):
+        toy.unchecked(drawing._solver_maker)("plms", 0.0)

@@ -1,0 +1,175 @@
+"""Features over devices and processes, and statistics of data that are kept."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from progdist import data, extraction, metrics, parallel, references
+from progdist.features import Features, Network
+
+
+def apply(params, images):
+    """A network of two features and three classes."""
+    x = images.astype(jnp.float32)
+    sums = jnp.stack([x.mean((1, 2, 3)), x.std((1, 2, 3))], axis=1)
+    return Features(sums, sums @ params / 50)
+
+
+@pytest.fixture
+def network():
+    params = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
+    return Network("squeezenet", params, apply, "digest")
+
+
+def make_source(num, seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (num, 4, 4, 1), np.uint8)
+    return data.ArraySource("made", images, np.zeros(num, np.int32), 0)
+
+
+def in_parts(source, size):
+    numbers = np.arange(len(source))
+    for first in range(0, len(source), size):
+        yield numbers[first : first + size], source.images[first : first + size]
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_statistics_are_the_same_for_any_batch_size(network, size):
+    source = make_source(70)
+    extractor = extraction.network_extractor(network, source.image_shape, size)
+    pixels = extraction.make_extractor("pixels", source.image_shape, size)
+    found, of_pixels = extraction.collect(
+        [extractor, pixels], in_parts(source, size), 70
+    )
+    direct = jax.jit(apply)(network.params, source.images)
+    np.testing.assert_allclose(found.kept, direct.features, 1e-5)
+    np.testing.assert_allclose(
+        found.moments.covariance, np.cov(np.float64(direct.features).T), 1e-4
+    )
+    x = source.images.reshape(70, -1) / 127.5 - 1
+    np.testing.assert_allclose(of_pixels.moments.covariance, np.cov(x.T), 1e-9, 1e-12)
+    assert found.score[0] > 1
+    assert np.isnan(of_pixels.score[0])
+
+
+def test_rows_of_a_process_are_put_together_in_order():
+    mesh = parallel.make_mesh()
+    rows = np.arange(16.0, dtype=np.float32).reshape(16, 1)
+    np.testing.assert_array_equal(parallel.local_part(parallel.shard(rows, mesh)), rows)
+
+
+@pytest.fixture
+def reference(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return references.make_reference(make_source(101), "train", 16, 2)
+
+
+@pytest.fixture
+def counted(network):
+    """An extractor that counts the images it is given."""
+    inner = extraction.network_extractor(network, (4, 4, 1), 16)
+    seen = []
+
+    def extract(images):
+        seen.append(len(images))
+        return inner.extract(images)
+
+    return inner._replace(extract=extract), seen
+
+
+def test_statistics_of_the_data_are_computed_once(reference, counted):
+    extractor, seen = counted
+    first = references.statistics(reference, extractor)
+    assert sum(seen) == 101
+    again = references.statistics(reference, extractor)
+    assert sum(seen) == 101
+    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+    features = jax.jit(apply)(0 * np.ones((2, 3)), reference.source.images).features
+    np.testing.assert_allclose(first.moments.mean, features.mean(0), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "change", [{"split": "test"}, {"content": "other"}, {"name": "other"}]
+)
+def test_other_data_have_other_statistics(reference, counted, change):
+    extractor, seen = counted
+    references.statistics(reference, extractor)
+    references.statistics(reference._replace(**change), extractor)
+    assert sum(seen) == 202
+
+
+def test_other_images_of_one_name_have_other_statistics(reference, counted):
+    other = references.make_reference(make_source(101, seed=1), "train", 16, 2)
+    assert other.content != reference.content
+
+
+def test_other_features_have_other_statistics(reference, counted):
+    extractor, seen = counted
+    references.statistics(reference, extractor)
+    references.statistics(reference, extractor._replace(digest="of other weights"))
+    assert sum(seen) == 202
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])
+def test_damaged_statistics_are_computed_again(reference, counted, damage, tmp_path):
+    extractor, seen = counted
+    first = references.statistics(reference, extractor)
+    (path,) = (tmp_path / "progdist" / "statistics").iterdir()
+    content = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        arrays["mean"][0] += 1
+        np.savez(path, **arrays)
+    else:
+        np.savez(path, mean=np.zeros(2))
+    again = references.statistics(reference, extractor)
+    assert sum(seen) == 202
+    np.testing.assert_array_equal(again.moments.mean, first.moments.mean)
+
+
+def test_the_halves_have_nothing_in_common(reference):
+    one, other = (
+        references._chosen(reference, which, 40) for which in ("one half", "other half")
+    )
+    assert len(set(one) | set(other)) == 80
+    assert set(references._chosen(reference, "all", 0)) == set(range(101))
+
+
+def test_the_floor_is_of_one_half_to_the_other(reference, counted):
+    extractor, seen = counted
+    found = references.floor(reference, extractor, "fd", 40)
+    x = reference.source.images
+    halves = [
+        np.float64(jax.jit(apply)(np.ones((2, 3)), x[chosen]).features)
+        for chosen in (
+            references._chosen(reference, which, 40)
+            for which in ("one half", "other half")
+        )
+    ]
+    moments = [metrics.Moments(h.mean(0), np.cov(h.T)) for h in halves]
+    expected = metrics.frechet_distance(*moments)
+    assert found["FD-squeezenet"]["value"] == pytest.approx(expected, rel=1e-4)
+    assert found["FD-squeezenet"]["count"] == 40
+    assert references.floor(reference, extractor, "fd", 40) == found
+    assert sum(seen) == 80
+    assert (
+        references.floor(reference, extractor, "fd", 9999)["FD-squeezenet"]["count"]
+        == 50
+    )
+
+
+def test_a_key_has_one_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    key = {"a": 1, "b": 2}
+    assert references.path_of(key) == references.path_of(dict(reversed(key.items())))
+    assert references.path_of(key) != references.path_of({"a": 1, "b": 3})
+    references.cached(key, lambda: {"x": np.arange(3)})
+    with np.load(references.path_of(key), allow_pickle=False) as stored:
+        assert json.loads(str(stored["key"])) == key

@@ -1,0 +1,225 @@
+"""Distances against other ways to compute them, on the same features."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.spatial.distance
+import scipy.special
+
+from progdist import metrics
+from progdist.data import ArraySource
+from progdist.metrics import Collector, Moments, Running, RunningScores
+from tests import toy
+
+
+def random_moments(seed, d=6):
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(d, d))
+    return Moments(rng.normal(size=d), root @ root.T)
+
+
+def test_frechet_distance_of_diagonal_gaussians():
+    a = Moments(np.array([0.0, 1.0]), np.diag([1.0, 4.0]))
+    b = Moments(np.array([2.0, 1.0]), np.diag([9.0, 4.0]))
+    assert metrics.frechet_distance(a, b) == pytest.approx(4 + (1 - 3) ** 2)
+
+
+def test_frechet_distance_equals_the_form_with_a_matrix_root():
+    a, b = random_moments(0), random_moments(1)
+    root = scipy.linalg.sqrtm(a.covariance @ b.covariance).real
+    expected = np.sum((a.mean - b.mean) ** 2) + np.trace(
+        a.covariance + b.covariance - 2 * root
+    )
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_distance_is_a_distance():
+    a, b = random_moments(0), random_moments(1)
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    ab, ba = metrics.frechet_distance(a, b), metrics.frechet_distance(b, a)
+    assert ab == pytest.approx(ba, rel=1e-9)
+
+
+def test_frechet_distance_of_singular_covariances():
+    a = Moments(np.zeros(3), np.diag([1.0, 0.0, 0.0]))
+    b = Moments(np.zeros(3), np.diag([0.0, 4.0, 0.0]))
+    assert metrics.frechet_distance(a, b) == pytest.approx(5)
+
+
+def test_moments_in_pieces_are_those_of_the_whole():
+    images = np.random.default_rng(0).integers(0, 256, (50, 2, 3, 1), np.uint8)
+    moments = metrics.pixel_moments(iter([images[:20], images[20:]]))
+    x = images.reshape(50, -1) / 127.5 - 1
+    np.testing.assert_allclose(moments.mean, x.mean(0), atol=1e-12)
+    np.testing.assert_allclose(moments.covariance, np.cov(x.T), atol=1e-12)
+    source = ArraySource("made", images, np.zeros(50, np.int32), 0)
+    np.testing.assert_allclose(metrics.source_moments(source).mean, moments.mean)
+
+
+def test_large_images_are_averaged_over_squares_and_named_for_it():
+    images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)
+    squares = images.astype(float).reshape(9, 4, 2, 4, 2).mean((2, 4))
+    expected = squares.reshape(9, 16) / 127.5 - 1
+    moments = metrics.pixel_moments([images], most_pixels=4)
+    np.testing.assert_allclose(moments.mean, expected.mean(0), atol=1e-12)
+    np.testing.assert_allclose(moments.covariance, np.cov(expected.T), atol=1e-12)
+    assert metrics.metric_name((8, 8, 1)) == "FD-pixels"
+    assert metrics.metric_name((28, 28, 1)) == "FD-pixels"
+    assert metrics.metric_name((64, 64, 3)) == "FD-pixels32"
+    assert metrics.metric_name((128, 128, 3)) == "FD-pixels32"
+
+
+OTHERS = "KID", "IS", "precision", "recall"
+
+
+def features(num, d=5, seed=0, shift=0.0):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(shift, 1, (num, d)) * np.arange(1, d + 1)).astype(np.float32)
+
+
+def test_frechet_distance_of_singular_covariances_is_exact():
+    """Fewer images than features: C_a C_b is singular, and its roots lose digits."""
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(60, 60)))[0]
+    a, b = np.zeros(60), np.zeros(60)
+    a[:20], b[10:30] = np.logspace(-8, 2, 20), np.logspace(1, -9, 20)
+    one, other = (Moments(np.zeros(60), (basis * v) @ basis.T) for v in (a, b))
+    expected = np.sum((np.sqrt(a) - np.sqrt(b)) ** 2)
+    assert metrics.frechet_distance(one, other) == pytest.approx(expected, rel=1e-9)
+
+
+def test_sums_of_parts_are_those_of_the_whole():
+    x = features(100, shift=1000.0)
+    parts = [Running() for _ in range(3)]
+    for i, part in enumerate(parts):
+        for first in range(i, 100, 21):
+            part.add(x[first : first + 7 * (i != 1)])
+    whole, seen = parts[0].merge(parts[1]).merge(parts[2]), []
+    for i in range(3):
+        seen += [x[first : first + 7 * (i != 1)] for first in range(i, 100, 21)]
+    seen = np.concatenate(seen).astype(np.float64)
+    assert whole.count == len(seen)
+    moments = whole.result()
+    np.testing.assert_allclose(moments.mean, seen.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(moments.covariance, np.cov(seen.T), rtol=1e-9)
+    with pytest.raises(ValueError, match="moments of 0 features"):
+        Running().result()
+
+
+def test_kernel_distance_is_the_mean_over_subsets():
+    x, y = features(50), features(60, seed=1, shift=0.2)
+    rng, expected = np.random.RandomState(3), []
+    for _ in range(7):
+        a = x[rng.choice(50, 20, replace=False)].astype(float)
+        b = y[rng.choice(60, 20, replace=False)].astype(float)
+        kernels = [(u @ v.T / 5 + 1) ** 3 for u, v in ((a, a), (b, b), (a, b))]
+        pairs = [k[~np.eye(20, dtype=bool)].mean() for k in kernels[:2]]
+        expected.append(sum(pairs) - 2 * kernels[2].mean())
+    found = metrics.kernel_distance(x, y, subsets=7, size=20, seed=3)
+    assert found.mean == pytest.approx(np.mean(expected), rel=1e-9)
+    assert found.std == pytest.approx(np.std(expected), rel=1e-9)
+    assert metrics.kernel_distance(x, y).size == 50
+    with pytest.raises(ValueError, match="at least 2 features"):
+        metrics.kernel_distance(x[:1], y)
+
+
+def test_kernel_distance_does_not_depend_on_its_blocks(monkeypatch):
+    x, y = features(50), features(60, seed=1, shift=0.2)
+    whole = metrics.kernel_distance(x, y, 5, 20)
+    monkeypatch.setattr(metrics.kernel, "_BLOCK", 7)
+    assert metrics.kernel_distance(x, y, 5, 20).mean == pytest.approx(whole.mean, 1e-9)
+
+
+def test_precision_and_recall_are_counts_of_points_in_balls(monkeypatch):
+    monkeypatch.setattr(metrics.neighbours, "_BLOCK", 7)
+    x, y = features(40, d=2), features(50, d=2, seed=1, shift=1.5)
+    found = metrics.precision_recall(x, y)
+    for value, points, centres in ((found.precision, x, y), (found.recall, y, x)):
+        among = scipy.spatial.distance.cdist(centres, centres)
+        radii = np.sort(among, axis=1)[:, 3]
+        inside = scipy.spatial.distance.cdist(points, centres) <= radii
+        assert value == pytest.approx(inside.any(1).mean())
+        assert 0.1 < value < 1
+    assert metrics.precision_recall(x, x) == (1.0, 1.0)
+    assert metrics.precision_recall(x, x + 1000) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="more than 3 features"):
+        metrics.precision_recall(x[:3], y)
+
+
+def test_the_inception_score_is_that_of_the_whole_shuffled_sets():
+    """As its definition, and torch-fidelity, compute it from all scores at once."""
+    logits = 3 * features(105, d=6)
+    order = np.random.RandomState(2020).permutation(105)
+    p = scipy.special.softmax(logits[order].astype(float), axis=1)
+    scores = []
+    for i in range(10):
+        part = p[i * 105 // 10 : (i + 1) * 105 // 10]
+        kl = (part * np.log(part / part.mean(0))).sum(1)
+        scores.append(np.exp(kl.mean()))
+    running = RunningScores(105, 6)
+    for first in range(0, 105, 8):
+        numbers = np.arange(first, min(first + 8, 105))
+        running.add(numbers, logits[numbers])
+    mean, std = running.result()
+    assert mean == pytest.approx(np.mean(scores), rel=1e-9)
+    assert std == pytest.approx(np.std(scores), rel=1e-9)
+    with pytest.raises(ValueError, match="10 splits of 9 images"):
+        RunningScores(9, 6)
+
+
+def test_statistics_do_not_depend_on_who_saw_what():
+    x, logits = features(40), features(40, d=3, seed=2)
+
+    def gather(shares, keep=30):
+        parts = []
+        for share in shares:
+            collector = Collector(40, 5, 3, keep)
+            for numbers in np.array_split(np.asarray(share, int), 3):
+                collector.add(numbers, x[numbers], logits[numbers])
+            parts.append(collector.sums())
+        return metrics.merge(40, parts)
+
+    alone = gather([range(40)])
+    order = np.random.default_rng(0).permutation(40)
+    shared = gather([order[:11], order[11:38], order[38:], []])
+    np.testing.assert_array_equal(alone.kept, x[:30])
+    np.testing.assert_array_equal(shared.kept, x[:30])
+    np.testing.assert_allclose(shared.moments.mean, x.mean(0), 1e-5)
+    for one, other in zip(alone.moments, shared.moments, strict=True):
+        np.testing.assert_allclose(one, other, 1e-9, 1e-9)
+    np.testing.assert_allclose(alone.score, shared.score, 1e-9)
+    with pytest.raises(ValueError, match="features of 30 images, of 40"):
+        gather([range(30)])
+
+
+def test_what_is_kept_is_bounded():
+    few = Collector(10**9, 3, keep=20).sums()
+    assert sum(array.nbytes for array in few.values()) < 1000
+
+
+@pytest.mark.parametrize(
+    ("features_name", "names"),
+    [
+        ("inception", ["FID", "KID", "IS", "precision", "recall"]),
+        (
+            "inception_tf1",
+            [f"{n}-tf1" for n in ("FID", "KID", "IS", "precision", "recall")],
+        ),
+        (
+            "pixels32",
+            [f"{n}-pixels32" for n in ("FD", "KID", "IS", "precision", "recall")],
+        ),
+    ],
+)
+def test_fid_is_of_the_inception_alone(features_name, names):
+    x = features(40)
+    statistics = metrics.Statistics(40, Moments(x.mean(0), np.cov(x.T)), x, (2.0, 0.1))
+    found = {}
+    for metric in ("fd", "kid", "is", "pr"):
+        numbers = metrics.measure(metric, features_name, statistics, statistics)
+        assert tuple(numbers) == metrics.names(metric, features_name)
+        found |= numbers
+    assert list(found) == names
+    assert found[names[0]]["value"] == pytest.approx(0, abs=1e-6)
+    assert found[names[2]]["value"] == 2.0
+    with pytest.raises(ValueError, match="metric: 'lpips' is not one of"):
+        toy.unchecked(metrics.measure)("lpips", "pixels", statistics, statistics)
