@@ -249,7 +249,10 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def digits(workdir):
     return run_in_small(
-        "digits", WORKDIR=str(workdir), CONFIG="configs/digits.py:smoke", SETTINGS=[]
+        "digits",
+        WORKDIR=str(workdir),
+        CONFIG="configs/digits.py:smoke",
+        SETTINGS=["--config.cpu_devices=1"],
     )
 
 
@@ -281,7 +284,7 @@ def test_a_student_draws_what_the_command_draws(digits, workdir, tmp_path):
     wanted = sample.draw(from_json(workdir / "config.json"), workdir, request)
     # Another number of rows in a batch may round a grey value the other way.
     assert np.abs(np.load(out).astype(int) - wanted).max() <= 1
-    assert np.ptp(wanted) > 100
+    assert np.ptp(wanted) > 50  # of 255: this is no blank
 
 
 @pytest.mark.slow
