@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import os
 import platform
 import re
 import runpy
@@ -179,16 +180,31 @@ def run_in_small(name, **parameters):
     return notebooks.execute(read(name), parameters, CELL_SECONDS)
 
 
-def test_a_notebook_is_run_by_this_python_from_the_top_of_the_checkout():
-    source = "import os, sys\nprint(number)\nprint(sys.executable, os.getcwd())"
-    cells = [new_code_cell("number = 1", metadata={"tags": ["parameters"]})]
-    cells += [new_code_cell(source + "\nprint(os.getcwd() + '/launch')")]
-    cells += [new_code_cell("print(3)", metadata={"tags": ["remove-output"]})]
+def test_a_notebook_is_run_by_this_python_from_the_top_of_the_checkout(
+    monkeypatch, tmp_path
+):
+    other = tmp_path / "kernels" / "python3" / "kernel.json"  # that a user may have
+    other.parent.mkdir(parents=True)
+    other.write_text(json.dumps({"argv": ["false"], "display_name": "Other"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    source = "import os, sys\nprint(number, sys.executable, os.getcwd(), flush=True)"
+    cells = [
+        new_code_cell("number = 1", metadata={"tags": ["parameters"]}),
+        new_code_cell(source + "\nprint(f'{os.getcwd()}/launch')"),
+        new_code_cell("print(3)", metadata={"tags": ["remove-output"]}),
+    ]
     notebook = new_notebook(cells=cells)
     done = notebooks.execute(notebook, {"number": 2}, CELL_SECONDS)
-    assert printed(done) == f"2\n{sys.executable} {notebooks.ROOT}\nlaunch\n"
-    assert printed(notebook) == ""
+    assert printed(done) == f"2 {sys.executable} {notebooks.ROOT}\nlaunch\n"
     assert len(done.cells[2].outputs) == 1  # however many pieces it came in
+    assert printed(notebook) == ""  # what was given is as it was
+
+
+def test_no_kernel_is_left_behind():
+    notebook = new_notebook(cells=[new_code_cell("import os\nprint(os.getpid())")])
+    number = int(printed(notebooks.execute(notebook)))
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
 
 
 def test_what_fails_is_not_written(monkeypatch, tmp_path, capsys):
