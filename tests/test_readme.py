@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
 SET_UP = "python3 -m venv .venv && .venv/bin/pip install -e "
 TESTS = SET_UP + "'.[test]' && .venv/bin/python -m pytest"
@@ -79,10 +80,25 @@ def test_a_command_that_writes_a_page_runs(command, runs):
     run(command.replace("runs/wide", "runs/another"), runs)
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if ".evaluate" in c])
+def test_a_command_that_measures_runs(command, runs):
+    run(command.replace("--num_steps=8,16,32", "--num_steps=2"), runs)
+
+
+def test_the_command_that_exports_runs(runs):
+    command = next(c for c in COMMANDS if "progdist.export" in c)
+    run(command.replace("--num_steps=4", "--num_steps=2"), runs)
+    out = runs / re.search(r"--out=(\S+)", command)[1]
+    snippet = next(s for s in PYTHON if "jax.export" in s)
+    subprocess.run([sys.executable, "-c", snippet], cwd=out, check=True, timeout=300)
+
+
 def test_there_are_no_other_commands():
     modules = (
         "progdist.sample",
         "progdist.main",
+        "progdist.evaluate",
+        "progdist.export",
         "progdist.fingerprint",
         "progdist.report",
     )
