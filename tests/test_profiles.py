@@ -38,11 +38,11 @@ def test_a_profile_is_the_mean_of_the_last_tenth_of_a_phase():
 
 
 def test_a_bin_that_is_empty_in_some_rows_has_the_mean_of_the_others():
-    first, last = rows(0)[-2:]
-    first["loss_by_logsnr"][3], last["loss_by_logsnr"][4] = None, float("nan")
-    (profile,) = profiles_of([*rows(0)[:-2], first, last], PATH)
-    assert profile.loss[3] == last["loss_by_logsnr"][3]
-    assert profile.loss[4] == first["loss_by_logsnr"][4]
+    some = rows(0)
+    some[-2]["loss_by_logsnr"] = [None, 2.0, 3.0, *[1.0] * (NUM_BINS - 3)]
+    some[-1]["loss_by_logsnr"] = [4.0, 5.0, float("nan"), *[1.0] * (NUM_BINS - 3)]
+    (profile,) = profiles_of(some, PATH)
+    np.testing.assert_array_equal(profile.loss[:4], [4.0, 3.5, 3.0, 1.0])
 
 
 def test_rows_that_a_resumed_run_has_written_twice_count_as_the_last_time():
