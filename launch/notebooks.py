@@ -4,9 +4,10 @@
   python -m launch.notebooks --only=library   one
   python -m launch.notebooks --repository=OWNER/NAME
 
-The last gives them, once the project is published on GitHub, its address and Colab's
-badge, and runs nothing. Needs pip install 'progdist[test]'. This Python runs them,
-from the top of the checkout, and are written only if all of their cells ran.
+The last gives them, once the project is published on GitHub, its address, and them and
+README.md Colab's badges, and runs nothing. Needs pip install 'progdist[test]'. This
+Python runs them, from the top of the checkout; one is written only if all of its cells
+ran.
 """
 
 import copy
@@ -64,6 +65,9 @@ def main(argv: list[str]) -> int:
                 print(error, file=sys.stderr)
                 return 1
         nbformat.write(notebook, path)
+    if repository and not _DRY_RUN.value:
+        page = ROOT / "README.md"
+        page.write_text(with_badges(page.read_text("utf-8"), repository), "utf-8")
     return 0
 
 
@@ -115,8 +119,7 @@ def execute(
 
 def address(notebook: NotebookNode, name: str, repository: str) -> None:
     """Puts the project's address into a notebook, and Colab's badge below its title."""
-    url = f"{_COLAB}/github/{repository}/blob/main/launch/{name}.ipynb"
-    badge = f"[![Open in Colab]({_COLAB}/assets/colab-badge.svg)]({url})"
+    badge = _badge(name, repository)
     title, *text = notebook.cells[0].source.splitlines()
     text = [line for line in text if not line.startswith("[![Open in Colab]")]
     notebook.cells[0].source = "\n".join([title, badge, *text])
@@ -127,6 +130,22 @@ def address(notebook: NotebookNode, name: str, repository: str) -> None:
             cell.source,
             flags=re.MULTILINE,
         )
+
+
+def with_badges(page: str, repository: str) -> str:
+    """Returns the page with Colab's badge behind each link to a notebook."""
+    for name in NAMES:
+        page = re.sub(
+            rf"(\[[^\]]*\]\(launch/{name}\.ipynb\))(?: \[!\[Open in Colab\]\(\S+?\)\]\(\S+?\))?",
+            lambda found, name=name: f"{found[1]} {_badge(name, repository)}",
+            page,
+        )
+    return page
+
+
+def _badge(name: str, repository: str) -> str:
+    url = f"{_COLAB}/github/{repository}/blob/main/launch/{name}.ipynb"
+    return f"[![Open in Colab]({_COLAB}/assets/colab-badge.svg)]({url})"
 
 
 def _set(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:

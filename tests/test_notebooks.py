@@ -226,6 +226,17 @@ def test_a_published_project_has_its_address_and_badge_once():
     assert "first/progdist" not in text
 
 
+def test_the_readme_has_a_badge_behind_each_link_once():
+    page = bare = (notebooks.ROOT / "README.md").read_text(encoding="utf-8")
+    for owner in ("first", "second"):
+        page = notebooks.with_badges(page, f"{owner}/progdist")
+    for each in notebooks.NAMES:
+        link = f"(launch/{each}.ipynb) [![Open in Colab]("
+        assert page.count(link) == 1
+    assert "first/progdist" not in page
+    assert re.sub(r" \[!\[Open in Colab\]\(\S+\)\]\(\S+\)", "", page) == bare
+
+
 def test_an_address_that_is_none_is_refused():
     with pytest.raises(UsageError, match="must look like OWNER/NAME"):
         notebooks.main(["notebooks", "--repository=https://github.com/a/b"])
