@@ -134,12 +134,10 @@ def address(notebook: NotebookNode, name: str, repository: str) -> None:
 
 def with_badges(page: str, repository: str) -> str:
     """Returns the page with Colab's badge behind each link to a notebook."""
+    page = re.sub(r" \[!\[Open in Colab\]\(\S+?\)\]\(\S+?\)", "", page)
     for name in NAMES:
-        page = re.sub(
-            rf"(\[[^\]]*\]\(launch/{name}\.ipynb\))(?: \[!\[Open in Colab\]\(\S+?\)\]\(\S+?\))?",
-            lambda found, name=name: f"{found[1]} {_badge(name, repository)}",
-            page,
-        )
+        link = f"](launch/{name}.ipynb)"
+        page = page.replace(link, f"{link} {_badge(name, repository)}")
     return page
 
 
