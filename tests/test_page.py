@@ -270,6 +270,7 @@ def test_what_is_better_depends_on_the_metric(tmp_path):
     write_jsonl(tmp_path / "eval.jsonl", rows)
     page = read(tmp_path)
     assert page.tables[0][-1][4] == "0.800 gamma 1.0"
+    assert page.tables[1][-1][:3] == ["8", "-0.00100", "–"]  # no ratio of that
     assert page.text.count("Higher is better.") == 1
     assert page.text.count("Lower is better.") == 1
     assert len(page.all("svg")) == 4  # for wide windows and for narrow ones

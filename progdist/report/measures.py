@@ -47,7 +47,7 @@ class Line(NamedTuple):
     ddim: Measure | None  # this and the next two: of the undistilled teacher
     ancestral: Measure | None  # at the best of its settings
     other: Measure | None  # the best of all other samplers
-    ratio: float | None  # student / teacher at its full number of steps
+    ratio: float | None  # student / teacher at its full number of steps, if positive
 
 
 class Group(NamedTuple):
@@ -101,16 +101,15 @@ class Group(NamedTuple):
 
     def _line(self, n: int) -> Line:
         others = {m.evaluation.sampler for m in self.measures} - set(_OWN_COLUMN)
-        student = self.of("student", ("ddim",), n)
+        student, teacher = self.of("student", ("ddim",), n), self.teacher
+        values = (student.evaluation.value, teacher) if student and teacher else ()
         return Line(
             n,
             student,
             self.of("teacher", ("ddim",), n),
             self.of("teacher", ("ancestral",), n),
             self.of("teacher", sorted(others), n),
-            student.evaluation.value / self.teacher
-            if student and self.teacher
-            else None,
+            values[0] / values[1] if values and min(values) > 0 else None,
         )
 
     def _worst_first(self, measures: Iterable[Measure]) -> list[Measure]:
