@@ -61,7 +61,7 @@ def test_the_path_ends_in_the_image():
     np.testing.assert_array_equal(drawing.data.to_uint8(states[-1]), draw(4, 4))
 
 
-@pytest.mark.parametrize("name", ["ddim", "ancestral", "heun"])
+@pytest.mark.parametrize("name", ["ancestral", "heun"])
 def test_images_are_the_same_for_batches_of_1_7_and_64(name):
     images = draw(70, 64, name=name)
     for batch_size in (1, 7):

@@ -18,7 +18,6 @@ from progdist import (
     cli,
     data,
     evaluate,
-    experiment,
     measurement,
     model,
     parallel,
@@ -116,27 +115,6 @@ def test_the_distance_is_that_of_the_images_and_the_data(workdir, monkeypatch):
     root = np.sqrt(scipy.linalg.eigvals(c_a @ c_b).real.clip(0)).sum()
     expected = np.sum((a - b) ** 2) + np.trace(c_a + c_b) - 2 * root
     assert rows(workdir)[0]["value"] == pytest.approx(expected, rel=1e-6)
-
-
-def test_what_a_run_has_measured_is_there_already(tmp_path, monkeypatch, capsys):
-    """And the same command draws what the run has drawn."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    config = get_config("smoke")
-    config.distill.start_steps = 2
-    experiment.run(config, tmp_path)
-    of_the_run = rows(tmp_path)
-    flags = [f"--workdir={tmp_path}", "--round=0", "--num_steps=1,2"]
-    flags.append("--sampler=ddim,ancestral")
-    command(evaluate, *flags, monkeypatch=monkeypatch)
-    command(evaluate, f"--workdir={tmp_path}", monkeypatch=monkeypatch)
-    assert capsys.readouterr().out.count("is there already") == 6
-    assert rows(tmp_path) == of_the_run
-    (tmp_path / "eval.jsonl").unlink()
-    command(evaluate, *flags, monkeypatch=monkeypatch)
-    again = {(r["sampler"], r["num_steps"]): r for r in rows(tmp_path)}
-    for row in of_the_run:
-        if row["role"] == "teacher":
-            assert again[row["sampler"], row["num_steps"]] == row
 
 
 def test_what_is_there_is_not_computed_again(workdir, monkeypatch, capsys):

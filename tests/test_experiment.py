@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from configs.digits import get_config
-from progdist import checkpoint, experiment, parallel, sample, trainer
+from progdist import (
+    checkpoint,
+    cli,
+    evaluate,
+    experiment,
+    parallel,
+    sample,
+    trainer,
+)
 from progdist.config import ConfigError
 from progdist.loop import NonFiniteError
 from progdist.model import init_params, make_model
@@ -109,6 +117,26 @@ def test_every_phase_is_measured_with_its_baselines(finished):
     assert keys == expected
     assert {(r["metric"], r["num_samples"]) for r in found} == {("FD-pixels", 32)}
     assert all(r["value"] > 0 for r in found)
+
+
+def test_the_command_that_measures_finds_the_runs_rows_and_comes_to_the_same(
+    finished, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)  # done already
+    workdir = tmp_path / "w"
+    shutil.copytree(finished, workdir)
+    of_the_run = rows(workdir, "eval.jsonl")
+    flags = ["", f"--workdir={workdir}", "--round=0,1", "--num_steps=2"]
+    importlib.reload(evaluate).main(flags)
+    assert capsys.readouterr().out.count("is there already") == 2
+    assert rows(workdir, "eval.jsonl") == of_the_run
+    (workdir / "eval.jsonl").unlink()
+    importlib.reload(evaluate).main(flags)
+    again = rows(workdir, "eval.jsonl")
+    for row in again:
+        row["value"] = pytest.approx(row["value"], rel=1e-6)
+    assert len(again) == 2
+    assert all(row in of_the_run for row in again)
 
 
 def test_pictures_and_models_are_left(finished):

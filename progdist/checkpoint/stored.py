@@ -90,4 +90,4 @@ def abstract_of(tree: Any) -> Any:
 
 def reason(error: Exception) -> str:
     """What an error says, in one line of bearable length."""
-    return " ".join(str(error).split())[:400] or type(error).__name__
+    return " ".join(str(error).split())[:1000] or type(error).__name__
