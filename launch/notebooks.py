@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from launch.command_line import UsageError
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = "library", "digits", "draw"
 _COLAB = "https://colab.research.google.com"
+_BADGE = r" \[!\[Open in Colab\]\(\S+?\)\]\(\S+?\)"
 
 FLAGS = flags.FlagValues()
 _ONLY = flags.DEFINE_multi_enum("only", None, NAMES, "Which.", flag_values=FLAGS)
@@ -67,7 +68,8 @@ def main(argv: list[str]) -> int:
         nbformat.write(notebook, path)
     if repository and not _DRY_RUN.value:
         page = ROOT / "README.md"
-        page.write_text(with_badges(page.read_text("utf-8"), repository), "utf-8")
+        text = with_badges(page.read_text("utf-8"), repository, _ONLY.value or NAMES)
+        page.write_text(text, "utf-8")
     return 0
 
 
@@ -132,11 +134,11 @@ def address(notebook: NotebookNode, name: str, repository: str) -> None:
         )
 
 
-def with_badges(page: str, repository: str) -> str:
+def with_badges(page: str, repository: str, names: Sequence[str] = NAMES) -> str:
     """Returns the page with Colab's badge behind each link to a notebook."""
-    page = re.sub(r" \[!\[Open in Colab\]\(\S+?\)\]\(\S+?\)", "", page)
-    for name in NAMES:
+    for name in names:
         link = f"](launch/{name}.ipynb)"
+        page = re.sub(re.escape(link) + _BADGE, link, page)
         page = page.replace(link, f"{link} {_badge(name, repository)}")
     return page
 

@@ -108,14 +108,23 @@ def write_onnx(path: Path, model: Model, params: Params, card: Card) -> None:
 
 
 def write_safetensors(path: Path, params: Params, card: Card) -> None:
-    """Writes the parameters."""
+    """Writes the parameters.
+
+    Raises:
+      SaveError: if they cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     leaves = {
         name: np.ascontiguousarray(leaf)
         for name, leaf in content.leaves_of(params).items()
     }
-    save_file(leaves, path, as_strings(card))
+    try:
+        save_file(leaves, path, as_strings(card))
+    except SafetensorError as error:
+        raise SaveError(f"{path.name}: could not be written ({error})") from None
+    path.chmod(0o644)  # as the other files are
 
 
 def as_strings(card: Card) -> dict[str, str]:

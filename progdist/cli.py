@@ -3,18 +3,21 @@
 import contextlib
 import dataclasses
 import os
+import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from progdist import compile_cache
+from progdist import compile_cache, preflight
 from progdist.cache_dir import cache_dir
 from progdist.checkpoint import CheckpointError, SaveError
-from progdist.config import Config, ConfigError
+from progdist.config import Config, ConfigError, from_json
 from progdist.data import DataError
 from progdist.features import WeightsError
 from progdist.interrupt import Interrupted
@@ -24,6 +27,7 @@ from progdist.parallel import PeerError
 
 # Errors of JAX that no other process has caused.
 _OURS = "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED"
+MOST_STEPS = 2**24  # of a sampler: float32 holds all whole numbers up to it
 _LEAST_ROWS = 16  # of a batch on each CPU device; fewer do not pay
 
 
@@ -113,6 +117,21 @@ def parse(
     return rest
 
 
+def open_run(path: str) -> tuple[Path, Config]:
+    """Returns a run's directory and its configuration, checked.
+
+    Raises:
+      UsageError: if there is no such directory.
+      ConfigError: if its configuration is missing or malformed.
+    """
+    workdir = Path(path).expanduser().absolute()
+    if not workdir.is_dir():
+        raise UsageError(f"--workdir={workdir}: no such directory")
+    config = from_json(workdir / "config.json")
+    preflight.check(config)
+    return workdir, config
+
+
 def prepare_devices(config: Config, num_processes: int = 1) -> None:
     """Splits a CPU into devices, and sets the cache of compiled programs.
 
@@ -123,6 +142,32 @@ def prepare_devices(config: Config, num_processes: int = 1) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         compile_cache.use(cache_dir() / "jax")
+
+
+@contextlib.contextmanager
+def whole_directory(out: Path) -> Iterator[Path]:
+    """Gives a directory to fill, which becomes `out` in the end, or vanishes.
+
+    `out` may be there if it is empty.
+
+    Raises:
+      OSError: where it cannot be filled; its `filename` is set.
+    """
+    prefix, parent = f".{out.name}.", out.absolute().parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as parts:
+            part = Path(parts) / out.name
+            part.mkdir()
+            yield part
+            part.rename(out)
+    except OSError as error:  # which may not say where
+        where = error.filename or str(out)
+        raise OSError(error.errno, error.strerror or str(error), where) from None
+
+
+def end_on_sigterm() -> None:
+    """Lets SIGTERM end a command through what removes unfinished files."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def num_cores() -> int:

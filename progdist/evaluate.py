@@ -37,7 +37,7 @@ from progdist import (
     references,
     sweep,
 )
-from progdist.config import Config, from_json
+from progdist.config import Config
 from progdist.lock import Lock
 from progdist.measurement import Drawing
 from progdist.model import make_model, param_template
@@ -72,13 +72,11 @@ def main(argv: list[str]) -> None:
     """Measures what the flags describe."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir",))
     given: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
-    workdir = Path(given["workdir"]).expanduser().absolute()
-    if not workdir.is_dir():
-        raise cli.UsageError(f"--workdir={workdir}: no such directory")
-    config = _with_flags(from_json(workdir / "config.json"), given)
+    workdir, config = cli.open_run(given["workdir"])
+    config = _with_flags(config, given)
     preflight.check(config)
     drawings = _plan(config, workdir, given)
-    _check_metrics(config, given)
+    _check_words(config, given)
     cli.prepare_devices(config, given["num_processes"] or 1)
     cluster.join(FLAGS)
     with ExitStack() as stack:
@@ -107,8 +105,9 @@ def _plan(config: Config, workdir: Path, given: dict[str, Any]) -> list[Drawing]
         if not 0 <= gamma <= 1:
             raise cli.UsageError(f"--gammas={gamma}: must be 0 to 1")
     num_steps = _numbers(given, "num_steps", int)
-    if num_steps and min(num_steps) < 1:
-        raise cli.UsageError(f"--num_steps={min(num_steps)}: must be at least 1")
+    for n in num_steps:
+        if not 1 <= n <= cli.MOST_STEPS:
+            raise cli.UsageError(f"--num_steps={n}: must be 1 to {cli.MOST_STEPS:,}")
     try:
         drawings = sweep.plan(
             checkpoint.finished_models(workdir),
@@ -124,49 +123,64 @@ def _plan(config: Config, workdir: Path, given: dict[str, Any]) -> list[Drawing]
     return drawings
 
 
-def _check_metrics(config: Config, given: dict[str, Any]) -> None:
+def _check_words(config: Config, given: dict[str, Any]) -> None:
     """Refuses words and pairs of them that mean nothing."""
     wanted = _words(given, "metrics", metrics.Metric)
     names = _words(given, "features", extraction.Name)
     if "is" in wanted and "pixels" in names:
         raise cli.UsageError("--metrics=is: needs a network's --features, not pixels")
-    num = config.evaluation.num_samples
-    least = {"is": metrics.SPLITS, "pr": 4}
+    if given["gammas"] and "ancestral" not in given["sampler"]:
+        raise cli.UsageError("--gammas: is for --sampler=ancestral, which is not asked")
+    if given["inception_weights"] and not {"inception", "inception_tf1"} & set(names):
+        raise cli.UsageError("--inception_weights: is for --features=inception")
+    _check_count(wanted, config.evaluation.num_samples, "--num")
+
+
+def _check_count(wanted: Sequence[metrics.Metric], num: int, where: str) -> None:
     for metric in wanted:
-        if num < least.get(metric, 2):
+        least = metrics.least(metric)
+        if num < least:
             raise cli.UsageError(
-                f"--metrics={metric}: needs at least {least[metric]} images, not {num}"
+                f"--metrics={metric}: needs at least {least} images, not {where}={num}"
             )
 
 
 def _run(
     config: Config, workdir: Path, given: dict[str, Any], drawings: Sequence[Drawing]
 ) -> None:
-    settings = config.evaluation
-    size, processes = settings.batch_size, jax.process_count()
-    if processes > 1:
-        preflight.check_devices(config, jax.device_count())
-    source = preflight.open_source(config)
-    reference = references.make_reference(
-        source, config.data.split, size, config.data.num_workers
-    )
-    rows = -(-size // processes)
-    names = _words(given, "features", extraction.Name)
-    shape, file = config.data.image_shape, given["inception_weights"]
-    model = make_model(config)
-    mesh = parallel.make_mesh(
-        parallel.devices_sharing(size) if processes == 1 else None
-    )
-    gauge = measurement.make_gauge(
-        model,
-        mesh,
-        measurement.Samples(settings.num_samples, settings.seed, size),
-        [extraction.make_extractor(name, shape, rows, file) for name in names],
-        _words(given, "metrics", metrics.Metric),
-        reference,
-    )
+    for one in drawings:
+        path = checkpoint.model_dir(workdir, one.phase, one.trained_steps)
+        preflight.check_card(config, path, checkpoint.read_card(path))
+    gauge = _gauge(config, given)
+    template = param_template(gauge.model, gauge.mesh)
     note = print if jax.process_index() == 0 else lambda text: None
-    sweep.run(gauge, workdir, param_template(model, mesh), drawings, note)
+    sweep.run(gauge, workdir, template, drawings, note)
+
+
+def _gauge(config: Config, given: dict[str, Any]) -> measurement.Gauge:
+    settings, shape = config.evaluation, config.data.image_shape
+    size, processes = settings.batch_size, jax.process_count()
+    if processes > 1 and size % jax.device_count():
+        devices = f"the {jax.device_count()} devices"
+        raise cli.UsageError(f"--batch_size={size}: must be a multiple of {devices}")
+    wanted = _words(given, "metrics", metrics.Metric)
+    source = preflight.open_source(config)
+    _check_count(wanted, len(source), f"the data's {config.data.split}")
+    return measurement.make_gauge(
+        make_model(config),
+        parallel.make_mesh(parallel.devices_sharing(size) if processes == 1 else None),
+        measurement.Samples(settings.num_samples, settings.seed, size),
+        [
+            extraction.make_extractor(
+                name, shape, -(-size // processes), given["inception_weights"]
+            )
+            for name in _words(given, "features", extraction.Name)
+        ],
+        wanted,
+        references.make_reference(
+            source, config.data.split, size, config.data.num_workers
+        ),
+    )
 
 
 def _words(given: dict[str, Any], flag: str, choices: Any) -> list[Any]:

@@ -13,9 +13,7 @@ one line; 4 not written.
 
 import importlib.metadata
 import importlib.util
-import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +22,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from progdist import artefacts, checkpoint, cli, parallel, preflight, provenance, sample
+from progdist import artefacts, checkpoint, cli, parallel, preflight, provenance
 from progdist.artefacts import Card
-from progdist.config import Config, from_json
+from progdist.config import Config
 from progdist.model import Model, make_model, param_template
 from progdist.state import Params
 
@@ -40,7 +38,9 @@ _LEVEL = 2 / 255  # of a byte, in [-1, 1]
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
-flags.DEFINE_integer("num_steps", None, "Network calls an image.", 1, flag_values=FLAGS)
+flags.DEFINE_integer(
+    "num_steps", None, "Network calls an image.", 1, cli.MOST_STEPS, flag_values=FLAGS
+)
 flags.DEFINE_string("out", None, "The directory to make.", flag_values=FLAGS)
 flags.DEFINE_list("formats", list(FORMATS), "Which files.", flag_values=FLAGS)
 flags.DEFINE_bool("teacher", False, "Of the undistilled teacher.", flag_values=FLAGS)
@@ -63,15 +63,12 @@ def write(
     params = _load(model_path, model)
     card = _card(config, model_path, params, num_steps)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parts:
-        part = Path(parts) / out.name
-        part.mkdir()
+    difference = None
+    with cli.whole_directory(out) as part:
         _write_files(part, model, params, card, formats)
-        difference = None
         if {"jax", "onnx"} <= set(formats):
             difference = artefacts.largest_difference(part, model)
             _check_difference(out, difference)
-        part.rename(out)
     return difference
 
 
@@ -79,18 +76,16 @@ def main(argv: list[str]) -> None:
     """Writes what the flags describe."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
-    out, workdir = (Path(values[name]).expanduser() for name in ("out", "workdir"))
+    out = Path(values["out"]).expanduser()
     formats = _check_formats(values["formats"])
     if out.exists():
         raise cli.UsageError(f"--out={out}: is there already, and is not overwritten")
-    if not workdir.is_dir():
-        raise cli.UsageError(f"--workdir={workdir}: no such directory")
-    config = from_json(workdir / "config.json")
-    preflight.check(config)
+    workdir, config = cli.open_run(values["workdir"])
+    num_steps = values["num_steps"]
+    found = checkpoint.find_model(workdir, None if values["teacher"] else num_steps)
     cli.prepare_devices(config)
-    request = sample.Request(values["num_steps"], 1, 0, "ddim", values["teacher"])
-    found = sample.find_model(workdir, request)
-    difference = write(config, found, request.num_steps, out, formats)
+    preflight.check_card(config, found, checkpoint.read_card(found))
+    difference = write(config, found, num_steps, out, formats)
     for path in sorted(out.iterdir()):
         print(f"{path}: {path.stat().st_size:,} bytes")
     if difference is not None:
@@ -164,10 +159,6 @@ def _version() -> str:
     return f"progdist {importlib.metadata.version('progdist')}"
 
 
-def _end(*_: object) -> None:
-    sys.exit(143)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)  # through what removes unfinished files
+    cli.end_on_sigterm()
     cli.exit_with(main, sys.argv)

@@ -102,15 +102,14 @@ def collect(
     extractors: Sequence[Extractor],
     parts: Iterable[Part],
     num: int,
-    keep: int = metrics.KEPT,
+    needs: metrics.Needs = metrics.ALL,
 ) -> list[metrics.Statistics]:
     """Returns the statistics of images 0 … num - 1, on every process.
 
-    Each process gathers the features of its own images; sums go around at the end. The
-    features of the first `keep` images are kept.
+    Each process gathers the features of its own images; sums go around at the end.
     """
     collectors = [
-        metrics.Collector(num, e.num_features, e.num_classes, keep) for e in extractors
+        metrics.Collector(num, e.num_features, e.num_classes, needs) for e in extractors
     ]
     for indices, images in parts:
         for extractor, collector in zip(extractors, collectors, strict=True):

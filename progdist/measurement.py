@@ -22,6 +22,7 @@ from progdist.state import Params
 
 Row = dict[str, Any]
 Number = tuple[Extractor, metrics.Metric]
+Floors = dict[str, dict[str, float]]
 Images = UInt8[np.ndarray, "b h w c"]
 
 
@@ -70,12 +71,14 @@ class Identified(NamedTuple):
 class Gauge(NamedTuple):
     """What models are measured with; see `make_gauge`."""
 
+    model: Model
     mesh: Mesh
     samples: Samples
     numbers: Sequence[Number]
     reference: Reference
     make_sampler: Callable[[drawing.SamplerName, float], drawing.Sampler]
     real: Callable[[Extractor], metrics.Statistics | None]
+    floor: Callable[[Extractor, metrics.Metric], Floors]
 
 
 def make_gauge(
@@ -90,14 +93,28 @@ def make_gauge(
 
     Samplers are compiled, and the reference is read, on first use and once.
     """
-    keep = metrics.num_kept(wanted)
+    pairs = metrics.needs(wanted).keep
+
+    def keep(extractor: Extractor) -> int:
+        # A network's features cost too much to be computed again for another metric.
+        return pairs if extractor.name == "pixels" else metrics.KEPT
+
+    def real(extractor: Extractor) -> metrics.Statistics | None:
+        return references.statistics(reference, extractor, keep=keep(extractor))
+
+    def floor(extractor: Extractor, metric: metrics.Metric) -> Floors:
+        num = samples.num
+        return references.floor(reference, extractor, metric, num, keep(extractor))
+
     return Gauge(
+        model,
         mesh,
         samples,
         list(itertools.product(extractors, wanted)),
         reference,
         functools.cache(functools.partial(make_sampler, model, mesh)),
-        functools.cache(functools.partial(references.statistics, reference, keep=keep)),
+        functools.cache(real),
+        functools.cache(floor),
     )
 
 
@@ -134,11 +151,11 @@ def measure(
       watch: called with every batch of images, on every process.
     """
     extractors = list({e.label: e for e, _ in numbers}.values())
-    keep = metrics.num_kept([metric for _, metric in numbers])
+    needs = metrics.needs([metric for _, metric in numbers])
     parts = _draw(gauge, one, model.params, watch)
-    found = extraction.collect(extractors, parts, gauge.samples.num, keep)
+    found = extraction.collect(extractors, parts, gauge.samples.num, needs)
     ours = dict(zip([e.label for e in extractors], found, strict=True))
-    rows = (_rows(gauge, one, model, n, ours[n[0].label], keep) for n in numbers)
+    rows = (_rows(gauge, one, model, n, ours[n[0].label]) for n in numbers)
     return list(itertools.chain.from_iterable(rows))
 
 
@@ -148,18 +165,15 @@ def _rows(
     model: Identified,
     number: Number,
     ours: metrics.Statistics,
-    keep: int,
 ) -> list[Row]:
     extractor, metric = number
-    real = gauge.real(extractor)
-    num = gauge.samples.num
-    floors = references.floor(gauge.reference, extractor, metric, num, keep)
+    real, floors = gauge.real(extractor), gauge.floor(extractor, metric)
     if jax.process_index() or real is None:
         return []
     facts = _facts(gauge, one, model, extractor)
     found = metrics.measure(metric, extractor.label, ours, real)
     return [
-        facts | {"metric": name, **value, "floor": floors[name]}
+        facts | {"metric": name, **value, "floor": floors.get(name)}
         for name, value in found.items()
     ]
 
@@ -169,6 +183,8 @@ def _facts(gauge: Gauge, one: Drawing, model: Identified, extractor: Extractor) 
     reference = gauge.reference
     return one.facts() | {
         "params": model.digest,
+        "output": gauge.model.output,
+        "schedule": type(gauge.model.schedule).__name__.lower(),
         "num_samples": gauge.samples.num,
         "seed": gauge.samples.seed,
         "features": extractor.label,

@@ -111,17 +111,31 @@ def check_teacher(config: Config, model: Model) -> None:
     path = Path(config.teacher).expanduser()
     checkpoint.check_model(path, param_shapes(model))
     card = checkpoint.read_card(path)
-    wanted: dict[str, Any] = {
-        "output": config.model.output,
-        "schedule": config.schedule,
-    }
-    if card.get("phase"):  # a student knows no steps but its own
-        wanted["num_steps"] = config.distill.start_steps
+    check_card(config, path, card)
+    # A student knows no steps but its own.
+    if card.get("phase") and card["num_steps"] != config.distill.start_steps:
+        raise ConfigError(
+            f"config.teacher={path}: its num_steps is {card['num_steps']}, the "
+            f"configuration has {config.distill.start_steps}"
+        )
+
+
+def check_card(config: Config, path: Path, card: dict[str, Any]) -> None:
+    """Refuses a model whose output means something else, or of another schedule.
+
+    Args:
+      config: of the run.
+      path: of the model, for the message.
+      card: what it says of itself; what it does not say is taken to agree.
+
+    Raises:
+      ConfigError: if they differ.
+    """
+    wanted = {"output": config.model.output, "schedule": config.schedule}
     for name, value in wanted.items():
         if card.get(name, value) != value:
             raise ConfigError(
-                f"config.teacher={path}: its {name} is {card[name]!r}, the "
-                f"configuration has {value!r}"
+                f"{path}: its {name} is {card[name]!r}, the configuration has {value!r}"
             )
 
 

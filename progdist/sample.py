@@ -19,12 +19,14 @@ from absl import flags
 from jaxtyping import UInt8
 
 from progdist import checkpoint, cli, drawing, parallel, preflight, report
-from progdist.config import Config, from_json
+from progdist.config import Config
 from progdist.model import make_model, make_sampler, param_template
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
-flags.DEFINE_integer("num_steps", None, "Network calls an image.", 1, flag_values=FLAGS)
+flags.DEFINE_integer(
+    "num_steps", None, "Network calls an image.", 1, cli.MOST_STEPS, flag_values=FLAGS
+)
 flags.DEFINE_integer("num", 64, "How many images.", 1, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Of the noise.", 0, 2**32 - 1, flag_values=FLAGS)
 flags.DEFINE_string("out", None, "grid.png, all.npz or images/.", flag_values=FLAGS)
@@ -62,7 +64,10 @@ def draw_batches(
     """
     batch_size = config.evaluation.batch_size
     mesh = parallel.make_mesh(parallel.devices_sharing(batch_size))
-    path = find_model(workdir, request)
+    path = checkpoint.find_model(
+        workdir, None if request.teacher else request.num_steps
+    )
+    preflight.check_card(config, path, checkpoint.read_card(path))
     model = make_model(config)
     params = checkpoint.load_model(path, param_template(model, mesh))
     return drawing.draw_images(
@@ -76,34 +81,13 @@ def draw_batches(
     )
 
 
-def find_model(workdir: Path, request: Request) -> Path:
-    """Returns the round with that many steps, or the teacher: the model of phase 0.
-
-    Raises:
-      CheckpointError: if it is not there; says which are.
-    """
-    models, steps = workdir / "models", checkpoint.finished_models(workdir)
-    for phase, num_steps in steps.items():
-        if (phase == 0) if request.teacher else (num_steps == request.num_steps):
-            return checkpoint.model_dir(workdir, phase, num_steps)
-    wanted = "--teacher" if request.teacher else f"--num_steps={request.num_steps}"
-    there = ", ".join(map(str, sorted(steps.values()))) or "none yet"
-    raise checkpoint.CheckpointError(
-        f"{wanted}: no such finished model in {models}; steps there are: {there}"
-    )
-
-
 def main(argv: list[str]) -> None:
     """Draws what the flags describe."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
     out, one_each = Path(values["out"]).expanduser(), values["out"].endswith("/")
-    workdir = Path(values["workdir"]).expanduser()
     _check_out(out, one_each)
-    if not workdir.is_dir():
-        raise cli.UsageError(f"--workdir={workdir}: no such directory")
-    config = from_json(workdir / "config.json")
-    preflight.check(config)
+    workdir, config = cli.open_run(values["workdir"])
     cli.prepare_devices(config)
     request = Request(*(values[name] for name in Request._fields))
     _check_steps(request)
@@ -117,9 +101,10 @@ def main(argv: list[str]) -> None:
 
 
 def _write_each(out: Path, batches: Iterator[UInt8[np.ndarray, "b h w c"]]) -> None:
-    """Writes image i as i.png, one batch in memory at a time."""
-    for i, image in enumerate(itertools.chain.from_iterable(batches)):
-        report.save_png(out / f"{i:06}.png", image)
+    """Writes image i as i.png, one batch in memory at a time; all of them or none."""
+    with cli.whole_directory(out) as part:
+        for i, image in enumerate(itertools.chain.from_iterable(batches)):
+            report.save_png(part / f"{i:06}.png", image)
 
 
 def _many(count: int, noun: str) -> str:
@@ -138,12 +123,13 @@ def _check_steps(request: Request) -> None:
 def _check_out(out: Path, one_each: bool) -> None:
     if one_each and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise cli.UsageError(f"--out={out}/: is there already, and not empty")
-    if not one_each and out.suffix not in _SUFFIXES:
+    if not one_each and (out.suffix not in _SUFFIXES or out.is_dir()):
         accepted = ", ".join(_SUFFIXES)
-        raise cli.UsageError(f"--out={out}: must end in {accepted} or /")
+        raise cli.UsageError(f"--out={out}: must be a file in {accepted}, or end in /")
     if not out.absolute().parent.is_dir():
         raise cli.UsageError(f"--out={out}: there is no directory {out.parent}")
 
 
 if __name__ == "__main__":
+    cli.end_on_sigterm()
     cli.exit_with(main, sys.argv)

@@ -109,8 +109,5 @@ def _check_calls(
 
 
 def _line(one: Drawing, row: Row) -> str:
-    floor = row["floor"]
-    return (
-        f"{one!s:40} {row['metric']} {row['value']:.5g} (real against real: "
-        f"{floor['value']:.4g} of {floor['count']:,})"
-    )
+    text, floor = f"{one!s:40} {row['metric']} {row['value']:.5g}", row["floor"]
+    return f"{text} (real images: {floor['value']:.4g})" if floor else text

@@ -70,7 +70,7 @@ def test_images_are_the_same_for_batches_of_1_7_and_64(name):
 
 def test_images_of_a_u_net_are_the_same_for_batches_of_1_7_and_64():
     mesh = parallel.make_mesh(jax.devices()[:1])
-    net = UNet(16, 32, (1,), 1, (), out_ch=1, patch_size=2)
+    net = UNet(16, 32, (1, 2), 1, (4,), out_ch=1)  # of two levels, with attention
     z = jax.numpy.zeros((1, 8, 8, 1))
     shapes = jax.eval_shape(net.init, jax.random.key(0), z, z[:, 0, 0, 0])["params"]
     rng = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 """The command that measures any round of a run."""
 
+import errno
 import importlib
 import json
 import subprocess
@@ -24,8 +25,9 @@ from progdist import (
     report,
     sample,
 )
-from progdist.config import from_json, to_json
+from progdist.config import ConfigError, from_json, to_json
 from progdist.lock import Lock
+from progdist.report import save_png
 from tests import faults, test_processes
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +52,8 @@ def finished(tmp_path_factory):
             mesh,
         )
         params = jax.tree.map(lambda leaf: leaf.astype("float32"), params)
-        checkpoint.save_model(path, params, {"num_steps": num_steps})
+        facts = {"num_steps": num_steps, "schedule": "cosine", "output": "v"}
+        checkpoint.save_model(path, params, facts)
     (workdir / "config.json").write_text(to_json(config))
     return workdir
 
@@ -143,8 +146,8 @@ def test_what_is_there_is_not_computed_again(workdir, monkeypatch, capsys):
     command(evaluate, *flags, monkeypatch=monkeypatch)
     assert len(drawn) == 1
     assert capsys.readouterr().out.count("is there already") == 5
-    command(evaluate, *flags, "--sampler=heun", "--seed=1", monkeypatch=monkeypatch)
-    assert len(drawn) == 2
+    command(evaluate, *flags, "--seed=1", "--gammas=0", monkeypatch=monkeypatch)
+    assert len(drawn) == 3
 
 
 def test_values_do_not_depend_on_the_batch_size(workdir, monkeypatch):
@@ -171,13 +174,19 @@ def test_a_workdir_in_use_is_left_alone(workdir, monkeypatch):
         (["--features=vgg"], "--features=vgg: is not one of pixels, inception"),
         (["--sampler=plms"], "--sampler=plms: is not one of ddim, ancestral, euler"),
         (["--metrics=is"], "--metrics=is: needs a network's --features"),
-        (["--metrics=pr", "--num=3"], "--metrics=pr: needs at least 4 images, not 3"),
+        (
+            ["--metrics=pr", "--num=3"],
+            "--metrics=pr: needs at least 4 images, not --num=3",
+        ),
         (["--num_steps=3"], "--num_steps=3: no round has so many; there are 0 (N = 4)"),
         (["--num_steps=x"], "--num_steps=x: must be whole numbers"),
-        (["--num_steps=0"], "--num_steps=0: must be at least 1"),
+        (["--num_steps=0"], "--num_steps=0: must be 1 to 16,777,216"),
+        (["--round=0", "--num_steps=3000000000"], "--num_steps=3000000000: must be 1 "),
+        (["--gammas=0.5"], "--gammas: is for --sampler=ancestral"),
+        (["--inception_weights=a"], "--inception_weights: is for --features=inception"),
         (["--round=7"], "--round=7: is not finished"),
         (["--num_steps=1", "--sampler=heun"], "--sampler=heun: makes 2 network calls"),
-        (["--gammas=2"], "--gammas=2.0: must be 0 to 1"),
+        (["--gammas=2", "--sampler=ancestral"], "--gammas=2.0: must be 0 to 1"),
         (["--num=1"], "num=1"),
         (["--split=test"], "data 'digits' has the split 'train' only"),
         (["--features=inception", "--inception_weights=none"], "none: No such file"),
@@ -193,6 +202,48 @@ def test_a_mistake_is_one_line(flags, message, workdir, monkeypatch, capsys):
     assert message in error
     assert error.count("\n") == 1
     assert not rows(workdir)
+
+
+def test_a_model_of_another_schedule_is_refused(workdir, monkeypatch):
+    config = from_json(workdir / "config.json")
+    config.schedule = "linear"
+    (workdir / "config.json").write_text(to_json(config))
+    flags = [f"--workdir={workdir}", "--num_steps=1"]
+    for module, out in ((evaluate, ()), (sample, (f"--out={workdir}/a.png",))):
+        with pytest.raises(ConfigError, match="its schedule is 'cosine', the config"):
+            command(module, *flags, *out, monkeypatch=monkeypatch)
+
+
+def test_a_few_images_have_no_floor(workdir, tmp_path, monkeypatch):
+    folder = tmp_path / "few"
+    for i in range(3):
+        save_png(folder / f"{i}.png", np.full((8, 8, 1), 80 * i, np.uint8))
+    config = from_json(workdir / "config.json")
+    config.data.name, config.data.dir = "folder", str(folder)
+    (workdir / "config.json").write_text(to_json(config))
+    flags = [f"--workdir={workdir}", "--num_steps=1"]
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    (row,) = rows(workdir)
+    assert (row["floor"], row["reference"]["count"]) == (None, 3)
+    with pytest.raises(cli.UsageError, match="least 4 images, not the data's train=3"):
+        command(evaluate, *flags, "--metrics=pr", monkeypatch=monkeypatch)
+
+
+def test_a_directory_that_is_not_finished_is_not_left(workdir, monkeypatch, tmp_path):
+    save, calls = report.save_png, []
+
+    def fail(path, image):
+        calls.append(path)
+        if len(calls) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(path, image)
+
+    monkeypatch.setattr(report, "save_png", fail)
+    flags = [f"--workdir={workdir}", "--num_steps=1", "--num=10"]
+    with pytest.raises(OSError, match="No space left") as failed:
+        command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
+    assert failed.value.filename == f"{tmp_path}/each"
+    assert not list(tmp_path.glob("*each*"))
 
 
 def test_a_directory_of_files_holds_the_same_images(workdir, monkeypatch, tmp_path):

@@ -155,14 +155,36 @@ def test_the_floor_is_of_one_half_to_the_other(reference, counted):
     ]
     moments = [metrics.Moments(h.mean(0), np.cov(h.T)) for h in halves]
     expected = metrics.frechet_distance(*moments)
-    assert found["FD-squeezenet"]["value"] == pytest.approx(expected, rel=1e-4)
-    assert found["FD-squeezenet"]["count"] == 40
+    (number,) = found.values()
+    assert number["measured"] == pytest.approx(expected, rel=1e-4)
+    assert number["count"] == 40
+    size = len(reference.source)
+    share = (1 / 40 + 1 / size) / (1 / 40 + 1 / 40)
+    assert number["value"] == pytest.approx(share * expected, rel=1e-4)
     assert references.floor(reference, extractor, "fd", 40) == found
     assert sum(seen) == 80
     assert (
         references.floor(reference, extractor, "fd", 9999)["FD-squeezenet"]["count"]
         == 50
     )
+
+
+def test_between_images_of_one_kind_the_distance_is_proportional_to_1_n_plus_1_m():
+    """Which is what makes a floor of halves one of other numbers of images."""
+    x = metrics.pixel_features(data.open_source("digits").images)
+    rng = np.random.default_rng(0)
+
+    def factor(n, m):
+        order = rng.permutation(len(x))
+        chosen = x[order[:n]], x[order[n : n + m]]
+        a, b = (metrics.Moments(each.mean(0), np.cov(each.T)) for each in chosen)
+        return metrics.frechet_distance(a, b) / (1 / n + 1 / m)
+
+    means = [
+        np.mean([factor(n, m) for _ in range(8)])
+        for n, m in ((224, 224), (898, 898), (449, 1348), (112, 1600))
+    ]
+    np.testing.assert_allclose(means, np.mean(means), rtol=0.08)
 
 
 def test_a_key_has_one_place(tmp_path, monkeypatch):

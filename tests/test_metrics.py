@@ -176,7 +176,7 @@ def test_statistics_do_not_depend_on_who_saw_what():
     def gather(shares, keep=30):
         parts = []
         for share in shares:
-            collector = Collector(40, 5, 3, keep)
+            collector = Collector(40, 5, 3, metrics.Needs(keep, True))
             for numbers in np.array_split(np.asarray(share, int), 3):
                 collector.add(numbers, x[numbers], logits[numbers])
             parts.append(collector.sums())
@@ -196,8 +196,10 @@ def test_statistics_do_not_depend_on_who_saw_what():
 
 
 def test_what_is_kept_is_bounded():
-    few = Collector(10**9, 3, keep=20).sums()
+    few = Collector(10**9, 3, 1000, metrics.Needs(20, False)).sums()
     assert sum(array.nbytes for array in few.values()) < 1000
+    assert metrics.needs(["fd"]) == metrics.Needs(0, False)
+    assert metrics.needs(["fd", "pr", "is"]) == metrics.ALL
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class Parsed(html.parser.HTMLParser):
 
 
 OF_1_000 = {
-    "floor": {"value": 0.5, "count": 1000},
+    "floor": {"value": 0.5, "measured": 0.75, "count": 1000},
     "reference": {"data": "digits", "split": "train", "count": 1234, "content": "abc"},
 }
 
@@ -251,7 +251,10 @@ def test_the_best_of_settings_and_of_other_solvers_counts(tmp_path):
     page = read(tmp_path)
     assert page.tables[0][-1][3:] == ["4.00", "4.50 gamma 0.3", "3.25 dpm"]
     assert page.tables[1][-1] == ["8", "7.50", "–", "–", "–", "–"]
-    said = "2,000 samples against 1,234 of digits (train); real images, 1,000 beside as"
+    said = (
+        "2,000 samples against 1,234 of digits (train); real images are at 0.500 "
+        "(from 0.750 of 1,000 beside as many others)."
+    )
     assert said in page.text
     everything = page.tables[-1]
     assert everything[0][-3:] == ["gamma", "floor", "reference"]

@@ -13,6 +13,7 @@ from progdist.checkpoint.content import (
 from progdist.checkpoint.models import (
     check_model as check_model,
     clear_leftovers as clear_leftovers,
+    find_model as find_model,
     finished_models as finished_models,
     load_model as load_model,
     model_dir as model_dir,

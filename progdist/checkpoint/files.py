@@ -12,6 +12,7 @@ from progdist.checkpoint.content import CheckpointError
 from progdist.state import Params
 
 _SAFE = ".safetensors"
+_NUMBERS = "num_steps", "phase", "num_classes"  # of a card, whose notes are strings
 
 
 def read_params(path: Path, shapes: Params) -> Params:
@@ -43,7 +44,7 @@ def read_card(path: Path) -> dict[str, Any]:
         return {}
     with _safe_open(path) as file:
         notes = file.metadata() or {}
-    return {n: int(note) if note.isdecimal() else note for n, note in notes.items()}
+    return {n: int(v) if n in _NUMBERS and _is_int(v) else v for n, v in notes.items()}
 
 
 def _read_flax(path: Path) -> Params:
@@ -80,6 +81,10 @@ def _safe_open(path: Path) -> Any:
         return safe_open(path, "numpy")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error})") from None
+
+
+def _is_int(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10
 
 
 def _without_ones(leaf: Any) -> jax.ShapeDtypeStruct:

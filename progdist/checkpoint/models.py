@@ -27,6 +27,24 @@ def finished_models(workdir: Path) -> dict[int, int]:
     return dict(sorted((int(m[1]), int(m[2])) for m in found if m))
 
 
+def find_model(workdir: Path, num_steps: int | None) -> Path:
+    """Returns the finished round with that many steps; of None, the base model.
+
+    Raises:
+      CheckpointError: if it is not there; says which are.
+    """
+    steps = finished_models(workdir)
+    for phase, n in steps.items():
+        if (phase == 0) if num_steps is None else (n == num_steps):
+            return model_dir(workdir, phase, n)
+    wanted = "the teacher" if num_steps is None else f"num_steps={num_steps}"
+    there = ", ".join(map(str, sorted(steps.values()))) or "none yet"
+    raise CheckpointError(
+        f"{wanted}: no such finished model in {workdir / 'models'}; steps there are: "
+        f"{there}"
+    )
+
+
 def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
     """Keeps a model's parameters and a card with the facts.
 

@@ -1,10 +1,10 @@
 """Where the FID's weights are: the user's file, or a download of a known content."""
 
 import contextlib
+import http.client
 import os
 import shutil
 import sys
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def _download(url: str, path: Path) -> None:
             shutil.copyfileobj(answer, file)
         check_sha256(part, SHA256)
         os.replace(part, path)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException, WeightsError) as error:
         reason = getattr(error, "reason", None) or error
         raise WeightsError(
             f"the FID's Inception could not be downloaded ({reason}); fetch {url} "

@@ -11,6 +11,7 @@ import math
 import pickle
 import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,10 @@ _DAMAGED = (
     IndexError,
     AttributeError,
     OverflowError,
+    NotImplementedError,
+    RecursionError,
+    MemoryError,
+    zlib.error,
 )
 
 
@@ -159,7 +164,7 @@ def _read_zip(file: io.BufferedIOBase) -> Any:
     """The format since PyTorch 1.6: NAME/data.pkl and a file for each storage."""
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
-        pickled = next(name for name in [*names, ""] if name.endswith("data.pkl"))
+        pickled = next((name for name in names if name.endswith("data.pkl")), "")
         folder = pickled.removesuffix("data.pkl")
         order = f"{folder}byteorder"
         if order in names and archive.read(order) != b"little":

@@ -1,17 +1,20 @@
 """Distances between sets of images, from features of them; in float64, on the host."""
 
 from progdist.metrics.collector import (
+    ALL as ALL,
     KEPT as KEPT,
     Collector as Collector,
+    Needs as Needs,
     Statistics as Statistics,
     merge as merge,
 )
 from progdist.metrics.kernel import kernel_distance as kernel_distance
 from progdist.metrics.measure import (
     Metric as Metric,
+    least as least,
     measure as measure,
     names as names,
-    num_kept as num_kept,
+    needs as needs,
 )
 from progdist.metrics.moments import (
     Moments as Moments,

@@ -12,6 +12,21 @@ Arrays = dict[str, np.ndarray]
 KEPT = 10_000
 
 
+class Needs(NamedTuple):
+    """What metrics need besides the moments.
+
+    Attributes:
+      keep: of how many images the features themselves.
+      scores: whether the classes' probabilities.
+    """
+
+    keep: int
+    scores: bool
+
+
+ALL = Needs(KEPT, True)
+
+
 class Statistics(NamedTuple):
     """Of the features of `num` images.
 
@@ -31,16 +46,21 @@ class Statistics(NamedTuple):
 class Collector:
     """Gathers the features of images 0 … num - 1, which may come in any order.
 
-    Memory is bounded: sums of fixed size, and the features of the first `keep` images.
+    Memory is bounded: sums of fixed size, and the features of the first images. (The
+    score's split of each image takes a few bytes more.)
     """
 
     def __init__(
-        self, num: int, num_features: int, num_classes: int = 0, keep: int = KEPT
+        self,
+        num: int,
+        num_features: int,
+        num_classes: int = 0,
+        needs: Needs = ALL,
     ) -> None:
         """Nothing seen yet of `num` images; too few of them have no score."""
         self._running = Running()
-        self._kept = np.zeros((min(num, keep), num_features), np.float32)
-        scored = num_classes and num >= SPLITS
+        self._kept = np.zeros((min(num, needs.keep), num_features), np.float32)
+        scored = needs.scores and num_classes and num >= SPLITS
         self._scores = RunningScores(num, num_classes) if scored else None
 
     def add(

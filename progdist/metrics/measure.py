@@ -1,10 +1,10 @@
 """The distances by name, each with what has to be known beside its value."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, Literal, get_args
 
 from progdist.metrics import neighbours, scores
-from progdist.metrics.collector import KEPT, Statistics
+from progdist.metrics.collector import KEPT, Needs, Statistics
 from progdist.metrics.kernel import kernel_distance
 from progdist.metrics.moments import frechet_distance
 from progdist.metrics.neighbours import precision_recall
@@ -48,9 +48,15 @@ def measure(
     return {number_name(name, features): details for name, details in found.items()}
 
 
-def num_kept(wanted: Iterable[Metric]) -> int:
-    """Returns of how many images the features themselves are needed."""
-    return KEPT if {"kid", "pr"} & set(wanted) else 0
+def needs(wanted: Collection[Metric]) -> Needs:
+    """Returns what the metrics need of samples."""
+    pairs = {"kid", "pr"} & set(wanted)
+    return Needs(KEPT if pairs else 0, "is" in wanted)
+
+
+def least(metric: Metric) -> int:
+    """Returns the fewest images, on either side, of which the metric can be taken."""
+    return {"is": scores.SPLITS, "pr": neighbours.NEIGHBOURS + 1}.get(metric, 2)
 
 
 def names(metric: Metric, features: str) -> tuple[str, ...]:

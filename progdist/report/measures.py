@@ -33,10 +33,17 @@ class Kind(NamedTuple):
 
 
 class Floor(NamedTuple):
-    """What real images come to: `num` of them beside as many others."""
+    """What real images come to, as two halves of the data have it.
+
+    Attributes:
+      value: for a Fréchet distance, of as many images as there are samples and others.
+      num: how many images a half has.
+      measured: the value between the halves, where it is another.
+    """
 
     value: float
     num: int
+    measured: float | None
 
 
 class Line(NamedTuple):
@@ -212,8 +219,10 @@ def _long_title(kind: Kind) -> str:
 def _floor(rows: Sequence[dict[str, Any]]) -> Floor | None:
     for row in reversed(rows):
         match row.get("floor"):
-            case {"value": int() | float() as value, "count": int() as count}:
-                return Floor(value, count)
+            case {"value": int() | float() as value, "count": int() as num, **more}:
+                measured = more.get("measured")
+                known = isinstance(measured, float) and measured != value
+                return Floor(value, num, measured if known else None)
     return None
 
 

@@ -4,12 +4,14 @@
 
 The time of all that `progdist.evaluate` does for FD, IS, KID, precision and recall of
 some images (their statistics are gathered while they are drawn; the reference's are
-there already) over that of drawing them and computing their features alone; and by how
-much the memory of the process grows with four times as many images. The Inception gets
-weights at random, which changes neither. Takes two minutes with squeezenet.
+there already) over that of drawing them and computing their features alone; and the
+most memory of processes that do nothing else than take the Fréchet distance's sums of so
+many and of four times as many images. The Inception gets weights at random, which changes
+neither. Takes two minutes with squeezenet.
 """
 
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -83,15 +85,9 @@ def seconds(task: Callable[..., object], *args: object) -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()]) - began
 
 
-def most_memory() -> float:
-    """The most that this process has held, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def main(argv: list[str]) -> None:
-    """Prints both numbers."""
+    """Prints the ratio, and the memory of a process for each number of images."""
     name = argv[1].removeprefix("--features=") if argv[1:] else "squeezenet"
-    jax.config.update("jax_num_cpu_devices", num_cores())
     case = Case(name)
     reference = case.statistics(FEW)
     ratios = []
@@ -101,15 +97,23 @@ def main(argv: list[str]) -> None:
         print(f"{MANY} images, {name}: {alone[0]:.1f} s alone, x {ratios[-1][0]:.3f}")
     wall, cpu = np.median(ratios, axis=0)
     print(f"evaluation / (drawing + features): {wall:.3f}, in CPU time {cpu:.3f}")
-    before = most_memory()
-    case.statistics(4 * MANY)
-    kept = 4 * 3 * MANY * case.extractor.num_features / 2**20
-    print(
-        f"memory at its most: {before:.0f} MB with {MANY} images, "
-        f"{most_memory() - before:+.0f} MB with {4 * MANY}, of which {kept:.0f} MB are "
-        f"features kept for pairs (of {metrics.KEPT:,} images at most)"
-    )
+    for num in (MANY, 4 * MANY):
+        command = [sys.executable, "-m", "tests.benchmarks.evaluation", name, str(num)]
+        subprocess.run(command, check=True)
+
+
+def show_memory(name: str, num: int) -> None:
+    """Prints the most that this process has held for an FD of so many images."""
+    case = Case(name)
+    needs = metrics.needs(["fd"])
+    extraction.collect([case.extractor], case.images(num), num, needs)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"memory at its most, FD of {num:,} images: {most:.0f} MB")
 
 
 if __name__ == "__main__":
-    main(sys.argv)
+    jax.config.update("jax_num_cpu_devices", num_cores())
+    if len(sys.argv) == 3:
+        show_memory(sys.argv[1], int(sys.argv[2]))
+    else:
+        main(sys.argv)
