@@ -5,9 +5,9 @@
 The time of all that `progdist.evaluate` does for FD, IS, KID, precision and recall of
 some images (their statistics are gathered while they are drawn; the reference's are
 there already) over that of drawing them and computing their features alone; and the
-most memory of processes that do nothing else than take the Fréchet distance's sums of so
-many and of four times as many images. The Inception gets weights at random, which changes
-neither. Takes two minutes with squeezenet.
+most memory of processes that gather what the Fréchet distance needs of so many images,
+and of four times as many, and do nothing else. The Inception gets weights at random,
+which changes neither. Takes two minutes with squeezenet.
 """
 
 import resource
