@@ -36,6 +36,20 @@ def calls_a_step(name: SamplerName) -> int:
     return {"heun": 2, "rk4": 4}.get(name, 1)
 
 
+def check_calls(name: SamplerName, num_steps: int) -> None:
+    """Refuses a number of network calls that the sampler's steps cannot make.
+
+    Raises:
+      ValueError: if it is not a multiple of `calls_a_step`.
+    """
+    calls = calls_a_step(name)
+    if num_steps % calls:
+        raise ValueError(
+            f"--sampler={name}: makes {calls} network calls a step, and N = "
+            f"{num_steps} is not a multiple of it"
+        )
+
+
 def image_noise(
     key: Key[Array, ""], indices: Int[Array, " b"], shape: tuple[int, ...]
 ) -> Float[Array, "b *d"]:

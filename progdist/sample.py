@@ -90,7 +90,10 @@ def main(argv: list[str]) -> None:
     workdir, config = cli.open_run(values["workdir"])
     cli.prepare_devices(config)
     request = Request(*(values[name] for name in Request._fields))
-    _check_steps(request)
+    try:
+        drawing.check_calls(request.sampler, request.num_steps)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from None
     if one_each:
         _write_each(out, draw_batches(config, workdir, request))
     elif out.suffix == ".png":
@@ -109,15 +112,6 @@ def _write_each(out: Path, batches: Iterator[UInt8[np.ndarray, "b h w c"]]) -> N
 
 def _many(count: int, noun: str) -> str:
     return f"{count} {noun}{'s'[: count != 1]}"
-
-
-def _check_steps(request: Request) -> None:
-    calls = drawing.calls_a_step(request.sampler)
-    if request.num_steps % calls:
-        raise cli.UsageError(
-            f"--num_steps={request.num_steps}: must be a multiple of the {calls} "
-            f"network calls that a step of --sampler={request.sampler} makes"
-        )
 
 
 def _check_out(out: Path, one_each: bool) -> None:

@@ -4,6 +4,7 @@ Every way of drawing is gone through once, for all features together, and its ro
 appended to eval.jsonl. Rows that are there already are not computed again.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def plan(
         pairs = [(p, n) for p in rounds for n in num_steps or [finished[p]]]
     else:
         pairs = [(of_steps[n], n) for n in num_steps or finished.values()]
-    _check_calls([n for _, n in pairs], names)
+    for name, (_, n) in itertools.product(names, pairs):
+        drawing.check_calls(name, n)
     return [
         Drawing(phase, finished[phase], n, name, gamma)
         for phase, n in pairs
@@ -93,19 +95,6 @@ def run(
         for row in rows:
             journal.append(path, row)
             note(_line(one, row))
-
-
-def _check_calls(
-    num_steps: Sequence[int], names: Sequence[drawing.SamplerName]
-) -> None:
-    for name in names:
-        calls = drawing.calls_a_step(name)
-        for n in num_steps:
-            if n % calls:
-                raise ValueError(
-                    f"--sampler={name}: makes {calls} network calls a step, and N = "
-                    f"{n} is not a multiple of it"
-                )
 
 
 def _line(one: Drawing, row: Row) -> str:
