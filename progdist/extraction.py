@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Int, UInt8
+from threadpoolctl import threadpool_limits
 
 from progdist import features, metrics, parallel
 
@@ -111,9 +112,11 @@ def collect(
     collectors = [
         metrics.Collector(num, e.num_features, e.num_classes, needs) for e in extractors
     ]
-    for indices, images in parts:
-        for extractor, collector in zip(extractors, collectors, strict=True):
-            collector.add(indices, *extractor.extract(images))
+    # More threads of BLAS would spin, once they are done, on the cores that XLA needs.
+    with threadpool_limits(1, "blas"):
+        for indices, images in parts:
+            for extractor, collector in zip(extractors, collectors, strict=True):
+                collector.add(indices, *extractor.extract(images))
     sums = (parallel.each_process(collector.sums()) for collector in collectors)
     return [metrics.merge(num, parts) for parts in sums]
 

@@ -22,7 +22,9 @@ def precision_recall(
     real: Float[np.ndarray, "m d"],
     k: int = NEIGHBOURS,
 ) -> PrecisionRecall:
-    """Returns the share of each set within the other's k-th-neighbour balls.
+    """Returns the share of each set within balls around the other's features.
+
+    A ball reaches to the k-th nearest feature of its own set.
 
     Raises:
       ValueError: if a set has no k-th neighbours.
@@ -30,19 +32,23 @@ def precision_recall(
     if min(len(samples), len(real)) <= k:
         raise ValueError(f"precision and recall need more than {k} features a set")
     samples, real = samples.astype(np.float64), real.astype(np.float64)
-    return PrecisionRecall(_covered(samples, real, k), _covered(real, samples, k))
+    of_samples, of_real = _radii(samples, k), _radii(real, k)
+    precise, recalled, first = [], np.zeros(len(real), bool), 0
+    for d in _distances(samples, real):
+        precise.append((d <= of_real).any(1))
+        recalled |= (d <= of_samples[first : first + len(d), None]).any(0)
+        first += len(d)
+    return PrecisionRecall(
+        float(np.concatenate(precise).mean()), float(recalled.mean())
+    )
 
 
-def _covered(
-    points: Float[np.ndarray, "n d"], centres: Float[np.ndarray, "m d"], k: int
-) -> float:
-    """The share of the points in a ball of a centre, up to its k-th other centre."""
+def _radii(centres: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, " n"]:
+    """Squared distances to the k-th other centre."""
     # The nearest of all is the centre itself.
-    radii = np.concatenate(
+    return np.concatenate(
         [np.partition(d, k, axis=1)[:, k] for d in _distances(centres, centres)]
     )
-    inside = [(d <= radii).any(1) for d in _distances(points, centres)]
-    return float(np.concatenate(inside).mean())
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
