@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from progdist.report.rows import read_rows, require
+from progdist.report.fields import metrics_row
+from progdist.report.rows import read_rows
 from progdist.report.style import (
     FAINT,
     GREY,
@@ -51,10 +52,10 @@ def read_curves(workdir: str | Path) -> list[Curve]:
     Losses with no place on a logarithmic axis (0, not finite) are left out.
 
     Raises:
-      ValueError: if a row lacks one of the fields of `Curve`.
+      RowError: if a row is malformed.
     """
     path = Path(workdir, "metrics.jsonl")
-    return curves_of([require(row, Curve._fields, path) for row in read_rows(path)])
+    return curves_of([metrics_row(row, path) for row in read_rows(path)])
 
 
 def curves_of(rows: Iterable[dict[str, Any]]) -> list[Curve]:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from progdist import bins
+from progdist.report.rows import RowError, is_number
 from progdist.report.style import (
     STUDENT,
     TEACHER,
@@ -43,7 +44,7 @@ def profiles_of(rows: Iterable[dict[str, Any]], path: Path) -> list[Profile]:
       path: of that file, for the message.
 
     Raises:
-      ValueError: if a row has something else than a loss, or null, for each bin.
+      RowError: if a row has something else than a loss, or null, for each bin.
     """
     latest = {row["global_step"]: row for row in rows if _FIELD in row}
     by_phase: dict[int, list[dict[str, Any]]] = {}
@@ -102,9 +103,9 @@ def _values(bars: Any, path: Path) -> list[float | None]:
     if (
         not isinstance(bars, list)
         or len(bars) != len(bins.CENTRES)
-        or not all(bar is None or isinstance(bar, int | float) for bar in bars)
+        or not all(bar is None or is_number(bar) for bar in bars)
     ):
-        raise ValueError(
+        raise RowError(
             f"{path}: {_FIELD} is not a list of {len(bins.CENTRES)} numbers or nulls: "
             f"{bars!r:.60}"
         )

@@ -75,7 +75,12 @@ def log_ticks(axes: Axes) -> None:
 
 def plain(text: str) -> str:
     """Text of unknown origin, so that Matplotlib takes no $ in it for a formula."""
-    return text.replace("$", r"\$")
+    return printable(text).replace("$", r"\$")
+
+
+def printable(text: str) -> str:
+    """Text of unknown origin in one line, without what cannot be written."""
+    return "".join(c if c.isprintable() else "�" for c in text)
 
 
 def steps_text(num_steps: int) -> str:
