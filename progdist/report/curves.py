@@ -1,6 +1,5 @@
 """The loss of a run over all of its phases."""
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,8 @@ from progdist.report.rows import read_rows
 from progdist.report.style import (
     FAINT,
     GREY,
+    LEAST,
+    MOST,
     STUDENT,
     TEACHER,
     bare_axes,
@@ -63,7 +64,7 @@ def curves_of(rows: Iterable[dict[str, Any]]) -> list[Curve]:
     latest = {row["global_step"]: row for row in rows}
     by_phase: dict[int, list[dict[str, Any]]] = {}
     for _, row in sorted(latest.items()):
-        if 0 < row["loss"] < math.inf:
+        if LEAST < row["loss"] < MOST:
             by_phase.setdefault(row["phase"], []).append(row)
     return [_curve(phase, found) for phase, found in sorted(by_phase.items())]
 

@@ -4,12 +4,12 @@ Checked as the files are read, so that nothing behind has to ask. All else in th
 is shown as it stands.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from progdist.report.rows import RowError, is_number, is_whole, parse, require
+from progdist.report.style import MOST
 
 
 class _Accepted(NamedTuple):
@@ -18,7 +18,7 @@ class _Accepted(NamedTuple):
 
 
 _NUMBER = _Accepted("a number", is_number)
-_FINITE = _Accepted("a finite number", lambda v: is_number(v) and math.isfinite(v))
+_FINITE = _Accepted("a finite number", lambda v: is_number(v) and abs(v) < MOST)
 _COUNT = _Accepted("a whole number, 0 or more", lambda v: is_whole(v, 0))
 _ONE = _Accepted("a whole number, 1 or more", lambda v: is_whole(v, 1))
 _TEXT = _Accepted("a string", lambda v: isinstance(v, str))

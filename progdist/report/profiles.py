@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from progdist import bins
 from progdist.report.rows import RowError, is_number
 from progdist.report.style import (
+    LEAST,
+    MOST,
     STUDENT,
     TEACHER,
     bare_axes,
@@ -94,7 +96,7 @@ def _mean_of_last(
     last = rows[-math.ceil(len(rows) / _LAST) :]
     values = np.array([_values(row[_FIELD], path) for row in last], np.float64)
     # What has no place on a logarithmic axis counts as nothing.
-    drawn = np.ma.masked_where(~(np.isfinite(values) & (values > 0)), values)
+    drawn = np.ma.masked_where(~((values > LEAST) & (values < MOST)), values)
     return np.ma.filled(drawn.mean(axis=0), np.nan)
 
 

@@ -20,6 +20,8 @@ from progdist.report.rows import Evaluation
 from progdist.report.style import (
     ANCESTRAL,
     GREY,
+    LEAST,
+    MOST,
     OTHERS,
     STUDENT,
     TEACHER,
@@ -102,7 +104,8 @@ def runs_figure(
 
 def drawable(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     """Returns those of one metric that have a place on its axes."""
-    return [e for e in evaluations if e.value > 0 or not _is_log(evaluations)]
+    least = LEAST if _is_log(evaluations) else -MOST
+    return [e for e in evaluations if least < e.value < MOST]
 
 
 def _is_log(evaluations: Sequence[Evaluation]) -> bool:

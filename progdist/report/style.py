@@ -32,6 +32,9 @@ FAINT = "#D9D9D9"
 
 DPI = 150
 
+# Beyond these Matplotlib counts past what a float can hold.
+LEAST, MOST = 1e-100, 1e100
+
 
 def make_figure(width: float, height: float, arrange: bool = True) -> Figure:
     """An empty white figure of the given size in inches.
