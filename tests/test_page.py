@@ -271,7 +271,7 @@ def test_a_student_that_only_others_have_drawn_is_shown_by_name(tmp_path):
     ]
     write_jsonl(tmp_path / "eval.jsonl", rows)
     page = read(tmp_path)
-    shown = ["8", "2.25 ancestral, gamma 1.0", "–", "–", "–", "–"]
+    shown = ["8", "2.25 ancestral,gamma 1.0", "–", "–", "–", "–"]
     assert page.tables[0][-1] == shown
     assert len(page.all("svg")) == 2
 

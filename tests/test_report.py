@@ -518,6 +518,25 @@ def test_every_sampler_of_the_student_has_a_line_that_can_be_told(tmp_path):
     assert {line.get_color() for line in students} == {STUDENT}
 
 
+def test_names_that_have_no_room_are_in_a_legend_below():
+    samplers = ("ddim", "ancestral", "dpm", "heun", "rk4")
+    rows = [
+        report.Evaluation(1, role, sampler, 2, 2, "FD", 2.0 + i / 50, 10)
+        for role in ("student", "teacher")
+        for i, sampler in enumerate(samplers)
+    ]
+    figure = quality_figure(rows, (3.7, 3.5))
+    (axes,), (legend,) = figure.axes, figure.legends
+    figure.draw_without_rendering()
+    assert not axes.texts
+    names = [text.get_text() for text in legend.get_texts()]
+    assert sorted(names) == sorted(str(line.get_label()) for line in axes.lines)
+    whole, box = Box(*figure.bbox.extents), Box(*legend.get_window_extent().extents)
+    assert box.inside(whole)
+    assert box.top <= axes.get_tightbbox().y0
+    assert axes.get_window_extent().height > 2 * figure.dpi
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, 1e300, 5e-324])
 def test_a_value_without_a_place_on_a_log_axis_is_left_out(tmp_path, value):
     rows = [*evaluations(1), evaluation(2, "student", "ddim", 4, value)]

@@ -49,7 +49,7 @@ _LINES = {
 }
 # Of the student's other samplers, all in its colour.
 _STUDENT_MARKERS = ("D", "^", "s", "v", "P", "X")
-_STUDENT_DASHES = ((5, 2), (1.5, 1.5), (5, 2, 1, 2), (9, 2))
+_STUDENT_DASHES = ((3, 2), (1.5, 1.5), (5, 2, 1, 2), (7, 2))
 _RUN_COLOURS = (STUDENT, TEACHER, ANCESTRAL, *OTHERS)
 _SIZE = (7.0, 4.2)
 
