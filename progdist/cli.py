@@ -24,6 +24,7 @@ from progdist.interrupt import Interrupted
 from progdist.lock import LockError
 from progdist.loop import NonFiniteError
 from progdist.parallel import PeerError
+from progdist.report import ArrayError, RowError
 
 # Errors of JAX that no other process has caused.
 _OURS = "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED"
@@ -42,6 +43,8 @@ _EXIT_CODES: dict[type[Exception], int] = {
     CheckpointError: 2,
     LockError: 2,
     WeightsError: 2,
+    RowError: 2,
+    ArrayError: 2,
     NonFiniteError: 3,
     SaveError: 4,
     PeerError: 5,

@@ -1,6 +1,7 @@
 """The page holds what the files hold, alone, and whatever they are called."""
 
 import base64
+import contextlib
 import html.parser
 import io
 import json
@@ -250,6 +251,9 @@ def test_the_best_of_settings_and_of_other_solvers_counts(tmp_path):
     write_jsonl(tmp_path / "eval.jsonl", rows)
     page = read(tmp_path)
     assert page.tables[0][-1][3:] == ["4.00", "4.50 gamma 0.3", "3.25 dpm"]
+    # The student's own sampler is what the ratio and the first words go by.
+    assert page.tables[0][-1][1:3] == ["2.121.00 heun", "1.06×"]
+    assert "student is at 2.12 in 8 network calls" in " ".join(page.text.split())
     assert page.tables[1][-1] == ["8", "7.50", "–", "–", "–", "–"]
     said = (
         "2,000 samples against 1,234 of digits (train); real images are at 0.500 "
@@ -260,6 +264,19 @@ def test_the_best_of_settings_and_of_other_solvers_counts(tmp_path):
     assert everything[0][-3:] == ["gamma", "floor", "reference"]
     assert len(everything) == 1 + len(rows)
     assert "images per second" in everything[-1]
+
+
+def test_a_student_that_only_others_have_drawn_is_shown_by_name(tmp_path):
+    rows = [
+        evaluation(1, "student", "heun", 8, 3.0),
+        evaluation(1, "student", "ancestral", 8, 2.5) | {"gamma": 0.0},
+        evaluation(1, "student", "ancestral", 8, 2.25) | {"gamma": 1.0},
+    ]
+    write_jsonl(tmp_path / "eval.jsonl", rows)
+    page = read(tmp_path)
+    shown = ["8", "2.25 ancestral,gamma 1.0", "–", "–", "–", "–"]
+    assert page.tables[0][-1] == shown
+    assert len(page.all("svg")) == 2
 
 
 def test_what_is_better_depends_on_the_metric(tmp_path):
@@ -468,6 +485,8 @@ def answer(*words, capsys):
         (["W/run", "W/run/../run"], "given twice"),
         (["W/run", "--out=W/no/a.html"], "there is no directory"),
         (["W/run", "--out=W"], "is a directory"),
+        (["W/run", "--out=W/run/config.json"], "must end in .html or .htm"),
+        (["W/run", "--out=W/html"], "must end in .html or .htm"),
         (["W/run", "--on=x"], "unrecognized arguments: --on=x"),
         (["W/list"], "config.json: not a JSON object"),
         (["W/half"], "config.json: not JSON"),
@@ -494,6 +513,119 @@ def test_a_mistake_is_one_line_and_code_2(words, message, capsys, tmp_path):
     assert message in error
     assert error.startswith("progdist: ")
     assert error.count("\n") == 1
+
+
+HUGE = 10**400
+DEEP = json.loads("[" * 900 + "]" * 900)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("config.json", {"data": None}, "data is not an object: None"),
+        ("config.json", {"data": [1]}, "data is not an object: [1]"),
+        ("config.json", {"base": 3}, "base is not an object: 3"),
+        ("config.json", {"distill": "x"}, "distill is not an object: 'x'"),
+        (
+            "config.json",
+            {"base": {"batch_size": "x"}},
+            "base.batch_size is not a whole number, 1 or more: 'x'",
+        ),
+        (
+            "config.json",
+            {"distill": {"batch_size": 8, "ratio": None}},
+            "distill.ratio is not a whole number, 1 or more: None",
+        ),
+        (
+            "config.json",
+            {"data": {"image_shape": 7}},
+            "data.image_shape is not a list of whole numbers: 7",
+        ),
+        ("config.json", {"x": DEEP}, "nested too deeply"),
+        ("starts.jsonl", {"defaults": 3}, "defaults is not an object: 3"),
+        ("starts.jsonl", {"versions": [1]}, "versions is not an object: [1]"),
+        ("starts.jsonl", {"devices": "x"}, "devices is not an object: 'x'"),
+        ("starts.jsonl", {"commit": 3}, "commit is not a string: 3"),
+        ("starts.jsonl", {"time": DEEP}, "line 1: nested too deeply"),
+        ("metrics.jsonl", {"phase": 1.5}, "phase is not a whole number, 0 or more"),
+        ("metrics.jsonl", {"phase": True}, "phase is not a whole number, 0 or more"),
+        ("metrics.jsonl", {"num_steps": 0}, "num_steps is not a whole number, 1 or"),
+        ("metrics.jsonl", {"step": HUGE}, "step is not a whole number, 0 or more: 1"),
+        ("metrics.jsonl", {"loss": HUGE}, "loss is not a number: 1000"),
+        ("metrics.jsonl", {"learning_rate": float("nan")}, "is not a finite number"),
+        ("metrics.jsonl", {"steps_per_second": "x"}, "steps_per_second is not a num"),
+        ("eval.jsonl", {"reference": DEEP}, "line 1: nested too deeply"),
+    ],
+)
+def test_a_malformed_field_is_named_with_what_is_accepted(
+    tmp_path, capsys, name, change, said
+):
+    workdir = make_run(tmp_path / "r", phases=0)
+    change_first(workdir / name, change)
+    code, error = answer(workdir, capsys=capsys)
+    assert code == 2
+    assert error.startswith(f"progdist: {workdir / name}")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("metrics.jsonl", {"steps_per_second": None}),
+        ("metrics.jsonl", {"steps_per_second": float("nan")}),
+        ("metrics.jsonl", {"steps_per_second": 5e-324}),
+        ("metrics.jsonl", {"loss": float("nan")}),
+        ("metrics.jsonl", {"loss": 1e308}),
+        ("starts.jsonl", {"versions": None, "defaults": None, "devices": {}}),
+        ("starts.jsonl", {"time": "0001-01-01", "commit": None}),
+        ("starts.jsonl", {"command": "\ud800\n"}),
+        ("config.json", {"data": {}, "base": {}, "distill": {}}),
+        ("eval.jsonl", {"metric": "\ud800\n$"}),
+        ("eval.jsonl", {"reference": {"count": HUGE}, "seed": HUGE}),
+    ],
+)
+def test_what_cannot_be_counted_with_is_shown_as_it_stands(tmp_path, name, change):
+    workdir = make_run(tmp_path / "r", phases=1)
+    change_first(workdir / name, change)
+    assert read(workdir).tables
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gamma": [1]},
+        {"gamma": "x"},
+        {"value": HUGE},
+        {"num_steps": HUGE},
+        {"num_steps": 15.5},
+        {"num_samples": "x"},
+        {"phase": None},
+    ],
+)
+def test_a_row_that_is_no_measure_is_in_the_list_alone(tmp_path, change):
+    workdir = make_run(tmp_path / "r", phases=0)
+    change_first(workdir / "eval.jsonl", change)
+    page = read(workdir)
+    assert "Nothing has been measured yet." in page.text
+    assert "All 1 measurements" in page.text
+
+
+def change_first(path: Path, change: dict) -> None:
+    """Changes the first row of a file, or its only one."""
+    first, *rest = path.read_text().splitlines()
+    with deep_stack():
+        rest.insert(0, json.dumps(json.loads(first) | change))
+    path.write_text("".join(f"{line}\n" for line in rest))
+
+
+@contextlib.contextmanager
+def deep_stack():
+    """Room to write what is nested deeply."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(10 * limit)
+    yield
+    sys.setrecursionlimit(limit)
 
 
 def test_a_page_that_cannot_be_written_is_code_4(workdir, capsys):

@@ -51,14 +51,24 @@ def test_rows_that_a_resumed_run_has_written_twice_count_as_the_last_time():
     np.testing.assert_array_equal(profile.loss, 2.0)
 
 
-@pytest.mark.parametrize("bar", [None, 0.0, float("inf")])
+@pytest.mark.parametrize("bar", [None, 0.0, float("inf"), 1e300])
 def test_where_there_is_nothing_to_draw_there_is_no_profile(bar):
     assert profiles_of(metrics(1), PATH) == []
     nothing = [r | {"loss_by_logsnr": [bar] * NUM_BINS} for r in metrics(1)]
     assert profiles_of(nothing, PATH) == []
 
 
-@pytest.mark.parametrize("bad", [None, 1.0, [1.0] * (NUM_BINS - 1), ["x"] * NUM_BINS])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        1.0,
+        [1.0] * (NUM_BINS - 1),
+        ["x"] * NUM_BINS,
+        [True] * NUM_BINS,
+        [10**400] * NUM_BINS,
+    ],
+)
 def test_what_is_no_loss_for_each_bin_is_refused(bad):
     with pytest.raises(ValueError, match=r"^metrics.jsonl: loss_by_logsnr is not a"):
         profiles_of([r | {"loss_by_logsnr": bad} for r in metrics(0)], PATH)

@@ -1,8 +1,10 @@
 """The report shows what is in the files, whole, and as far as they go."""
 
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,13 @@ from hypothesis import given, settings, strategies as st
 from matplotlib.text import Annotation
 from PIL import Image
 
-from progdist import report
+from progdist import cli, report
 from progdist.report.curves import curves_figure, read_curves, smooth
 from progdist.report.labels import Box
 from progdist.report.quality import quality_figure
 from progdist.report.samples import Block, Samples, rows_figure
-from progdist.report.trajectories import trajectories_figure
+from progdist.report.style import STUDENT
+from progdist.report.trajectories import trajectories_figure, visible
 
 N_0 = 16
 PHASES = 4  # students with 8, 4, 2, 1 steps
@@ -121,15 +124,43 @@ def test_cut_anywhere_the_file_reads_as_its_whole_rows(tmp_path):
         assert report.read_rows(path) == rows[: text[:size].count(b"}")]
 
 
-@pytest.mark.parametrize("bad", ['{"step": 1', "[1, 2]", '{"a": 1}{"a": 2}'])
+@pytest.mark.parametrize(
+    "bad",
+    ['{"step": 1', "[1, 2]", '{"a": 1}{"a": 2}', "1" * 5000, "\udc00", "\x00"],
+)
 def test_a_bad_line_before_the_last_is_named(tmp_path, bad):
     path = tmp_path / "eval.jsonl"
-    path.write_text(f'{{"step": 0}}\n{bad}\n{{"step": 2}}\n')
+    lines = f'{{"step": 0}}\n{bad}\n{{"step": 2}}\n'
+    path.write_bytes(lines.encode(errors="surrogatepass"))
     with pytest.raises(
-        ValueError, match=r"eval\.jsonl, line 2: not (a )?JSON"
+        report.RowError, match=r"eval\.jsonl, line 2: not (a )?JSON"
     ) as error:
         report.read_rows(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("depth", [19, 20, 21, 900, 100_000])
+def test_a_row_is_nested_as_deeply_as_it_can_be_shown(tmp_path, depth):
+    path = tmp_path / "eval.jsonl"
+    # What merely has many lists is no deeper for them.
+    inner = "[" * (depth - 1) + "]" * (depth - 1)
+    path.write_text(f'{{"a": {inner}, "b": [{", ".join(["[]"] * 100)}]}}\n')
+    if depth <= 20:
+        assert report.read_rows(path)
+    else:
+        with pytest.raises(report.RowError, match=r"line 1: nested too deeply$"):
+            report.read_rows(path)
+
+
+@pytest.mark.parametrize("error", [report.RowError, report.ArrayError])
+def test_a_malformed_file_is_bad_input_to_every_command(capsys, error):
+    def main(argv):
+        raise error("eval.jsonl, line 3: not JSON")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.exit_with(main, [])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "progdist: eval.jsonl, line 3: not JSON\n"
 
 
 def test_a_whole_last_line_is_not_excused(tmp_path):
@@ -306,6 +337,97 @@ def test_an_unreadable_file_is_named(tmp_path):
         report.write_trajectories(tmp_path)
 
 
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def drawn_by(**changes):
+    return npz(**{"images": images(0), "num_steps": 4, "phase": 1} | changes)
+
+
+def archive(name, content, **info):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as written:
+        written.writestr(name, content, **info)
+    return file.getvalue()
+
+
+def damaged(content):
+    """Bytes of what is compressed are others."""
+    return content[:100] + bytes(200) + content[300:]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (damaged(drawn_by()), "not a whole npz file: "),
+        (npy(images(0)), "not a whole npz file: "),
+        (npz(images=np.array([{}])), "not a whole npz file: Object arrays"),
+        (archive("images.npy", b"\x93NUMPY\x09\x00"), "not a whole npz file: "),
+        (archive("images", b"text"), "images is not an array"),
+        (drawn_by(num_steps=[4, 2]), "num_steps is int64 (2), not one integer"),
+        (drawn_by(num_steps=4.0), "num_steps is float64 (), not one integer"),
+        (drawn_by(num_steps=0), "num_steps is 0, not 1 or more"),
+        (drawn_by(phase=-1), "phase is -1, not 0 or more"),
+        (drawn_by(phase="x"), "phase is <U1 (), not one integer"),
+        (
+            drawn_by(images=np.zeros((2, 8, 8, 1))),
+            "images is float64 (2, 8, 8, 1), not uint8 (n h w c)",
+        ),
+        (drawn_by(images=images(0)[0]), "images is uint8 (8, 8, 1), not"),
+        (drawn_by(images=images(0)[:0]), "images is uint8 (0, 8, 8, 1), not"),
+        (drawn_by(images=images(0, shape=(8, 8, 2))), "(12, 8, 8, 2), not"),
+        (drawn_by(images=images(0, shape=(9, 8, 1))), "images are (9, 8, 1), those of"),
+    ],
+)
+def test_what_are_no_samples_is_named_in_one_line(tmp_path, content, said):
+    path = make_workdir(tmp_path, phases=0) / "samples" / "phase_01.npz"
+    path.write_bytes(content)
+    with pytest.raises(report.ArrayError) as error:
+        report.write_samples(tmp_path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+STATES = np.zeros((3, 2, 8, 8, 1), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (npz(N2=STATES[:, 0, 0, 0, 0]), "N2 is float32 (3), not floating (states k h"),
+        (npz(N2=STATES.astype(np.uint8)), "N2 is uint8 (3, 2, 8, 8, 1), not floating"),
+        (npz(N2=STATES[:, :0]), "N2 is float32 (3, 0, 8, 8, 1), not floating"),
+        (npz(N2=STATES, N1=STATES[:2, :1]), "the states differ in shape"),
+        (npz(N4=STATES), "N4 has 3 states, not 5"),
+        (npz(N0=STATES[:1]), "an array is called 'N0', not N4 or N1"),
+        (npz(x=STATES), "an array is called 'x', not N4 or N1"),
+        (damaged(npz(N2=np.random.default_rng(0).normal(size=999))), "not a whole npz"),
+    ],
+)
+def test_what_are_no_trajectories_is_named_in_one_line(tmp_path, content, said):
+    path = make_workdir(tmp_path, phases=0) / "samples" / "trajectories.npz"
+    path.write_bytes(content)
+    with pytest.raises(report.ArrayError) as error:
+        report.write_trajectories(tmp_path)
+    assert str(error.value).startswith(f"{path}: {said}")
+    assert "\n" not in str(error.value)
+
+
+def test_states_that_are_no_numbers_are_grey():
+    state = np.array([np.nan, np.inf, -np.inf, 0], np.float32).reshape(2, 2, 1)
+    assert visible(state)[..., 0].tolist() == [[0.5, 1.0], [0.0, 0.5]]
+
+
 # Quality
 
 
@@ -373,7 +495,49 @@ def test_names_lie_on_no_line_and_on_no_other_name(seed):
             assert box.distances(other.outline()).min() > 0
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_every_sampler_of_the_student_has_a_line_that_can_be_told(tmp_path):
+    samplers = ["ddim", "ancestral", "dpm", "heun", "rk4"]
+    rows = [
+        evaluation(k, "student", sampler, 16 >> k, 2.0 + i + k)
+        for i, sampler in enumerate(samplers)
+        for k in (1, 2)
+    ]
+    write_jsonl(tmp_path / "eval.jsonl", [*rows, *evaluations(0)])
+    lines = {n.get_label(): n for n in quality_figure(read(tmp_path)).axes[0].lines}
+    # The curve of the student is that of the sampler it was distilled for.
+    assert lines["distilled student"].get_ydata().tolist() == [4.0, 3.0]
+    for i, sampler in enumerate(samplers[1:], start=1):
+        drawn = lines[f"student, {sampler}"].get_ydata().tolist()
+        assert drawn == [4.0 + i, 3.0 + i]
+    looks = [
+        (line.get_color(), str(line._dash_pattern), line.get_marker())
+        for line in lines.values()
+    ]
+    assert len(set(looks)) == len(looks) == 7
+    students = [line for name, line in lines.items() if "student" in name]
+    assert {line.get_color() for line in students} == {STUDENT}
+
+
+def test_names_that_have_no_room_are_in_a_legend_below():
+    samplers = ("ddim", "ancestral", "dpm", "heun", "rk4")
+    rows = [
+        report.Evaluation(1, role, sampler, 2, 2, "FD", 2.0 + i / 50, 10)
+        for role in ("student", "teacher")
+        for i, sampler in enumerate(samplers)
+    ]
+    figure = quality_figure(rows, (3.7, 3.5))
+    (axes,), (legend,) = figure.axes, figure.legends
+    figure.draw_without_rendering()
+    assert not axes.texts
+    names = [text.get_text() for text in legend.get_texts()]
+    assert sorted(names) == sorted(str(line.get_label()) for line in axes.lines)
+    whole, box = Box(*figure.bbox.extents), Box(*legend.get_window_extent().extents)
+    assert box.inside(whole)
+    assert box.top <= axes.get_tightbbox().y0
+    assert axes.get_window_extent().height > 2 * figure.dpi
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, 1e300, 5e-324])
 def test_a_value_without_a_place_on_a_log_axis_is_left_out(tmp_path, value):
     rows = [*evaluations(1), evaluation(2, "student", "ddim", 4, value)]
     write_jsonl(tmp_path / "eval.jsonl", rows)

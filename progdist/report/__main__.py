@@ -6,7 +6,8 @@ Several workdirs stand side by side. The page is WORKDIR/report.html, or report.
 the current directory where there are several. A run may be going on: its page shows
 what there is. With --watch it is written again every so many seconds, where a run has
 written something, and reloads itself in the browser, until all runs have ended or
-Ctrl-C; a run that is not there yet is waited for. Exit codes: 0 done; 2 bad input, in
+Ctrl-C. A run that is not there yet is waited for; one that has stopped counts as ended:
+where it is to go on, start it before its watcher. Exit codes: 0 done; 2 bad input, in
 one line; 4 the page could not be written; 130, 143 ended by Ctrl-C or SIGTERM.
 """
 
@@ -46,6 +47,8 @@ def main(argv: list[str]) -> None:
         parser.error(f"--out={out}: there is no directory {out.parent}")
     if out and out.is_dir():
         parser.error(f"--out={out}: is a directory")
+    if out and out.suffix.lower() not in (".html", ".htm"):
+        parser.error(f"--out={out}: must end in .html or .htm")
     try:
         print(
             _watch(workdirs, out, flags.watch)

@@ -1,6 +1,5 @@
 """The loss of a run over all of its phases."""
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from progdist.report.rows import read_rows, require
+from progdist.report.fields import metrics_row
+from progdist.report.rows import read_rows
 from progdist.report.style import (
     FAINT,
     GREY,
+    LEAST,
+    MOST,
     STUDENT,
     TEACHER,
     bare_axes,
@@ -51,10 +53,10 @@ def read_curves(workdir: str | Path) -> list[Curve]:
     Losses with no place on a logarithmic axis (0, not finite) are left out.
 
     Raises:
-      ValueError: if a row lacks one of the fields of `Curve`.
+      RowError: if a row is malformed.
     """
     path = Path(workdir, "metrics.jsonl")
-    return curves_of([require(row, Curve._fields, path) for row in read_rows(path)])
+    return curves_of([metrics_row(row, path) for row in read_rows(path)])
 
 
 def curves_of(rows: Iterable[dict[str, Any]]) -> list[Curve]:
@@ -62,7 +64,7 @@ def curves_of(rows: Iterable[dict[str, Any]]) -> list[Curve]:
     latest = {row["global_step"]: row for row in rows}
     by_phase: dict[int, list[dict[str, Any]]] = {}
     for _, row in sorted(latest.items()):
-        if 0 < row["loss"] < math.inf:
+        if LEAST < row["loss"] < MOST:
             by_phase.setdefault(row["phase"], []).append(row)
     return [_curve(phase, found) for phase, found in sorted(by_phase.items())]
 

@@ -9,7 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from progdist.report.rows import Evaluation, read_rows, require
+from progdist.report.rows import (
+    Evaluation,
+    is_number,
+    is_whole,
+    read_rows,
+    require,
+)
 
 _VARIANTS = ("gamma",)  # settings of a sampler
 _OWN_COLUMN = ("ddim", "ancestral")
@@ -50,7 +56,8 @@ class Line(NamedTuple):
     """What a table shows for one number of steps N; None where nothing was measured."""
 
     num_steps: int
-    student: Measure | None
+    student: Measure | None  # by DDIM, for which it was distilled
+    student_other: Measure | None  # the student's best by all other samplers
     ddim: Measure | None  # this and the next two: of the undistilled teacher
     ancestral: Measure | None  # at the best of its settings
     other: Measure | None  # the best of all other samplers
@@ -107,15 +114,16 @@ class Group(NamedTuple):
         return [self._line(n) for n in sorted(steps, reverse=True)]
 
     def _line(self, n: int) -> Line:
-        others = {m.evaluation.sampler for m in self.measures} - set(_OWN_COLUMN)
+        samplers = {m.evaluation.sampler for m in self.measures}
         student, teacher = self.of("student", ("ddim",), n), self.teacher
         values = (student.evaluation.value, teacher) if student and teacher else ()
         return Line(
             n,
             student,
+            self.of("student", sorted(samplers - {"ddim"}), n),
             self.of("teacher", ("ddim",), n),
             self.of("teacher", ("ancestral",), n),
-            self.of("teacher", sorted(others), n),
+            self.of("teacher", sorted(samplers - set(_OWN_COLUMN)), n),
             values[0] / values[1] if values and min(values) > 0 else None,
         )
 
@@ -157,7 +165,7 @@ def read_evaluations(
       metric: the distance to keep; None keeps the one the file begins with.
 
     Raises:
-      ValueError: if a row lacks one of the fields of `Evaluation`.
+      RowError: if a row lacks one of the fields of `Evaluation`.
     """
     path = Path(workdir) / "eval.jsonl"
     rows = [require(row, Evaluation._fields, path) for row in read_rows(path)]
@@ -189,11 +197,13 @@ def columns(rows: Iterable[dict[str, Any]]) -> list[str]:
 
 def _is_measure(row: dict[str, Any]) -> bool:
     """Whether the row has what an `Evaluation` has, and a finite value."""
-    numbers = ("phase", "num_steps", "trained_steps", "value", "num_samples")
+    counts = ("phase", "num_steps", "trained_steps", "num_samples")
     words = ("role", "sampler", "metric")
     return (
         all(isinstance(row.get(name), str) for name in words)
-        and all(isinstance(row.get(name), int | float) for name in numbers)
+        and all(is_whole(row.get(name), 0) for name in counts)
+        and all(row.get(n) is None or is_number(row[n]) for n in _VARIANTS)
+        and is_number(row.get("value"))
         and math.isfinite(row["value"])
         and row["num_steps"] >= 1
         and (row["role"] == "teacher" or row["num_steps"] == row["trained_steps"])
@@ -203,10 +213,10 @@ def _is_measure(row: dict[str, Any]) -> bool:
 def _kind(row: dict[str, Any]) -> Kind:
     seed, reference = row.get("seed"), row.get("reference")
     told = ""
-    if isinstance(reference, dict) and isinstance(reference.get("count"), int):
+    if isinstance(reference, dict) and is_whole(reference.get("count")):
         name, split = reference.get("data"), reference.get("split")
         told = f"{reference['count']:,} of {name} ({split})"
-    seed = seed if isinstance(seed, int) else None
+    seed = seed if is_whole(seed) else None
     return Kind(row["metric"], row["num_samples"], seed, told)
 
 

@@ -6,6 +6,7 @@ escaped by the templates.
 
 import datetime
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +77,9 @@ def write_page(
     paths = [Path(workdir) for workdir in workdirs]
     check_distinct(paths)
     runs = with_own_names([load(path) for path in paths])
-    return save_bytes(page_path(paths, out), page(runs, refresh).encode())
+    return save_bytes(
+        page_path(paths, out), page(runs, refresh).encode(errors="replace")
+    )
 
 
 def check_distinct(workdirs: Sequence[Path]) -> None:
@@ -163,7 +166,7 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
 
 def duration_text(seconds: float | None) -> str:
     """A time for people: "41 s", "9 min 40 s", "3 h 12 min", "2 d 5 h"."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return NONE
     if seconds < 59.5:
         return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.1f} s"

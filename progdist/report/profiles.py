@@ -11,7 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from progdist import bins
+from progdist.report.rows import RowError, is_number
 from progdist.report.style import (
+    LEAST,
+    MOST,
     STUDENT,
     TEACHER,
     bare_axes,
@@ -43,7 +46,7 @@ def profiles_of(rows: Iterable[dict[str, Any]], path: Path) -> list[Profile]:
       path: of that file, for the message.
 
     Raises:
-      ValueError: if a row has something else than a loss, or null, for each bin.
+      RowError: if a row has something else than a loss, or null, for each bin.
     """
     latest = {row["global_step"]: row for row in rows if _FIELD in row}
     by_phase: dict[int, list[dict[str, Any]]] = {}
@@ -93,7 +96,7 @@ def _mean_of_last(
     last = rows[-math.ceil(len(rows) / _LAST) :]
     values = np.array([_values(row[_FIELD], path) for row in last], np.float64)
     # What has no place on a logarithmic axis counts as nothing.
-    drawn = np.ma.masked_where(~(np.isfinite(values) & (values > 0)), values)
+    drawn = np.ma.masked_where(~((values > LEAST) & (values < MOST)), values)
     return np.ma.filled(drawn.mean(axis=0), np.nan)
 
 
@@ -102,9 +105,9 @@ def _values(bars: Any, path: Path) -> list[float | None]:
     if (
         not isinstance(bars, list)
         or len(bars) != len(bins.CENTRES)
-        or not all(bar is None or isinstance(bar, int | float) for bar in bars)
+        or not all(bar is None or is_number(bar) for bar in bars)
     ):
-        raise ValueError(
+        raise RowError(
             f"{path}: {_FIELD} is not a list of {len(bins.CENTRES)} numbers or nulls: "
             f"{bars!r:.60}"
         )

@@ -20,6 +20,8 @@ from progdist.report.rows import Evaluation
 from progdist.report.style import (
     ANCESTRAL,
     GREY,
+    LEAST,
+    MOST,
     OTHERS,
     STUDENT,
     TEACHER,
@@ -37,6 +39,7 @@ class _Look(NamedTuple):
     colour: str
     marker: str
     dashes: str | tuple[float, tuple[float, ...]] = "-"
+    inside: str | None = None  # of the marker; the line's colour
 
 
 _LINES = {
@@ -44,6 +47,9 @@ _LINES = {
     ("teacher", "ddim"): _Look("teacher, DDIM", TEACHER, "s"),
     ("teacher", "ancestral"): _Look("teacher, ancestral", ANCESTRAL, "^"),
 }
+# Of the student's other samplers, all in its colour.
+_STUDENT_MARKERS = ("D", "^", "s", "v", "P", "X")
+_STUDENT_DASHES = ((3, 2), (1.5, 1.5), (5, 2, 1, 2), (7, 2))
 _RUN_COLOURS = (STUDENT, TEACHER, ANCESTRAL, *OTHERS)
 _SIZE = (7.0, 4.2)
 
@@ -98,7 +104,8 @@ def runs_figure(
 
 def drawable(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     """Returns those of one metric that have a place on its axes."""
-    return [e for e in evaluations if e.value > 0 or not _is_log(evaluations)]
+    least = LEAST if _is_log(evaluations) else -MOST
+    return [e for e in evaluations if least < e.value < MOST]
 
 
 def _is_log(evaluations: Sequence[Evaluation]) -> bool:
@@ -120,11 +127,21 @@ def _axes(
 def _looks(evaluations: Iterable[Evaluation]) -> dict[tuple[str, str], _Look]:
     """The lines to draw: the three of every run, and other samplers' there are."""
     found = {(e.role, e.sampler) for e in evaluations} - set(_LINES)
-    others = [pair for pair in sorted(found) if pair[0] == "teacher"]
-    return _LINES | {
-        pair: _Look(f"teacher, {plain(pair[1])}", OTHERS[i % len(OTHERS)], "D")
-        for i, pair in enumerate(others)
-    }
+    looks = dict(_LINES)
+    for role, look in (("teacher", _teachers), ("student", _students)):
+        samplers = sorted(sampler for of, sampler in found if of == role)
+        looks |= {(role, s): look(s, i) for i, s in enumerate(samplers)}
+    return looks
+
+
+def _teachers(sampler: str, index: int) -> _Look:
+    return _Look(f"teacher, {plain(sampler)}", OTHERS[index % len(OTHERS)], "D")
+
+
+def _students(sampler: str, index: int) -> _Look:
+    marker = _STUDENT_MARKERS[index % len(_STUDENT_MARKERS)]
+    dashes = 0, _STUDENT_DASHES[index % len(_STUDENT_DASHES)]
+    return _Look(f"student, {plain(sampler)}", STUDENT, marker, dashes, "#ffffff")
 
 
 def _draw_line(
@@ -138,9 +155,9 @@ def _draw_line(
     if not points:
         return []
     x, y = zip(*points, strict=True)
-    name, colour, marker, dashes = look
+    name, colour, marker, dashes, inside = look
     style = {"marker": marker, "c": colour, "ls": dashes, "ms": 5, "lw": 1.8}
-    return axes.plot(x, y, label=name, **style)
+    return axes.plot(x, y, label=name, mfc=inside or colour, **style)
 
 
 def _draw_level(axes: Axes, evaluations: Sequence[Evaluation]) -> list[Line2D]:

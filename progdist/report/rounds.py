@@ -4,6 +4,7 @@ Read off the rows of `metrics.jsonl` and the configuration, so that an unfinishe
 shows what it has done so far.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -76,7 +77,8 @@ def _round(
     batch_size = settings.get("batch_size")
     calls = _STUDENT_CALLS + (settings.get("ratio", 2) if phase else 0)
     images = last["step"] * batch_size if batch_size else None
-    speeds = [row["steps_per_second"] for row in rows if row.get("steps_per_second")]
+    told = [row.get("steps_per_second") or 0.0 for row in rows]
+    speeds = [speed for speed in told if 0 < speed < math.inf]
     speed = float(statistics.median(speeds)) if speeds else None
     return Round(
         phase=phase,

@@ -5,6 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+_DEEPEST = 20  # levels; what is nested further cannot be shown
+_BEYOND_EXACT = 2**53  # whole numbers of which a float may be another
+
+
+class RowError(ValueError):
+    """A file of JSON is malformed; the message names it, in one line."""
+
 
 class Evaluation(NamedTuple):
     """One row of `eval.jsonl`: a distance of num_samples images to the data."""
@@ -26,7 +33,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     was interrupted, or is at it now. A file that is not there yet has no rows.
 
     Raises:
-      ValueError: if any other line is not a JSON object; names file and line.
+      RowError: if any other line is not a JSON object; names file and line.
       FileNotFoundError: if the folder of the file does not exist.
     """
     path = Path(path)
@@ -37,7 +44,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     # Bytes, since an interrupted write can also end inside a character.
     *lines, tail = path.read_bytes().split(b"\n")
     rows = [
-        _parse(line, f"{path}, line {number}")
+        parse(line, f"{path}, line {number}")
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
@@ -48,26 +55,56 @@ def require(row: dict[str, Any], names: Sequence[str], path: Path) -> dict[str, 
     """Returns the row if it has all the names; path is for the message.
 
     Raises:
-      ValueError: if a name is missing.
+      RowError: if a name is missing.
     """
     missing = [name for name in names if name not in row]
     if missing:
-        raise ValueError(f"{path}: a row lacks {', '.join(missing)}: {row}")
+        raise RowError(f"{path}: a row lacks {', '.join(missing)}: {row!r:.200}")
     return row
 
 
-def _parse(line: bytes, where: str) -> dict[str, Any]:
+def parse(text: bytes, where: str) -> dict[str, Any]:
+    """Reads a JSON object; `where` is for the message.
+
+    Raises:
+      RowError: if it is none.
+    """
     try:
-        row = json.loads(line)
+        found = json.loads(text)
+    except RecursionError:
+        raise RowError(f"{where}: nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"{where}: not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: not a JSON object: {row!r:.60}")
-    return row
+        raise RowError(f"{where}: not JSON: {error}") from None
+    # Counted first, which costs nothing: hardly a row has so many.
+    if text.count(b"[") + text.count(b"{") > _DEEPEST and _is_deep(found):
+        raise RowError(f"{where}: nested too deeply")
+    if not isinstance(found, dict):
+        raise RowError(f"{where}: not a JSON object: {found!r:.60}")
+    return found
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that a float can hold; NaN is one, true is not."""
+    return isinstance(value, float) or is_whole(value)
+
+
+def is_whole(value: Any, least: int | None = None) -> bool:
+    """Whether it is a whole number, not less than the least, that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return False
+    return abs(value) < _BEYOND_EXACT and (least is None or value >= least)
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(_DEEPEST):
+        inner = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [v for found in inner for v in found if isinstance(v, dict | list)]
+    return bool(level)
 
 
 def _parse_tail(line: bytes) -> list[dict[str, Any]]:
     try:
-        return [_parse(line, "last line")]
-    except ValueError:
+        return [parse(line, "last line")]
+    except RowError:
         return []

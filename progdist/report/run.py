@@ -1,6 +1,5 @@
 """A run as its workdir holds it, whether it is finished or not."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -9,17 +8,17 @@ from typing import Any, NamedTuple
 
 from progdist.phases import Phase
 from progdist.report.curves import Curve, curves_of
+from progdist.report.fields import metrics_row, read_config, start_row
 from progdist.report.measures import Group, groups, read_measures
 from progdist.report.profiles import Profile, profiles_of
 from progdist.report.rounds import Round, plan_of, rounds_of
-from progdist.report.rows import read_rows, require
+from progdist.report.rows import read_rows
 from progdist.report.samples import Samples, load_samples
+from progdist.report.style import printable
 from progdist.report.trajectories import Paths, load_trajectories
 
 _FILES = ("config.json", "metrics.jsonl", "eval.jsonl")
 _STARTS = "starts.jsonl"
-_NUMBERS = (*Curve._fields, "step")
-
 
 _ENDS = {
     None: "going on, or killed",
@@ -120,8 +119,8 @@ def load(workdir: Path) -> Run:
     if not is_run(workdir):
         raise ValueError(f"{workdir}: not the workdir of a run (no config.json)")
     path = workdir / "metrics.jsonl"
-    rows = [_numbers(row, path) for row in read_rows(path)]
-    config = _read_config(workdir / "config.json")
+    rows = [metrics_row(row, path) for row in read_rows(path)]
+    config = read_config(workdir / "config.json")
     measured = read_measures(workdir)
     phases = load_samples(workdir, "phase")
     first = [s for s in phases if s.phase == 0] + load_samples(workdir, "baseline")
@@ -129,7 +128,7 @@ def load(workdir: Path) -> Run:
         path=workdir,
         name=_text(workdir.absolute().name or str(workdir)),
         config=config,
-        starts=_starts(read_rows(workdir / _STARTS), _last_change(workdir)),
+        starts=_starts(_read_starts(workdir / _STARTS), _last_change(workdir)),
         rows=rows,
         curves=curves_of(rows),
         profiles=profiles_of(rows, path),
@@ -159,25 +158,8 @@ def _tail(path: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> tuple[str,
     return path
 
 
-def _numbers(row: dict[str, Any], path: Path) -> dict[str, Any]:
-    for name in _NUMBERS:
-        value = require(row, _NUMBERS, path)[name]
-        if not isinstance(value, int | float):
-            raise ValueError(f"{path}: {name} is not a number: {value!r:.60}")
-    return row
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """The configuration; empty where there is none."""
-    if not path.exists():
-        return {}
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: not a JSON object")
-    return config
+def _read_starts(path: Path) -> list[dict[str, Any]]:
+    return [start_row(row, path) for row in read_rows(path)]
 
 
 def _starts(rows: Sequence[dict[str, Any]], last_change: float) -> list[Start]:
@@ -208,7 +190,7 @@ def _seconds(start: dict[str, Any], end: float | None) -> float | None:
 def _timestamp(row: dict[str, Any]) -> float | None:
     try:
         return datetime.fromisoformat(row["time"]).timestamp()
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
         return None
 
 
@@ -222,4 +204,4 @@ def _last_change(workdir: Path) -> float:
 def _text(name: str) -> str:
     """A file's name as text that can be written, whatever bytes it is made of."""
     readable = os.fsencode(name).decode(errors="replace")
-    return "".join(c if c.isprintable() else "�" for c in readable)
+    return printable(readable)

@@ -1,6 +1,5 @@
 """Pictures of what each phase draws, every phase from the same noise."""
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,10 @@ _BLOCK_GAP = 40
 _HEADING_HEIGHT = 44
 _MARGIN = 12
 _FONT_SIZE = 8.5  # points
+
+
+class ArrayError(ValueError):
+    """A file of arrays is malformed; the message names it, in one line."""
 
 
 class Samples(NamedTuple):
@@ -47,10 +50,15 @@ def load_samples(workdir: str | Path, kind: str) -> list[Samples]:
     """Loads `samples/<kind>_*.npz`, by phase; kind is "phase" or "baseline".
 
     Raises:
-      ValueError: if a file cannot be read or lacks an array; names the file.
+      ArrayError: if a file cannot be read or does not hold what it should; names it.
     """
-    paths = Path(workdir, "samples").glob(f"{kind}_*.npz")
-    return sorted((_load(path) for path in paths), key=lambda s: s.phase)
+    paths = sorted(Path(workdir, "samples").glob(f"{kind}_*.npz"))
+    found = [_load(path) for path in paths]
+    for path, samples in zip(paths, found, strict=True):
+        if samples.images.shape[1:] != found[0].images.shape[1:]:
+            size, others = (_shape(s.images.shape[1:]) for s in (samples, found[0]))
+            raise ArrayError(f"{path}: images are {size}, those of {paths[0]} {others}")
+    return sorted(found, key=lambda s: s.phase)
 
 
 def write_samples(workdir: str | Path, columns: int = 10) -> Path | None:
@@ -92,22 +100,70 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads all arrays of an npz file.
 
     Raises:
-      ValueError: if it is not a whole npz file; names the file.
+      ArrayError: if it is not a whole npz file; names the file.
     """
     try:
         # Opened here: np.load leaves a file open that it cannot read.
         with path.open("rb") as file, np.load(file) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a whole npz file: {error}") from None
+            found = dict(arrays)
+    except Exception as error:  # zipfile, zlib and NumPy raise almost anything
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise ArrayError(f"{path}: not a whole npz file: {why}") from None
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):  # any other file in the archive
+            raise ArrayError(f"{path}: {name} is not an array")
+    return found
+
+
+def check_array(
+    array: np.ndarray, kind: type[np.generic], axes: str, name: str, path: Path
+) -> None:
+    """Refuses an array that is empty or of another kind or number of axes.
+
+    Args:
+      array: the array.
+      kind: of its numbers.
+      axes: their names, "n h w c" say; c are 1 or 3 channels.
+      name: of the array, for the message.
+      path: of its file, for the message.
+
+    Raises:
+      ArrayError: with what was found and what is accepted.
+    """
+    if (
+        not np.issubdtype(array.dtype, kind)
+        or array.ndim != len(axes.split())
+        or not array.size
+        or (axes.endswith("c") and array.shape[-1] not in (1, 3))
+    ):
+        found = f"{array.dtype!s:.40} {_shape(array.shape)}"
+        wanted = f"{kind.__name__} ({axes})" if axes else f"one {kind.__name__}"
+        raise ArrayError(f"{path}: {name} is {found}, not {wanted}")
 
 
 def _load(path: Path) -> Samples:
     arrays = read_arrays(path)
     missing = {"images", "num_steps", "phase"} - set(arrays)
     if missing:
-        raise ValueError(f"{path}: lacks {', '.join(sorted(missing))}")
-    return Samples(arrays["images"], int(arrays["num_steps"]), int(arrays["phase"]))
+        raise ArrayError(f"{path}: lacks {', '.join(sorted(missing))}")
+    check_array(arrays["images"], np.uint8, "n h w c", "images", path)
+    steps, phase = (
+        _whole(arrays, "num_steps", 1, path),
+        _whole(arrays, "phase", 0, path),
+    )
+    return Samples(arrays["images"], steps, phase)
+
+
+def _whole(arrays: dict[str, np.ndarray], name: str, least: int, path: Path) -> int:
+    check_array(arrays[name], np.integer, "", name, path)
+    value = int(arrays[name])
+    if value < least:
+        raise ArrayError(f"{path}: {name} is {value}, not {least} or more")
+    return value
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
 
 
 def _stack(samples: Sequence[Samples], columns: int) -> UInt8[np.ndarray, "r c h w ch"]:

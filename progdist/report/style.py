@@ -32,6 +32,9 @@ FAINT = "#D9D9D9"
 
 DPI = 150
 
+# Beyond these Matplotlib counts past what a float can hold.
+LEAST, MOST = 1e-100, 1e100
+
 
 def make_figure(width: float, height: float, arrange: bool = True) -> Figure:
     """An empty white figure of the given size in inches.
@@ -75,7 +78,12 @@ def log_ticks(axes: Axes) -> None:
 
 def plain(text: str) -> str:
     """Text of unknown origin, so that Matplotlib takes no $ in it for a formula."""
-    return text.replace("$", r"\$")
+    return printable(text).replace("$", r"\$")
+
+
+def printable(text: str) -> str:
+    """Text of unknown origin in one line, without what cannot be written."""
+    return "".join(c if c.isprintable() else "�" for c in text)
 
 
 def steps_text(num_steps: int) -> str:

@@ -6,6 +6,7 @@ Time runs from t=1 (noise) on the left to t=0 (data) on the right, on one axis
 for all rows. Lengths are in inches.
 """
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +19,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from progdist.report.samples import read_arrays
+from progdist.report.samples import ArrayError, check_array, read_arrays
 from progdist.report.style import (
     DPI,
     FAINT,
@@ -63,13 +64,19 @@ def load_trajectories(workdir: str | Path) -> Paths:
     """Loads `samples/trajectories.npz`: the states z_t, by number of steps.
 
     Raises:
-      ValueError: if the file cannot be read; names it.
+      ArrayError: if the file cannot be read or holds something else; names it.
     """
     path = Path(workdir, "samples", "trajectories.npz")
     if not path.exists():
         return {}
-    arrays = read_arrays(path)
-    return {int(name.removeprefix("N")): states for name, states in arrays.items()}
+    paths: Paths = {}
+    for name, states in read_arrays(path).items():
+        if not re.fullmatch("N[1-9][0-9]{0,8}", name):
+            raise ArrayError(f"{path}: an array is called {name!r:.40}, not N4 or N1")
+        check_array(states, np.floating, "states k h w c", name, path)
+        paths[int(name[1:])] = states
+    _check_lengths(paths, path)
+    return paths
 
 
 def write_trajectories(workdir: str | Path, num_noises: int = 2) -> Path | None:
@@ -110,6 +117,15 @@ def trajectories_figure(paths: Paths) -> Figure:
     # Last, since drawing an image sets the limits to that image.
     axes.set(xlim=(0, layout.width), ylim=(0, layout.height), aspect="equal")
     return figure
+
+
+def _check_lengths(paths: Paths, path: Path) -> None:
+    shapes = {states.shape[1:] for states in paths.values()}
+    if len(shapes) > 1:
+        raise ArrayError(f"{path}: the states differ in shape: {sorted(shapes)}")
+    for n, states in paths.items():
+        if len(states) != n + 1:
+            raise ArrayError(f"{path}: N{n} has {len(states)} states, not {n + 1}")
 
 
 def _layout(paths: Paths) -> _Layout:
@@ -213,6 +229,6 @@ def _draw_arrow(axes: Axes, ends: tuple[float, float], y: float, colour: str) ->
 
 
 def visible(state: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w 3"]:
-    """A state as RGB in [0, 1]; noise beyond [-1, 1] is cut off."""
+    """A state as RGB in [0, 1]; noise beyond [-1, 1] is cut off, NaN is grey."""
     rgb = np.broadcast_to(state, (*state.shape[:2], 3))
-    return np.clip((rgb.astype(np.float64) + 1) / 2, 0, 1)
+    return np.clip((np.nan_to_num(rgb.astype(np.float64)) + 1) / 2, 0, 1)

@@ -20,8 +20,8 @@ def watch(
 ) -> Path:
     """Writes the page whenever a run has written something; returns its path.
 
-    A run that is not there yet is waited for. The page reloads itself; the last one,
-    which is written at the end and also where Ctrl-C ends it, does not.
+    A run that is not there yet is waited for, which is told. The page reloads itself;
+    the last one, which is written at the end and also where Ctrl-C ends it, does not.
 
     Args:
       workdirs: as `write_page` takes them.
@@ -35,6 +35,9 @@ def watch(
       OSError: if the page cannot be written.
     """
     check_distinct(workdirs)
+    for path in workdirs:
+        if not is_run(path):  # which may also be misspelt
+            note(f"waiting for {path}")
     owners = {path: Owner(path) for path in workdirs}
     page, latest = _Page(page_path(workdirs, out), note), None
     try:
