@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 from progdist import bins
 from progdist.events import Events
 from progdist.report import read_rows
+from progdist.report.fields import metrics_row
 
 
 class Journal:
@@ -32,10 +33,13 @@ class Journal:
         self._evaluations = workdir / "eval.jsonl"
         self._starts = workdir / "starts.jsonl"
         if active:
-            _rewrite(self._metrics, lambda row: row["global_step"] <= global_step)
+            _rewrite(self._metrics, lambda row: self._step_of(row) <= global_step)
             mend(self._evaluations)
             mend(self._starts)
             self._events = Events(workdir / "tensorboard", global_step + 1)
+
+    def _step_of(self, row: dict[str, Any]) -> int:
+        return metrics_row(row, self._metrics)["global_step"]
 
     def start(self, row: dict[str, Any]) -> None:
         """Appends a row of starts.jsonl."""

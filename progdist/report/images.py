@@ -111,6 +111,10 @@ def _write(path: str | Path, write: Callable[[BinaryIO], None]) -> Path:
         with partial.open("wb") as file:
             write(file)
         os.replace(partial, path)
+    except OSError as error:  # which says nothing, or the other file
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
     return path

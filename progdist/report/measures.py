@@ -229,9 +229,11 @@ def _long_title(kind: Kind) -> str:
 def _floor(rows: Sequence[dict[str, Any]]) -> Floor | None:
     for row in reversed(rows):
         match row.get("floor"):
-            case {"value": int() | float() as value, "count": int() as num, **more}:
+            case {"value": value, "count": num, **more} if is_number(
+                value
+            ) and is_whole(num, 1):
                 measured = more.get("measured")
-                known = isinstance(measured, float) and measured != value
+                known = is_number(measured) and measured != value
                 return Floor(value, num, measured if known else None)
     return None
 
