@@ -284,6 +284,6 @@ def test_the_teacher_can_be_drawn_from_at_any_number_of_steps(finished):
 
 
 def test_a_number_of_steps_without_a_round_is_refused(finished):
-    message = r"--num_steps=3: no such finished model .* there are: 1, 2, 4$"
+    message = r"^num_steps=3: no such finished model .* there are: 1, 2, 4$"
     with pytest.raises(checkpoint.CheckpointError, match=message):
         draw(finished, 1, num_steps=3)

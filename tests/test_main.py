@@ -78,7 +78,7 @@ def test_a_mistake_is_one_line_and_code_2(
         (["--workdir=W", "--num_steps=0", "--out=a.png"], "num_steps=0"),
         (
             ["--workdir=W", "--num_steps=1", "--out=a.gif"],
-            "must end in .png, .npz or /",
+            "must be a file in .png, .npz, or end in /",
         ),
         (["--workdir=W", "--num_steps=1", "--out=no/a.png"], "there is no directory"),
         (["--workdir=W/no", "--num_steps=1", "--out=a.png"], "no such directory"),
