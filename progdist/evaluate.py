@@ -40,7 +40,7 @@ from progdist import (
 from progdist.config import Config
 from progdist.lock import Lock
 from progdist.measurement import Drawing
-from progdist.model import make_model, param_template
+from progdist.model import make_model
 
 FLAGS = flags.FlagValues()
 cluster.define_flags(FLAGS)
@@ -148,13 +148,13 @@ def _check_count(wanted: Sequence[metrics.Metric], num: int, where: str) -> None
 def _run(
     config: Config, workdir: Path, given: dict[str, Any], drawings: Sequence[Drawing]
 ) -> None:
-    for one in drawings:
-        path = checkpoint.model_dir(workdir, one.phase, one.trained_steps)
+    models = dict.fromkeys((one.phase, one.trained_steps) for one in drawings)
+    for phase, trained_steps in models:
+        path = checkpoint.model_dir(workdir, phase, trained_steps)
         preflight.check_card(config, path, checkpoint.read_card(path))
     gauge = _gauge(config, given)
-    template = param_template(gauge.model, gauge.mesh)
     note = print if jax.process_index() == 0 else lambda text: None
-    sweep.run(gauge, workdir, template, drawings, note)
+    sweep.run(gauge, workdir, drawings, note)
 
 
 def _gauge(config: Config, given: dict[str, Any]) -> measurement.Gauge:

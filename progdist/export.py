@@ -57,11 +57,13 @@ def write(
 
     Raises:
       CheckpointError: if the model cannot be read.
+      ConfigError: if it is of another output or schedule.
       SaveError: if the two samplers draw different images.
     """
-    model = make_model(config)
+    model, found = make_model(config), checkpoint.read_card(model_path)
+    preflight.check_card(config, model_path, found)
     params = _load(model_path, model)
-    card = _card(config, model_path, params, num_steps)
+    card = _card(config, found["phase"], params, num_steps)
     out.parent.mkdir(parents=True, exist_ok=True)
     difference = None
     with cli.whole_directory(out) as part:
@@ -84,7 +86,6 @@ def main(argv: list[str]) -> None:
     num_steps = values["num_steps"]
     found = checkpoint.find_model(workdir, None if values["teacher"] else num_steps)
     cli.prepare_devices(config)
-    preflight.check_card(config, found, checkpoint.read_card(found))
     difference = write(config, found, num_steps, out, formats)
     for path in sorted(out.iterdir()):
         print(f"{path}: {path.stat().st_size:,} bytes")
@@ -99,7 +100,7 @@ def _load(path: Path, model: Model) -> Params:
     return jax.tree.map(np.asarray, params)
 
 
-def _card(config: Config, path: Path, params: Params, num_steps: int) -> Card:
+def _card(config: Config, phase: int, params: Params, num_steps: int) -> Card:
     return {
         "sampler": "ddim",
         "num_steps": num_steps,
@@ -107,7 +108,7 @@ def _card(config: Config, path: Path, params: Params, num_steps: int) -> Card:
         "output": config.model.output,
         "image_shape": list(config.data.image_shape),
         "num_classes": config.model.num_classes,
-        "phase": checkpoint.read_card(path)["phase"],
+        "phase": phase,
         "params": checkpoint.fingerprint_of(params)[:16],  # as in eval.jsonl
         "commit": provenance.commit() or _version(),
         "jax": jax.__version__,

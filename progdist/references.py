@@ -5,11 +5,8 @@ name is a digest of all that the numbers depend on: the data, their split, size 
 content, how many examples, the features and their weights.
 """
 
-import contextlib
 import hashlib
 import json
-import os
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,7 +18,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from progdist import data, extraction, metrics, parallel
-from progdist.cache_dir import cache_dir
+from progdist.cache_dir import cache_dir, keep_arrays
 from progdist.data.progress import Counting, counting
 from progdist.data.workers import read_ahead
 from progdist.extraction import Extractor, Part
@@ -62,19 +59,13 @@ class Reference(NamedTuple):
 
 
 def make_reference(
-    source: data.Source,
-    split: str,
-    batch_size: int,
-    num_workers: int,
-    counting: Counting = counting,
+    source: data.Source, split: str, batch_size: int, num_workers: int
 ) -> Reference:
     """Returns the reference; what is in memory is known by its content."""
     content = source.fingerprint
     if isinstance(source, data.ArraySource):
         content = _digest({"images": source.images})
-    return Reference(
-        source, source.name, split, content, batch_size, num_workers, counting
-    )
+    return Reference(source, source.name, split, content, batch_size, num_workers)
 
 
 def statistics(
@@ -173,7 +164,8 @@ def cached(key: dict[str, Any], make: Callable[[], Arrays]) -> Arrays | None:
         return found
     arrays = make()
     if jax.process_index() == 0:
-        _keep(path, text, arrays)
+        notes = {"key": np.array(text), "digest": np.array(_digest(arrays))}
+        keep_arrays(path, arrays | notes, "not kept")
     return arrays
 
 
@@ -227,23 +219,8 @@ def _parts(
         advance(len(images) * processes)
 
 
-def _keep(path: Path, key: str, arrays: Arrays) -> None:
-    """Writes the arrays, whole or not at all; without room for them, says so."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    notes = {"key": np.array(key), "digest": np.array(_digest(arrays))}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            np.savez(file, **arrays, **notes)  # pyright: ignore[reportArgumentType]
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        print(f"{path}: {error.strerror}; not kept", file=sys.stderr)
-
-
 def _load(path: Path, key: str) -> Arrays | None:
-    """What `_keep` wrote; nothing where it is damaged, or of something else."""
+    """What `cached` has kept; nothing where it is damaged, or of something else."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)

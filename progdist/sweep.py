@@ -11,7 +11,7 @@ from pathlib import Path
 from progdist import checkpoint, drawing, journal, measurement, parallel, report
 from progdist.data.progress import counting
 from progdist.measurement import Drawing, Gauge, Identified, Row
-from progdist.state import Params
+from progdist.model import param_template
 
 
 def plan(
@@ -62,7 +62,6 @@ def plan(
 def run(
     gauge: Gauge,
     workdir: Path,
-    template: Params,
     drawings: Sequence[Drawing],
     note: Callable[[str], None],
 ) -> None:
@@ -71,12 +70,12 @@ def run(
     Args:
       gauge: what to measure with.
       workdir: of the run; its models are read, one at a time.
-      template: of the models' parameters.
       drawings: those of a phase one after another.
       note: shows a line to the user.
     """
     path = workdir / "eval.jsonl"
     parallel.first_does(lambda: journal.mend(path))
+    template = param_template(gauge.model, gauge.mesh)
     loaded: dict[int, Identified] = {}
     for one in drawings:
         if one.phase not in loaded:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from progdist.cache_dir import cache_dir
+from progdist.cache_dir import cache_dir, keep_arrays
 from progdist.data.listing import Listing, Names
 
 # Counts up when files that were good become bad by other rules.
@@ -44,24 +44,14 @@ def recall(root: Path, listing: Listing) -> Bool[np.ndarray, " n"]:
 
 def keep(root: Path, good: Listing) -> None:
     """Writes the good files, whole or not at all; without room for it, says so."""
-    path = path_of(root)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            np.savez(
-                file,
-                rules=np.array(_RULES),
-                text=np.frombuffer(good.names.text, np.uint8),
-                ends=good.names.ends,
-                sizes=good.sizes,
-                times=good.times,
-            )
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        print(f"{path}: {error.strerror}; images are tried again", file=sys.stderr)
+    arrays = {
+        "rules": np.array(_RULES),
+        "text": np.frombuffer(good.names.text, np.uint8),
+        "ends": good.names.ends,
+        "sizes": good.sizes,
+        "times": good.times,
+    }
+    keep_arrays(path_of(root), arrays, "images are tried again")
 
 
 @contextlib.contextmanager

@@ -26,4 +26,4 @@ from progdist.metrics.pixels import (
     pixel_features as pixel_features,
     pixels_name as pixels_name,
 )
-from progdist.metrics.scores import SPLITS as SPLITS, RunningScores as RunningScores
+from progdist.metrics.scores import RunningScores as RunningScores

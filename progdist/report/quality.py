@@ -89,7 +89,8 @@ def runs_figure(
 
     Takes at least one evaluation in all; of one metric, and `drawable`.
     """
-    figure, axes = _axes(size, [e for found in runs.values() for e in found])
+    every = [e for found in runs.values() for e in found]
+    figure, axes = _axes(size, every)
     lines = []
     for index, (name, evaluations) in enumerate(runs.items()):
         colour = _RUN_COLOURS[index % len(_RUN_COLOURS)]
@@ -97,7 +98,7 @@ def runs_figure(
         lines += _draw_line(axes, evaluations, "student", "ddim", look)
         look = _Look(f"{plain(name)}, teacher", colour, "s", (0, (4, 3)))
         lines += _draw_line(axes, evaluations, "teacher", "ddim", look)
-    _label_axes(axes, [e for found in runs.values() for e in found])
+    _label_axes(axes, every)
     label_lines(axes, lines)
     return figure
 
