@@ -14,17 +14,18 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from progdist import compile_cache, preflight
-from progdist.cache_dir import cache_dir
+from progdist import preflight
 from progdist.checkpoint import CheckpointError, SaveError
 from progdist.config import Config, ConfigError, from_json
 from progdist.data import DataError
-from progdist.features import WeightsError
-from progdist.interrupt import Interrupted
-from progdist.lock import LockError
-from progdist.loop import NonFiniteError
+from progdist.evaluate.features import WeightsError
 from progdist.parallel import PeerError
 from progdist.report import ArrayError, RowError
+from progdist.trainer.interrupt import Interrupted
+from progdist.trainer.loop import NonFiniteError
+from progdist.workdir import compile_cache
+from progdist.workdir.cache_dir import cache_dir
+from progdist.workdir.lock import LockError
 
 # Errors of JAX that no other process has caused.
 _OURS = "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED"

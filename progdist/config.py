@@ -9,8 +9,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal, get_origin, get_type_hints
 
-from progdist import data, losses, state
-from progdist.diffusion import prediction, schedules
+from progdist import data
+from progdist.diffusion import losses, prediction, schedules
+from progdist.trainer import state
 
 DType = Literal["float32", "bfloat16"]
 

@@ -4,7 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from progdist.diffusion.prediction import Denoise, Prediction, Target, from_output
-from progdist.state import Params
+from progdist.trainer.state import Params
 
 
 def bind(

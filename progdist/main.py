@@ -20,8 +20,9 @@ from pathlib import Path
 
 from absl import flags
 
-from progdist import cli, cluster, experiment, preflight
-from progdist.interrupt import Interrupt
+from progdist import cli, cluster, preflight
+from progdist.trainer import run as experiment
+from progdist.trainer.interrupt import Interrupt
 
 FLAGS = flags.FlagValues()
 cli.define_config(FLAGS)

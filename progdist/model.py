@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from progdist import drawing, parallel
+from progdist import parallel
 from progdist.config import Config
 from progdist.diffusion.prediction import Target, num_outputs
 from progdist.diffusion.schedules import Schedule, make_schedule
+from progdist.evaluate import sampling
 from progdist.nets.unet import UNet
-from progdist.state import Params
+from progdist.trainer.state import Params
 
 
 class Model(NamedTuple):
@@ -61,10 +62,10 @@ def _init(model: Model, key: Key[Array, ""]) -> Params:
 
 
 def make_sampler(
-    model: Model, mesh: Mesh, name: drawing.SamplerName, gamma: float
-) -> drawing.Sampler:
+    model: Model, mesh: Mesh, name: sampling.SamplerName, gamma: float
+) -> sampling.Sampler:
     """Returns the compiled sampler of that name; see `drawing.make_sampler`."""
-    return drawing.make_sampler(
+    return sampling.make_sampler(
         model.net,
         model.output,
         model.schedule,

@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from progdist import checkpoint, data, phases
+from progdist import checkpoint, data, plan as phases
 from progdist.config import (
     Config,
     ConfigError,

@@ -18,8 +18,9 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from progdist import checkpoint, cli, drawing, parallel, preflight, report
+from progdist import checkpoint, cli, parallel, preflight, report
 from progdist.config import Config
+from progdist.evaluate import sampling
 from progdist.model import make_model, make_sampler, param_template
 
 FLAGS = flags.FlagValues()
@@ -31,7 +32,7 @@ flags.DEFINE_integer("num", 64, "How many images.", 1, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Of the noise.", 0, 2**32 - 1, flag_values=FLAGS)
 flags.DEFINE_string("out", None, "grid.png, all.npz or images/.", flag_values=FLAGS)
 flags.DEFINE_enum(
-    "sampler", "ddim", get_args(drawing.SamplerName), "Kind.", flag_values=FLAGS
+    "sampler", "ddim", get_args(sampling.SamplerName), "Kind.", flag_values=FLAGS
 )
 flags.DEFINE_bool(
     "teacher", False, "Draw from the undistilled teacher.", flag_values=FLAGS
@@ -45,7 +46,7 @@ class Request(NamedTuple):
     num_steps: int
     num: int
     seed: int
-    sampler: drawing.SamplerName
+    sampler: sampling.SamplerName
     teacher: bool
 
 
@@ -70,7 +71,7 @@ def draw_batches(
     preflight.check_card(config, path, checkpoint.read_card(path))
     model = make_model(config)
     params = checkpoint.load_model(path, param_template(model, mesh))
-    return drawing.draw_images(
+    return sampling.draw_images(
         make_sampler(model, mesh, request.sampler, config.evaluation.gamma),
         params,
         request.seed,
@@ -91,7 +92,7 @@ def main(argv: list[str]) -> None:
     cli.prepare_devices(config)
     request = Request(*(values[name] for name in Request._fields))
     try:
-        drawing.check_calls(request.sampler, request.num_steps)
+        sampling.check_calls(request.sampler, request.num_steps)
     except ValueError as error:
         raise cli.UsageError(str(error)) from None
     if one_each:

@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from progdist import cli, main, progressive, step
-from progdist.checkpoint import Checkpoints, content, models
-from progdist.journal import Journal
-from progdist.pulse import Pulse
-from progdist.results import Results
-from progdist.state import make_optimizer
+from progdist import cli, main
+from progdist.checkpoint import Checkpoints, models
+from progdist.trainer import step
+from progdist.trainer.phase_end import Results
+from progdist.trainer.pulse import Pulse
+from progdist.trainer.state import make_optimizer
+from progdist.workdir.journal import Journal
 
 UPDATES = [0]  # done by this process, or before it
 STORES = []  # its checkpoints

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from progdist import bins, checkpoint, parallel
-from progdist.checkpoint import CheckpointError, Checkpoints, Progress, content
-from progdist.state import Snapshot, Tally, init_state, make_optimizer
+from progdist import checkpoint, parallel
+from progdist.checkpoint import CheckpointError, Checkpoints, Progress, digests
+from progdist.diffusion import logsnr_bins
+from progdist.trainer.state import Snapshot, Tally, init_state, make_optimizer
 from tests import tiny
 
 # Orbax leaves an event loop behind where it fails.
@@ -22,7 +23,7 @@ def snapshot(phase=1, step=3, seed=0):
     optimizer = make_optimizer(1.0, 0.0)
     state = init_state(tiny.params(seed), optimizer, keep_ema=True)
     state = state._replace(step=jnp.int32(step))
-    parts = tuple(k / 3 for k in range(len(bins.CENTRES)))
+    parts = tuple(k / 3 for k in range(len(logsnr_bins.CENTRES)))
     tally = Tally(2, 0.1 + 0.2, 1 / 3, 1e-4, 5, 1, parts, parts[::-1])
     return Snapshot(phase, state, tiny.params(seed + 1) if phase else (), tally)
 
@@ -126,10 +127,10 @@ def test_a_flipped_bit_in_any_file_is_found(tmp_path):
         path = paths[k % len(paths)]
         intact = path.read_bytes()
         flip(path, rng)
-        with pytest.raises(content.DamageError):
-            content.check_manifest(where)
+        with pytest.raises(digests.DamageError):
+            digests.check_manifest(where)
         path.write_bytes(intact)
-    content.check_manifest(where)
+    digests.check_manifest(where)
 
 
 @READING_DAMAGE
@@ -159,8 +160,8 @@ def test_the_digest_of_a_leaf_sees_a_bit_that_the_files_do_not_show(tmp_path):
     tree = checkpoint.stored.read_arrays(where)
     values = tree["state"]["params"]["Dense_0"]["kernel"].view(np.uint8)
     values.flat[5] ^= 4
-    with pytest.raises(content.DamageError, match="state/params/Dense_0/kernel"):
-        content.check_content(where, tree, checkpoint.stored.content_on(card))
+    with pytest.raises(digests.DamageError, match="state/params/Dense_0/kernel"):
+        digests.check_content(where, tree, checkpoint.stored.content_on(card))
 
 
 @pytest.mark.parametrize("damage", ["flip", "lose", "add", "empty", "other", "model"])
@@ -229,7 +230,7 @@ def test_a_snapshot_of_another_network_is_refused_by_the_name_of_a_leaf(tmp_path
             dense["kernel2"] = jnp.zeros(1)
     with pytest.raises(CheckpointError, match="state/params/Dense_0/kernel") as error:
         restore(tmp_path, template)
-    assert not isinstance(error.value, content.DamageError)
+    assert not isinstance(error.value, digests.DamageError)
 
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path):
@@ -314,7 +315,7 @@ def test_a_damaged_model_is_refused(tmp_path):
     for file in files(path):
         intact = file.read_bytes()
         flip(file, rng)
-        with pytest.raises(content.DamageError):
+        with pytest.raises(digests.DamageError):
             checkpoint.load_model(path, tiny.params())
         file.write_bytes(intact)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from progdist.compile_cache import remove_broken, use
+from progdist.workdir.compile_cache import remove_broken, use
 
 WHOLE = zlib.compress(bytes(range(256)) * 50)
 

@@ -5,17 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from progdist.config import (
-    Config,
-    ConfigError,
-    Data,
-    differences,
-    from_json,
-    to_json,
-)
+from progdist.config import Config, ConfigError, Data, differences, from_json, to_json
 from progdist.model import make_model
 from progdist.preflight import check, check_devices
-from progdist.trainer import make_plan
+from progdist.trainer.recipes import make_plan
 
 PUBLISHED = {
     "cifar10": (60_004_099, "x", 8192, 800_000, 128, 5e-5),

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from progdist import step
 from progdist.denoiser import bind
 from progdist.diffusion.prediction import from_output
 from progdist.diffusion.schedules import Cosine
+from progdist.trainer import step
 from tests import tiny
 
 CALLS = []

@@ -1,6 +1,6 @@
 import pytest
 
-from progdist.display import Display, Work
+from progdist.trainer.display import Display, Work
 
 
 def test_time_left_counts_what_later_phases_cost(capsys):

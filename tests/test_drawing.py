@@ -5,19 +5,20 @@ import jax
 import numpy as np
 import pytest
 
-from progdist import drawing, parallel
+from progdist import parallel
 from progdist.diffusion.schedules import Cosine
+from progdist.evaluate import sampling
 from progdist.nets.unet import UNet
 from tests import tiny, toy
 
 
 def draw(num_images, batch_size, num_devices=1, name="ddim", num_steps=4, seed=0):
     mesh = parallel.make_mesh(jax.devices()[:num_devices])
-    sampler = drawing.make_sampler(
+    sampler = sampling.make_sampler(
         tiny.TinyNet(), "v", Cosine(), tiny.SHAPE, 0, mesh, name, 0.5
     )
     params = parallel.replicate(tiny.params(), mesh)
-    batches = drawing.draw_images(
+    batches = sampling.draw_images(
         sampler, params, seed, num_images, num_steps, batch_size, mesh
     )
     return np.concatenate(list(batches))
@@ -35,30 +36,30 @@ def test_an_image_depends_on_its_number_alone(name):
 
 def test_one_trace_serves_every_number_of_steps(monkeypatch):
     traces = []
-    inner = drawing.samplers.sample
+    inner = sampling.samplers.sample
 
     def counted(*args):
         traces.append(1)
         return inner(*args)
 
-    monkeypatch.setattr(drawing.samplers, "sample", counted)
+    monkeypatch.setattr(sampling.samplers, "sample", counted)
     mesh = parallel.make_mesh(jax.devices()[:1])
-    sampler = drawing.make_sampler(tiny.TinyNet(), "v", Cosine(), tiny.SHAPE, 0, mesh)
+    sampler = sampling.make_sampler(tiny.TinyNet(), "v", Cosine(), tiny.SHAPE, 0, mesh)
     params = parallel.replicate(tiny.params(), mesh)
     for num_steps in (1, 2, 7):
-        list(drawing.draw_images(sampler, params, 0, 4, num_steps, 4, mesh))
+        list(sampling.draw_images(sampler, params, 0, 4, num_steps, 4, mesh))
     assert len(traces) == 1
 
 
 def test_the_path_ends_in_the_image():
     indices = jax.numpy.arange(4)
-    z_1 = drawing.image_noise(jax.random.key(0), indices, tiny.SHAPE)
-    states = drawing.draw_trajectory(
+    z_1 = sampling.image_noise(jax.random.key(0), indices, tiny.SHAPE)
+    states = sampling.draw_trajectory(
         tiny.TinyNet(), tiny.params(), "v", Cosine(), z_1, 4
     )
     assert states.shape == (5, 4, *tiny.SHAPE)
     np.testing.assert_array_equal(states[0], z_1)
-    np.testing.assert_array_equal(drawing.data.to_uint8(states[-1]), draw(4, 4))
+    np.testing.assert_array_equal(sampling.data.to_uint8(states[-1]), draw(4, 4))
 
 
 @pytest.mark.parametrize("name", ["ancestral", "heun"])
@@ -79,10 +80,10 @@ def test_images_of_a_u_net_are_the_same_for_batches_of_1_7_and_64():
         shapes,
     )
     params = parallel.replicate(leaves, mesh)
-    sampler = drawing.make_sampler(net, "v", Cosine(), (8, 8, 1), 0, mesh)
+    sampler = sampling.make_sampler(net, "v", Cosine(), (8, 8, 1), 0, mesh)
     drawn = {
         size: np.concatenate(
-            list(drawing.draw_images(sampler, params, 0, 20, 2, size, mesh))
+            list(sampling.draw_images(sampler, params, 0, 20, 2, size, mesh))
         )
         for size in (1, 7, 64)
     }
@@ -91,7 +92,7 @@ def test_images_of_a_u_net_are_the_same_for_batches_of_1_7_and_64():
     np.testing.assert_array_equal(drawn[7], drawn[64])
 
 
-@pytest.mark.parametrize("name", get_args(drawing.SamplerName))
+@pytest.mark.parametrize("name", get_args(sampling.SamplerName))
 def test_n_is_the_number_of_network_calls(name):
     calls = []
 
@@ -103,14 +104,14 @@ def test_n_is_the_number_of_network_calls(name):
 
     mesh = parallel.make_mesh(jax.devices()[:1])
     params = parallel.replicate(tiny.params(), mesh)
-    sampler = drawing.make_sampler(
+    sampler = sampling.make_sampler(
         Counted(), "v", Cosine(), tiny.SHAPE, 0, mesh, name, 0.5
     )
-    list(drawing.draw_images(sampler, params, 0, 4, 8, 4, mesh))
+    list(sampling.draw_images(sampler, params, 0, 4, 8, 4, mesh))
     jax.effects_barrier()
     assert len(calls) == 8
 
 
 def test_an_unknown_sampler_is_refused():
     with pytest.raises(ValueError, match="sampler: 'plms' is not one of"):
-        toy.unchecked(drawing._solver_maker)("plms", 0.0)
+        toy.unchecked(sampling._solver_maker)("plms", 0.0)

@@ -14,20 +14,11 @@ import scipy.linalg
 from PIL import Image
 
 from configs.digits import get_config
-from progdist import (
-    checkpoint,
-    cli,
-    data,
-    evaluate,
-    measurement,
-    model,
-    parallel,
-    report,
-    sample,
-)
+from progdist import checkpoint, cli, data, model, parallel, report, sample
 from progdist.config import ConfigError, from_json, to_json
-from progdist.lock import Lock
+from progdist.evaluate import __main__ as evaluate, evaluator
 from progdist.report import save_png
+from progdist.workdir.lock import Lock
 from tests import faults, test_processes
 
 ROOT = Path(__file__).parents[1]
@@ -136,9 +127,9 @@ def test_what_is_there_is_not_computed_again(workdir, monkeypatch, capsys):
     (workdir / "eval.jsonl").write_text(cut)
     drawn = []
     monkeypatch.setattr(
-        measurement.drawing,
+        evaluator.drawing,
         "draw_images",
-        lambda *a, inner=measurement.drawing.draw_images: drawn.append(1) or inner(*a),
+        lambda *a, inner=evaluator.drawing.draw_images: drawn.append(1) or inner(*a),
     )
     command(evaluate, *flags, monkeypatch=monkeypatch)
     assert rows(workdir) == whole

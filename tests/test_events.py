@@ -7,12 +7,12 @@ import pytest
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from progdist import bins
-from progdist.events import Events
-from progdist.journal import Journal
+from progdist.diffusion import logsnr_bins
+from progdist.workdir.events import Events
+from progdist.workdir.journal import Journal
 from tests.test_journal import row
 
-NUM_BINS = len(bins.CENTRES)
+NUM_BINS = len(logsnr_bins.CENTRES)
 
 
 def masked(data):
@@ -42,7 +42,7 @@ def values(events):
 def histogram(bars, tmp_path):
     """What TensorBoard shows: left and right ends of bars and their heights."""
     events = Events(tmp_path, 1)
-    events.histogram("loss", bars, bins.EDGES, 7)
+    events.histogram("loss", bars, logsnr_bins.EDGES, 7)
     events.close()
     ((step, value),) = values(read(tmp_path))
     assert (step, value.tag) == (7, "loss")
@@ -61,7 +61,7 @@ def test_a_histogram_has_a_bar_for_each_bin(there, tmp_path):
     bars = [1.5 + k if k in there else None for k in range(NUM_BINS)]
     expected = [
         (c - 1, c + 1, bar or 0)
-        for k, (c, bar) in enumerate(zip(bins.CENTRES, bars, strict=True))
+        for k, (c, bar) in enumerate(zip(logsnr_bins.CENTRES, bars, strict=True))
         if there and there[0] <= k <= there[-1]
     ]
     assert histogram(bars, tmp_path) == expected

@@ -9,19 +9,13 @@ import numpy as np
 import pytest
 
 from configs.digits import get_config
-from progdist import (
-    checkpoint,
-    cli,
-    evaluate,
-    experiment,
-    parallel,
-    sample,
-    trainer,
-)
+from progdist import checkpoint, cli, parallel, sample
 from progdist.config import ConfigError
-from progdist.loop import NonFiniteError
+from progdist.evaluate import __main__ as evaluate
 from progdist.model import init_params, make_model
 from progdist.preflight import check
+from progdist.trainer import recipes as trainer, run as experiment
+from progdist.trainer.loop import NonFiniteError
 
 NAMES = [
     "digits",

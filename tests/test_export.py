@@ -19,11 +19,13 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from progdist import artefacts, checkpoint, export, preflight, provenance
+from progdist import checkpoint, preflight
 from progdist.config import ConfigError, to_json
 from progdist.denoiser import bind
 from progdist.diffusion import samplers
+from progdist.export import __main__ as export, formats
 from progdist.model import make_model, param_shapes
+from progdist.workdir import provenance
 from tests import tiny
 from tests.test_main import answer
 
@@ -124,7 +126,7 @@ def write(case, out, *formats):
 
 
 def test_only_what_was_asked_for_is_left(case):
-    names = {artefacts.JAX_NAME, artefacts.ONNX_NAME, artefacts.PARAMS_NAME}
+    names = {formats.JAX_NAME, formats.ONNX_NAME, formats.PARAMS_NAME}
     assert {path.name for path in case.out.iterdir()} == names
     assert [path.name for path in case.out.parent.iterdir()] == [case.out.name]
 
@@ -132,7 +134,7 @@ def test_only_what_was_asked_for_is_left(case):
 def test_a_stranger_draws_the_same_images_in_any_number(case, tmp_path):
     sizes = SIZES if case.num_steps == 4 else SIZES[1:2]  # each is a compilation
     np.savez(tmp_path / "inputs.npz", **case.inputs)
-    words = [case.out / artefacts.JAX_NAME, tmp_path / "inputs.npz"]
+    words = [case.out / formats.JAX_NAME, tmp_path / "inputs.npz"]
     words += [json.dumps(sizes), tmp_path / "images.npz"]
     done = subprocess.run(
         [sys.executable, "-I", "-c", STRANGER, *map(str, words)],
@@ -152,7 +154,7 @@ def test_a_stranger_draws_the_same_images_in_any_number(case, tmp_path):
 
 
 def test_onnxruntime_draws_the_same_images_in_any_number(case):
-    path = case.out / artefacts.ONNX_NAME
+    path = case.out / formats.ONNX_NAME
     onnx.checker.check_model(path, full_check=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [put.name for put in session.get_outputs()] == ["images"]
@@ -177,17 +179,17 @@ def read_notes(notes):
 
 
 def test_the_program_is_one_for_all_platforms_and_names_no_files(case):
-    with zipfile.ZipFile(case.out / artefacts.JAX_NAME) as archive:
+    with zipfile.ZipFile(case.out / formats.JAX_NAME) as archive:
         exported = archive.read("exported")
     assert b".py" not in exported
     module = jax.export.deserialize(bytearray(exported)).mlir_module()
     assert "stablehlo.convolution" in module
     assert "optimization_barrier" not in module
-    assert b".py" not in (case.out / artefacts.ONNX_NAME).read_bytes()
+    assert b".py" not in (case.out / formats.ONNX_NAME).read_bytes()
 
 
 def test_the_parameters_are_bit_equal_under_their_names(case):
-    path = case.out / artefacts.PARAMS_NAME
+    path = case.out / formats.PARAMS_NAME
     found = safetensors.numpy.load_file(path)
     wanted = checkpoint.content.leaves_of(case.params)
     assert found.keys() == wanted.keys()
@@ -199,7 +201,7 @@ def test_the_parameters_are_bit_equal_under_their_names(case):
 
 def test_the_parameters_are_a_teacher(case, monkeypatch):
     monkeypatch.setattr(case, "config", copy.deepcopy(case.config))
-    case.config.teacher = str(case.out / artefacts.PARAMS_NAME)
+    case.config.teacher = str(case.out / formats.PARAMS_NAME)
     case.config.distill.start_steps = case.num_steps
     preflight.check_teacher(case.config, case.model)
     template = jax.tree.map(jnp.zeros_like, case.params)
@@ -227,7 +229,7 @@ def test_the_same_sampler_is_the_same_bytes(small, tmp_path):
     files = []
     for name in ("a", "b"):
         write(small, tmp_path / name, "jax")
-        files.append((tmp_path / name / artefacts.JAX_NAME).read_bytes())
+        files.append((tmp_path / name / formats.JAX_NAME).read_bytes())
     assert files[0] == files[1]
 
 
@@ -309,6 +311,6 @@ def test_without_a_repository_the_version_stands_for_the_commit(
 ):
     monkeypatch.setattr(provenance, "commit", lambda: None)
     write(small, tmp_path / "out", "safetensors")
-    with safetensors.safe_open(tmp_path / "out" / artefacts.PARAMS_NAME, "np") as file:
+    with safetensors.safe_open(tmp_path / "out" / formats.PARAMS_NAME, "np") as file:
         version = importlib.metadata.version("progdist")
         assert file.metadata()["commit"] == f"progdist {version}"

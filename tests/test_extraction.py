@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from progdist import data, extraction, metrics, parallel, references
-from progdist.features import Features, Network
+from progdist import data, parallel
+from progdist.evaluate import extraction, metrics, references
+from progdist.evaluate.features import Features, Network
 
 
 def apply(params, images):

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from progdist import features
-from progdist.features import download, inception, layers, squeezenet, weights
-from progdist.features.weights import WeightsError
+from progdist.evaluate import features
+from progdist.evaluate.features import download, inception, layers, squeezenet, weights
+from progdist.evaluate.features.weights import WeightsError
 from tests import feature_weights, toy
 
 GOLDEN = Path(__file__).parent / "golden"

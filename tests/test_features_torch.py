@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from progdist import metrics
-from progdist.features import inception
+from progdist.evaluate import metrics
+from progdist.evaluate.features import inception
 from progdist.report import save_png
 from tests import feature_weights, torch_inception
 

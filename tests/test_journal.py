@@ -4,8 +4,8 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from progdist import bins
-from progdist.journal import Journal
+from progdist.diffusion import logsnr_bins
+from progdist.workdir.journal import Journal
 
 
 def row(step):
@@ -19,7 +19,7 @@ def row(step):
         "grad_norm": 1.0,
         "skipped": 0,
         "steps_per_second": 2.0,
-        "loss_by_logsnr": [1.0] * len(bins.CENTRES),
+        "loss_by_logsnr": [1.0] * len(logsnr_bins.CENTRES),
     }
 
 
@@ -82,7 +82,7 @@ def test_a_full_disk_does_not_hide_the_error(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     journal = Journal(tmp_path, 0)
-    monkeypatch.setattr("progdist.journal.append", refuse)
+    monkeypatch.setattr("progdist.workdir.journal.append", refuse)
     with pytest.raises(ValueError, match="lost"):
         fail(journal)
 

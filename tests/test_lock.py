@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from progdist import lock
-from progdist.lock import Lock, LockError
+from progdist.workdir import lock
+from progdist.workdir.lock import Lock, LockError
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from progdist.lock import Lock
+from progdist.workdir.lock import Lock
 with Lock(Path(sys.argv[1])):
     print("owns", flush=True)
     time.sleep(60)

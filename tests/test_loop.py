@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from progdist import bins, loop
-from progdist.losses import ByLogsnr
-from progdist.state import Tally, init_state, make_optimizer
-from progdist.step import Metrics, Round
+from progdist.diffusion import logsnr_bins
+from progdist.diffusion.losses import ByLogsnr
+from progdist.trainer import loop
+from progdist.trainer.state import Tally, init_state, make_optimizer
+from progdist.trainer.step import Metrics, Round
 from tests import tiny
 
 ROUND = Round((), jnp.int32(1), jnp.int32(1), jax.random.key(0))
@@ -18,7 +19,9 @@ NAN, INF = float("nan"), float("inf")
 
 def by_logsnr(loss, step):
     """Of a batch of four, three in the bin of the update's number and one beside it."""
-    shares = jnp.zeros(len(bins.CENTRES)).at[step].set(0.75).at[step + 1].set(0.25)
+    shares = (
+        jnp.zeros(len(logsnr_bins.CENTRES)).at[step].set(0.75).at[step + 1].set(0.25)
+    )
     return ByLogsnr(loss * shares, shares)
 
 
@@ -103,7 +106,7 @@ def test_a_bin_of_the_logsnr_has_the_mean_of_its_examples():
     """Of all updates but the skipped one, which has no example anywhere."""
     bars = []
     run([1, NAN, 5, 7], bars=bars, log_every=4, max_skipped=1)
-    expected = [None] * len(bins.CENTRES)
+    expected = [None] * len(logsnr_bins.CENTRES)
     expected[1:6] = 1.0, 1.0, 5.0, (5 * 0.25 + 7 * 0.75) / (0.25 + 0.75), 7.0
     assert bars == [expected]
 

@@ -7,11 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from progdist import bins
-from progdist.diffusion.prediction import Prediction, from_output
-from progdist.diffusion.samplers import sample
-from progdist.diffusion.schedules import Cosine
-from progdist.losses import (
+from progdist.diffusion import logsnr_bins
+from progdist.diffusion.losses import (
     base_loss,
     by_logsnr,
     distill_loss,
@@ -19,6 +16,9 @@ from progdist.losses import (
     multi_step_target,
     two_step_target,
 )
+from progdist.diffusion.prediction import Prediction, from_output
+from progdist.diffusion.samplers import sample
+from progdist.diffusion.schedules import Cosine
 from tests import toy
 from tests.toy import alpha_sigma, float64, unchecked
 
@@ -427,7 +427,7 @@ def test_the_gain_of_a_linear_student_is_the_least_squares_one():
 )
 def test_an_example_counts_in_the_bin_around_its_logsnr(logsnr, centre):
     parts, shares = by_logsnr(jnp.array([3.0]), jnp.array([logsnr]))
-    expected = [float(c == centre) for c in bins.CENTRES]
+    expected = [float(c == centre) for c in logsnr_bins.CENTRES]
     np.testing.assert_array_equal(shares, expected)
     np.testing.assert_array_equal(parts, 3 * np.array(expected))
 
@@ -439,11 +439,15 @@ def test_the_bins_parts_add_up_to_the_mean_loss_and_give_back_each_bins_mean():
     parts, shares = by_logsnr(jnp.asarray(loss), jnp.asarray(logsnr))
     np.testing.assert_allclose(parts.sum(), loss.mean(), rtol=1e-12)
     np.testing.assert_allclose(shares.sum(), 1, rtol=1e-12)
-    inside = np.digitize(logsnr, bins.EDGES[1:-1])  # the outer edges are open
-    expected = [loss[inside == k].mean() for k in range(len(bins.CENTRES))]
-    means = bins.means(parts.tolist(), shares.tolist())
+    inside = np.digitize(logsnr, logsnr_bins.EDGES[1:-1])  # the outer edges are open
+    expected = [loss[inside == k].mean() for k in range(len(logsnr_bins.CENTRES))]
+    means = logsnr_bins.means(parts.tolist(), shares.tolist())
     np.testing.assert_allclose(means, expected, rtol=1e-5)
 
 
 def test_an_empty_bin_has_no_mean():
-    assert bins.means([0.0, 0.0, 0.5], [0.0, 0.25, 0.75]) == [None, 0.0, 0.666667]
+    assert logsnr_bins.means([0.0, 0.0, 0.5], [0.0, 0.25, 0.75]) == [
+        None,
+        0.0,
+        0.666667,
+    ]

@@ -6,8 +6,8 @@ import scipy.linalg
 import scipy.spatial.distance
 import scipy.special
 
-from progdist import metrics
-from progdist.metrics import Collector, Moments, Running, RunningScores
+from progdist.evaluate import metrics
+from progdist.evaluate.metrics import Collector, Moments, Running, RunningScores
 from tests import toy
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from progdist import bins, report
+from progdist import report
+from progdist.diffusion import logsnr_bins
 from progdist.report.__main__ import main
 from progdist.report.images import data_uri
 from progdist.report.page import duration_text, many_text
@@ -109,8 +110,10 @@ def start(**changes) -> dict:
 
 def bars(num_steps: int, loss: float) -> list[float | None]:
     """A loss in the last bins only, of which a student of one step has the last."""
-    there = range(min(num_steps, len(bins.CENTRES)))
-    return [loss * (1 + k) if k in there else None for k in range(len(bins.CENTRES))]
+    there = range(min(num_steps, len(logsnr_bins.CENTRES)))
+    return [
+        loss * (1 + k) if k in there else None for k in range(len(logsnr_bins.CENTRES))
+    ]
 
 
 def make_run(path: Path, phases: int = PHASES) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from progdist import checkpoint
-from progdist.checkpoint import stored
+from progdist.checkpoint import trees
 from tests import faults
 
 HEARTBEAT = 20
@@ -68,7 +68,7 @@ def newest(workdir):
 def assert_close(one, other):
     """The last checkpoints and all models, to 1e-5 relative."""
     paths = [path / "checkpoints" / "30" for path in (one, other)]
-    a, b = (stored.read_arrays(path) for path in paths)
+    a, b = (trees.read_arrays(path) for path in paths)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5, 1e-6), a, b)
     for name in ("metrics.jsonl", "eval.jsonl"):
         ours, theirs = faults.rows(one, name), faults.rows(other, name)

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdist import bins
+from progdist.diffusion import logsnr_bins
 from progdist.report.profiles import profiles_figure, profiles_of
 from tests.test_page import bars
 from tests.test_report import metrics
 
 PATH = Path("metrics.jsonl")
-NUM_BINS = len(bins.CENTRES)
+NUM_BINS = len(logsnr_bins.CENTRES)
 
 
 def rows(phases=2, per_phase=20):
@@ -83,7 +83,9 @@ def test_each_profile_has_axes_of_its_own(phases, width):
     for found, profile in zip(axes, profiles, strict=True):
         (line,) = found.lines
         there = ~np.isnan(profile.loss)
-        np.testing.assert_array_equal(line.get_xdata(), np.array(bins.CENTRES)[there])
+        np.testing.assert_array_equal(
+            line.get_xdata(), np.array(logsnr_bins.CENTRES)[there]
+        )
         np.testing.assert_array_equal(line.get_ydata(), profile.loss[there])
         low, high = found.get_ylim()
         assert (low < line.get_ydata()).all()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from progdist import progressive
-from progdist.phases import num_rounds, plan
-from progdist.state import Snapshot, init_state, make_optimizer
+from progdist.plan import num_rounds, plan
+from progdist.trainer import state_machine
+from progdist.trainer.state import Snapshot, init_state, make_optimizer
 from tests import tiny
 from tests.toy import quick
 
@@ -56,7 +56,7 @@ def test_advance_makes_teacher_and_student_of_the_finished_model(ema):
     finished = finished._replace(ema_params=tiny.params(1), step=jnp.int32(9))
     opt_state = jax.tree.map(lambda x: x + 1, finished.opt_state)
     finished = finished._replace(opt_state=opt_state)
-    begun = progressive.advance(Snapshot(2, finished, ()), optimizer, ema)
+    begun = state_machine.advance(Snapshot(2, finished, ()), optimizer, ema)
     assert begun.phase == 3
     assert begun.state.step == 0
     assert (begun.state.ema_params is not None) == ema
@@ -86,7 +86,7 @@ def test_run_goes_on_from_any_phase_and_swaps_between_phases_only(start):
         events.append(("finish", phase.num_steps))
 
     state = init_state(tiny.params(), make_optimizer(1.0, 0.0), keep_ema=False)
-    last = progressive.run(
+    last = state_machine.run(
         phases, Snapshot(start, state, ()), train, finish, begin_round
     )
     expected = []

@@ -4,9 +4,10 @@ import subprocess
 import pytest
 
 from configs import cifar10, digits, lsun_bedroom
-from progdist import provenance, trainer
 from progdist.config import Config, defaults_of_changed, to_json
 from progdist.report.rounds import plan_of
+from progdist.trainer import recipes as trainer
+from progdist.workdir import provenance
 
 
 def test_a_start_is_a_row_of_json():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from progdist import state
+from progdist.trainer import state
 from tests import tiny
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from progdist import bins, parallel, step
+from progdist import parallel
+from progdist.diffusion import logsnr_bins
 from progdist.diffusion.schedules import Cosine
-from progdist.state import init_state, learning_rate, make_optimizer
+from progdist.trainer import step
+from progdist.trainer.state import init_state, learning_rate, make_optimizer
 from tests import tiny
 
 RATE = functools.partial(learning_rate, peak=0.1, warmup_updates=0, anneal="linear")
@@ -108,8 +110,10 @@ def test_the_parts_by_logsnr_are_those_of_the_loss():
     metrics = train(LOSSES["distill"], 8, updates=1)[1]
     parts, shares = (np.asarray(x) for x in metrics.by_logsnr)
     np.testing.assert_allclose(parts.sum(), metrics.loss, rtol=1e-6)
-    expected = np.zeros(len(bins.CENTRES))
-    expected[np.digitize(Cosine()(jnp.array([0.25, 0.5, 0.75, 1])), bins.EDGES) - 1] = 1
+    expected = np.zeros(len(logsnr_bins.CENTRES))
+    expected[
+        np.digitize(Cosine()(jnp.array([0.25, 0.5, 0.75, 1])), logsnr_bins.EDGES) - 1
+    ] = 1
     np.testing.assert_array_equal(shares, expected / 4)
     assert ((parts > 0) == (shares > 0)).all()
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdist import lock, report
-from progdist.journal import Journal
-from progdist.lock import Lock, Owner
+from progdist import report
 from progdist.report import watch as watching
 from progdist.report.__main__ import main
+from progdist.workdir import lock
+from progdist.workdir.journal import Journal
+from progdist.workdir.lock import Lock, Owner
 from tests.faults import command
 from tests.test_journal import row
 from tests.waiting import wait_until

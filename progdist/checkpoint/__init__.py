@@ -6,7 +6,7 @@ workdir/models/phase_03_steps_4: the model of each finished phase, for ever, wit
   card that says what it is.
 """
 
-from progdist.checkpoint.content import (
+from progdist.checkpoint.digests import (
     CheckpointError as CheckpointError,
     fingerprint_of as fingerprint_of,
 )

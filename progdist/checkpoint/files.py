@@ -8,8 +8,8 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from progdist.checkpoint.content import CheckpointError
-from progdist.state import Params
+from progdist.checkpoint.digests import CheckpointError
+from progdist.trainer.state import Params
 
 _SAFE = ".safetensors"
 _NUMBERS = "num_steps", "phase", "num_classes"  # of a card, whose notes are strings

@@ -9,10 +9,10 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from progdist import parallel
-from progdist.checkpoint import content, files, stored
-from progdist.checkpoint.content import CheckpointError
+from progdist.checkpoint import digests, files, trees
+from progdist.checkpoint.digests import CheckpointError
 from progdist.checkpoint.snapshots import SaveError
-from progdist.state import Params
+from progdist.trainer.state import Params
 
 
 def model_dir(workdir: Path, phase: int, num_steps: int) -> Path:
@@ -54,16 +54,16 @@ def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
       SaveError: if it could not be written.
     """
     tree = {"params": params}
-    card = stored.make_card(facts, tree)
+    card = trees.make_card(facts, tree)
     try:
         if parallel.first_says(_is_kept(path, card)):
             return
-        ocp.save(stored.location(path), tree, custom_metadata=card, overwrite=True)
+        ocp.save(trees.location(path), tree, custom_metadata=card, overwrite=True)
         if jax.process_index() == 0:
-            content.write_manifest(path)
+            digests.write_manifest(path)
     except Exception as error:
         raise SaveError(
-            f"{path}: could not be written ({stored.reason(error)})"
+            f"{path}: could not be written ({trees.reason(error)})"
         ) from error
     parallel.barrier(f"{path.name} is kept")
 
@@ -78,8 +78,8 @@ def read_card(path: Path) -> dict[str, Any]:
         return files.read_card(path)
     if not (path / "_CHECKPOINT_METADATA").is_file():
         raise _no_model(path)
-    content.check_manifest(path)
-    card = stored.read_card(path)
+    digests.check_manifest(path)
+    card = trees.read_card(path)
     if "num_steps" not in card:
         raise _no_model(path)
     return card
@@ -98,8 +98,8 @@ def check_model(path: Path, shapes: Params) -> None:
     if path.is_file():
         files.read_params(path, shapes)
     else:
-        wanted = content.form_of({"params": shapes})
-        content.check_form(path, stored.content_on(read_card(path)), wanted)
+        wanted = digests.form_of({"params": shapes})
+        digests.check_form(path, trees.content_on(read_card(path)), wanted)
 
 
 def load_model(path: Path, template: Params) -> Params:
@@ -117,9 +117,9 @@ def load_model(path: Path, template: Params) -> Params:
     """
     if path.is_file():
         return _like(files.read_params(path, template), template)
-    abstract = stored.abstract_of({"params": template})
-    wanted = stored.content_on(read_card(path))
-    return stored.read_tree(path, abstract, wanted)["params"]
+    abstract = trees.abstract_of({"params": template})
+    wanted = trees.content_on(read_card(path))
+    return trees.read_tree(path, abstract, wanted)["params"]
 
 
 def clear_leftovers(directory: Path) -> None:
@@ -131,10 +131,10 @@ def clear_leftovers(directory: Path) -> None:
 def _is_kept(path: Path, card: dict[str, Any]) -> bool:
     """Whether the same model is there, whole and with its manifest."""
     try:
-        same = content.seal(read_card(path)) == card["seal"]
+        same = digests.seal(read_card(path)) == card["seal"]
     except CheckpointError:
         return False
-    return same and content.has_manifest(path)
+    return same and digests.has_manifest(path)
 
 
 def _no_model(path: Path) -> CheckpointError:

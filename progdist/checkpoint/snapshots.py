@@ -12,9 +12,9 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from progdist import parallel
-from progdist.checkpoint import content, stored
-from progdist.checkpoint.content import CheckpointError, DamageError
-from progdist.state import Snapshot, tally_from_json
+from progdist.checkpoint import digests, trees
+from progdist.checkpoint.digests import CheckpointError, DamageError
+from progdist.trainer.state import Snapshot, tally_from_json
 
 
 class SaveError(RuntimeError):
@@ -84,7 +84,7 @@ class Checkpoints:
             "tally": snapshot.tally._asdict(),
             "data": self._data,
         }
-        card = stored.make_card(facts, tree)
+        card = trees.make_card(facts, tree)
         try:
             writing = self._orbax.save_async(global_step, tree, custom_metadata=card)
         except Exception as error:
@@ -155,7 +155,7 @@ class Checkpoints:
         """Opened late: it must not see what has to be put aside."""
         policy = ocp.training.preservation_policies.LatestN(self._keep)
         return ocp.training.Checkpointer(
-            stored.location(self._directory),
+            trees.location(self._directory),
             preservation_policy=policy,  # pyright: ignore
         )
 
@@ -164,20 +164,20 @@ class Checkpoints:
         if writing is None or not writing.result():
             raise RuntimeError("it was not begun")
         if jax.process_index() == 0:
-            content.write_manifest(self._directory / str(global_step))
+            digests.write_manifest(self._directory / str(global_step))
 
     def _restore(
         self, global_step: int, template_of: Callable[[Progress], Snapshot]
     ) -> tuple[Progress, Snapshot]:
         where = self._directory / str(global_step)
-        content.check_manifest(where)
-        card = stored.read_card(where)
+        digests.check_manifest(where)
+        card = trees.read_card(where)
         if card.get("global_step") != global_step:
             raise DamageError(f"{where}: is no checkpoint of this step")
         progress = Progress(card["phase"], card["step"], global_step, card["data"])
         template = template_of(progress)
-        abstract = stored.abstract_of(_as_dict(template))
-        tree = stored.read_tree(where, abstract, stored.content_on(card))
+        abstract = trees.abstract_of(_as_dict(template))
+        tree = trees.read_tree(where, abstract, trees.content_on(card))
         state = template.state._replace(**tree["state"])
         tally = tally_from_json(card["tally"])
         return progress, Snapshot(progress.phase, state, tree["teacher_params"], tally)
@@ -200,7 +200,7 @@ class Checkpoints:
 
     def _failure(self, global_step: int, error: Exception) -> SaveError:
         where = self._directory / str(global_step)
-        return SaveError(f"{where}: could not be written ({stored.reason(error)})")
+        return SaveError(f"{where}: could not be written ({trees.reason(error)})")
 
 
 def snapshot_steps(directory: Path) -> list[int]:
@@ -217,21 +217,21 @@ def fingerprint(where: Path) -> dict[str, str]:
     Raises:
       DamageError: if the arrays are not what was written.
     """
-    content.check_manifest(where)
-    card = stored.read_card(where)
-    stored.read_arrays(where)  # which compares them with the card
-    found = stored.content_on(card)
+    digests.check_manifest(where)
+    card = trees.read_card(where)
+    trees.read_arrays(where)  # which compares them with the card
+    found = trees.content_on(card)
     groups = {
         "params": "state/params",
         "ema": "state/ema_params",
         "optimizer": "state/opt_state",
         "teacher": "teacher_params",
     }
-    digests = {
-        name: content.combined(found, under) or "none" for name, under in groups.items()
+    hashes = {
+        name: digests.combined(found, under) or "none" for name, under in groups.items()
     }
     progress = {key: value for key, value in card.items() if key != "content"}
-    return digests | {"progress": content.seal(progress)}
+    return hashes | {"progress": digests.seal(progress)}
 
 
 def _is_step(name: str) -> bool:

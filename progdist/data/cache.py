@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from progdist.cache_dir import cache_dir, keep_arrays
 from progdist.data.listing import Listing, Names
+from progdist.workdir.cache_dir import cache_dir, keep_arrays
 
 # Counts up when files that were good become bad by other rules.
 _RULES = 1

@@ -1,4 +1,4 @@
-"""The method: schedules, the process, predictions, samplers and the ODE.
+"""The method: schedules, the process, predictions, samplers, the ODE and losses.
 
 Pure functions of arrays after Salimans & Ho, *Progressive Distillation for Fast
 Sampling of Diffusion Models* (ICLR 2022, arXiv:2202.00512), called "the paper" here.

@@ -14,10 +14,10 @@ from progdist.report.images import image_grid, save_npz, save_png, square_grid
 from progdist.report.measures import read_evaluations
 from progdist.report.page import write_page
 from progdist.report.quality import write_quality
-from progdist.report.rows import Evaluation, RowError, read_rows
 from progdist.report.samples import ArrayError, write_comparison, write_samples
 from progdist.report.tables import closing_table, markdown_table
 from progdist.report.trajectories import write_trajectories
+from progdist.workdir.rows import Evaluation, RowError, read_rows
 
 __all__ = [
     "ArrayError",

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from progdist.report.fields import metrics_row
-from progdist.report.rows import read_rows
 from progdist.report.style import (
     FAINT,
     GREY,
@@ -24,6 +23,7 @@ from progdist.report.style import (
     make_figure,
     save_figure,
 )
+from progdist.workdir.rows import read_rows
 
 _SMOOTH_PARTS = 30  # a running mean spans one 30th of a phase,
 _SMOOTH_LEAST = 5  # but never fewer rows than this

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from progdist.report.rows import RowError, is_number, is_whole, parse, require
 from progdist.report.style import MOST
+from progdist.workdir.rows import RowError, is_number, is_whole, parse, require
 
 
 class _Accepted(NamedTuple):

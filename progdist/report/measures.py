@@ -9,13 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from progdist.report.rows import (
-    Evaluation,
-    is_number,
-    is_whole,
-    read_rows,
-    require,
-)
+from progdist.workdir.rows import Evaluation, is_number, is_whole, read_rows, require
 
 _VARIANTS = ("gamma",)  # settings of a sampler
 _OWN_COLUMN = ("ddim", "ancestral")

@@ -10,8 +10,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from progdist import bins
-from progdist.report.rows import RowError, is_number
+from progdist.diffusion import logsnr_bins
 from progdist.report.style import (
     LEAST,
     MOST,
@@ -22,6 +21,7 @@ from progdist.report.style import (
     make_figure,
     steps_text,
 )
+from progdist.workdir.rows import RowError, is_number
 
 _FIELD = "loss_by_logsnr"
 _LAST = 10  # a profile is of the last tenth of a phase's rows
@@ -78,13 +78,13 @@ def profiles_figure(profiles: Sequence[Profile], width: float = 9.0) -> Figure:
 def _draw(axes: Axes, profile: Profile, least: float, most: float) -> None:
     there = ~np.isnan(profile.loss)
     colour = STUDENT if profile.phase else TEACHER
-    logsnr = np.array(bins.CENTRES)[there]
+    logsnr = np.array(logsnr_bins.CENTRES)[there]
     axes.plot(logsnr, profile.loss[there], c=colour, lw=1.2, marker="o", ms=2.5)
     axes.set_yscale("log")
     axes.set_ylim(least / _MARGIN, most * _MARGIN)
     bare_axes(axes)
     log_ticks(axes)
-    axes.set_xlim(bins.EDGES[0], bins.EDGES[-1])
+    axes.set_xlim(logsnr_bins.EDGES[0], logsnr_bins.EDGES[-1])
     axes.set_xticks([-20, 0, 20])
     title = steps_text(profile.num_steps) if profile.phase else "teacher"
     axes.set_title(title, fontsize=9, color=colour)
@@ -104,11 +104,11 @@ def _values(bars: Any, path: Path) -> list[float | None]:
     """Refuses what `metrics.jsonl` cannot hold."""
     if (
         not isinstance(bars, list)
-        or len(bars) != len(bins.CENTRES)
+        or len(bars) != len(logsnr_bins.CENTRES)
         or not all(bar is None or is_number(bar) for bar in bars)
     ):
         raise RowError(
-            f"{path}: {_FIELD} is not a list of {len(bins.CENTRES)} numbers or nulls: "
-            f"{bars!r:.60}"
+            f"{path}: {_FIELD} is not a list of {len(logsnr_bins.CENTRES)} numbers or "
+            f"nulls: {bars!r:.60}"
         )
     return bars

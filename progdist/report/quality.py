@@ -16,7 +16,6 @@ from progdist.report.measures import (
     is_higher_better,
     read_evaluations,
 )
-from progdist.report.rows import Evaluation
 from progdist.report.style import (
     ANCESTRAL,
     GREY,
@@ -32,6 +31,7 @@ from progdist.report.style import (
     save_figure,
     steps_text,
 )
+from progdist.workdir.rows import Evaluation
 
 
 class _Look(NamedTuple):

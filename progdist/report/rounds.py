@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from progdist.phases import Phase, plan
+from progdist.plan import Phase, plan
 
 # Network calls that an update makes for an image: forward, and backward as two.
 _STUDENT_CALLS = 3

@@ -6,16 +6,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from progdist.phases import Phase
+from progdist.plan import Phase
 from progdist.report.curves import Curve, curves_of
 from progdist.report.fields import metrics_row, read_config, start_row
 from progdist.report.measures import Group, groups, read_measures
 from progdist.report.profiles import Profile, profiles_of
 from progdist.report.rounds import Round, plan_of, rounds_of
-from progdist.report.rows import read_rows
 from progdist.report.samples import Samples, load_samples
 from progdist.report.style import printable
 from progdist.report.trajectories import Paths, load_trajectories
+from progdist.workdir.rows import read_rows
 
 _FILES = ("config.json", "metrics.jsonl", "eval.jsonl")
 _STARTS = "starts.jsonl"

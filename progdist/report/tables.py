@@ -7,7 +7,7 @@ from typing import NamedTuple
 from rich.table import Table
 
 from progdist.report.measures import direction, full_steps, read_evaluations
-from progdist.report.rows import Evaluation
+from progdist.workdir.rows import Evaluation
 
 NONE = "–"
 _NOTHING = "No evaluations yet"

@@ -20,9 +20,10 @@ import jax
 import numpy as np
 
 from configs.digits import get_config
-from progdist import drawing, extraction, features, metrics, parallel
+from progdist import parallel
 from progdist.cli import num_cores
-from progdist.features import inception
+from progdist.evaluate import extraction, features, metrics, sampling
+from progdist.evaluate.features import inception
 from progdist.model import init_params, make_model, make_sampler
 from tests import feature_weights
 
@@ -53,7 +54,7 @@ class Case:
 
     def images(self, num: int) -> Iterator[extraction.Part]:
         """Draws."""
-        batches = drawing.draw_images(
+        batches = sampling.draw_images(
             self.sampler, self.params, 0, num, STEPS, BATCH, self.mesh
         )
         first = 0

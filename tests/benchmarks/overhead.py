@@ -20,14 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.digits import get_config
-from progdist import drawing, experiment, parallel, step
+from progdist import parallel
 from progdist.checkpoint import Checkpoints
 from progdist.cli import num_cores
 from progdist.config import Config
 from progdist.data import Batch
 from progdist.diffusion.schedules import Cosine
+from progdist.evaluate import sampling
 from progdist.nets.unet import UNet
-from progdist.state import Snapshot, init_state, make_optimizer
+from progdist.trainer import run as experiment, step
+from progdist.trainer.state import Snapshot, init_state, make_optimizer
 from tests.benchmarks.timing import Task, alternate
 
 SAMPLING_STEPS = 8
@@ -107,7 +109,7 @@ class Case:
 
     def sampling(self) -> Task:
         """A batch of images in SAMPLING_STEPS network calls."""
-        sampler = drawing.make_sampler(
+        sampler = sampling.make_sampler(
             self.net, "v", Cosine(), self.shape, 0, self.mesh
         )
         key = parallel.replicate(jax.random.key(0), self.mesh)

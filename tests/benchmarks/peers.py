@@ -19,12 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from progdist import drawing, parallel, step
+from progdist import parallel
 from progdist.cli import num_cores
 from progdist.data import Batch
 from progdist.diffusion.schedules import Cosine
+from progdist.evaluate import sampling
 from progdist.nets.unet import UNet
-from progdist.state import init_state, make_optimizer
+from progdist.trainer import step
+from progdist.trainer.state import init_state, make_optimizer
 from tests.benchmarks.timing import Task, alternate
 
 BATCH, SIZE, SAMPLING_STEPS = 16, 32, 4
@@ -98,7 +100,7 @@ def _replicated(round_: step.Round, mesh: Any) -> dict[str, Any]:
 
 
 def _our_sampling(net: UNet, mesh: Any, params: Any) -> Task:
-    sampler = drawing.make_sampler(net, "x", Cosine(), (SIZE, SIZE, 3), 0, mesh)
+    sampler = sampling.make_sampler(net, "x", Cosine(), (SIZE, SIZE, 3), 0, mesh)
     key = parallel.replicate(jax.random.key(0), mesh)
     indices = parallel.shard(np.arange(BATCH), mesh)
     num_steps = parallel.replicate(jnp.int32(SAMPLING_STEPS), mesh)

@@ -1,0 +1,1 @@
+"""Distances between the samples of a model and the data."""

@@ -1,0 +1,1 @@
+"""A distilled sampler as files that run without this package."""

@@ -1,0 +1,167 @@
+"""Writes a finished round of a run as files that run without this package.
+
+  python -m progdist.export --workdir=runs/digits --num_steps=4 --out=exported/digits4
+
+The directory --out, which must not exist, gets by default all of
+  sampler.jax.zip     for jax.export, on cpu, cuda and tpu
+  sampler.onnx        for onnxruntime and others
+  params.safetensors  the parameters alone
+each with its card: N, schedule, output kind, image shape, commit. It appears complete
+or not at all. Needs pip install 'progdist[export]'. Exit codes: 0 done; 2 bad input, in
+one line; 4 not written.
+"""
+
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from progdist import checkpoint, cli, parallel, preflight
+from progdist.config import Config
+from progdist.export import formats
+from progdist.export.formats import Card
+from progdist.model import Model, make_model, param_template
+from progdist.trainer.state import Params
+from progdist.workdir import provenance
+
+# With the packages that each takes beyond those that this one requires.
+FORMATS = {
+    "jax": ("flatbuffers",),
+    "onnx": ("jax2onnx", "onnx", "onnxruntime"),
+    "safetensors": ("safetensors",),
+}
+_LEVEL = 2 / 255  # of a byte, in [-1, 1]
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "num_steps", None, "Network calls an image.", 1, cli.MOST_STEPS, flag_values=FLAGS
+)
+flags.DEFINE_string("out", None, "The directory to make.", flag_values=FLAGS)
+flags.DEFINE_list("formats", list(FORMATS), "Which files.", flag_values=FLAGS)
+flags.DEFINE_bool("teacher", False, "Of the undistilled teacher.", flag_values=FLAGS)
+
+
+def write(
+    config: Config, model_path: Path, num_steps: int, out: Path, names: Sequence[str]
+) -> float | None:
+    """Writes a model's files, as a directory that appears complete or not at all.
+
+    Returns:
+      The largest difference between the images of the JAX and the ONNX sampler, where
+      both are written.
+
+    Raises:
+      CheckpointError: if the model cannot be read.
+      ConfigError: if it is of another output or schedule.
+      SaveError: if the two samplers draw different images.
+    """
+    model, found = make_model(config), checkpoint.read_card(model_path)
+    preflight.check_card(config, model_path, found)
+    params = _load(model_path, model)
+    card = _card(config, found["phase"], params, num_steps)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    difference = None
+    with cli.whole_directory(out) as part:
+        _write_files(part, model, params, card, names)
+        if {"jax", "onnx"} <= set(names):
+            difference = formats.largest_difference(part, model)
+            _check_difference(out, difference)
+    return difference
+
+
+def main(argv: list[str]) -> None:
+    """Writes what the flags describe."""
+    cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
+    values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
+    out = Path(values["out"]).expanduser()
+    names = _check_formats(values["formats"])
+    if out.exists():
+        raise cli.UsageError(f"--out={out}: is there already, and is not overwritten")
+    workdir, config = cli.open_run(values["workdir"])
+    num_steps = values["num_steps"]
+    found = checkpoint.find_model(workdir, None if values["teacher"] else num_steps)
+    cli.prepare_devices(config)
+    difference = write(config, found, num_steps, out, names)
+    for path in sorted(out.iterdir()):
+        print(f"{path}: {path.stat().st_size:,} bytes")
+    if difference is not None:
+        print(f"the images of JAX and ONNX differ by at most {difference:.1e}")
+
+
+def _load(path: Path, model: Model) -> Params:
+    """Reads the parameters to the host."""
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    params = checkpoint.load_model(path, param_template(model, mesh))
+    return jax.tree.map(np.asarray, params)
+
+
+def _card(config: Config, phase: int, params: Params, num_steps: int) -> Card:
+    return {
+        "sampler": "ddim",
+        "num_steps": num_steps,
+        "schedule": config.schedule,
+        "output": config.model.output,
+        "image_shape": list(config.data.image_shape),
+        "num_classes": config.model.num_classes,
+        "phase": phase,
+        "params": checkpoint.fingerprint_of(params)[:16],  # as in eval.jsonl
+        "commit": provenance.commit() or _version(),
+        "jax": jax.__version__,
+    }
+
+
+def _write_files(
+    directory: Path, model: Model, params: Params, card: Card, names: Sequence[str]
+) -> None:
+    if "safetensors" in names:
+        formats.write_safetensors(directory / formats.PARAMS_NAME, params, card)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    if size > formats.MOST_BYTES and {"jax", "onnx"} & set(names):
+        raise cli.UsageError(
+            f"--formats={','.join(names)}: {size:,} bytes of parameters; the files "
+            f"of jax and onnx hold at most {formats.MOST_BYTES:,}"
+        )
+    if "jax" in names:
+        formats.write_jax(directory / formats.JAX_NAME, model, params, card)
+    if "onnx" in names:
+        formats.write_onnx(directory / formats.ONNX_NAME, model, params, card)
+
+
+def _check_formats(names: Sequence[str]) -> Sequence[str]:
+    """Refuses formats that there are not, or whose packages are not there."""
+    for name in names:
+        if name not in FORMATS:
+            known = ", ".join(FORMATS)
+            raise cli.UsageError(f"--formats={name}: must be among {known}")
+        for package in FORMATS[name]:
+            if importlib.util.find_spec(package) is None:
+                raise cli.UsageError(
+                    f"--formats={name}: needs {package}; pip install 'progdist[export]'"
+                )
+    if not names:
+        raise cli.UsageError("--formats: must name at least one")
+    return names
+
+
+def _check_difference(out: Path, difference: float) -> None:
+    if not difference <= _LEVEL:
+        raise checkpoint.SaveError(
+            f"{out}: not written, since the images of the ONNX sampler differ from "
+            f"those of JAX by {difference:.1e}"
+        )
+
+
+def _version() -> str:
+    return f"progdist {importlib.metadata.version('progdist')}"
+
+
+if __name__ == "__main__":
+    cli.end_on_sigterm()
+    cli.exit_with(main, sys.argv)

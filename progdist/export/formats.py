@@ -1,0 +1,250 @@
+"""A few-step sampler as files that run without this package.
+
+A sampler maps noise z_1 [b, h, w, c], float32, and for a conditional network labels
+[b], int32, to images in [-1, 1], by DDIM in float32. N, the schedule and the parameters
+are part of it; b is free. Every file carries its card: what it is, and what made it.
+
+  sampler.jax.zip: an archive of `exported`, for `jax.export.deserialize`, and card.json
+  sampler.onnx: inputs noise and label, output images; the card as metadata
+  params.safetensors: arrays named as in "down_0.block_0/conv1/kernel"; likewise
+"""
+
+import contextlib
+import json
+import logging
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from progdist.checkpoint import SaveError, digests, trees
+from progdist.denoiser import bind
+from progdist.diffusion import samplers
+from progdist.model import Model
+from progdist.nets.unet import UNet
+from progdist.trainer.state import Params
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+JAX_NAME, ONNX_NAME = "sampler.jax.zip", "sampler.onnx"
+PARAMS_NAME = "params.safetensors"
+MOST_BYTES = 2_000_000_000  # of parameters in a flatbuffer or protobuf, below 2 GiB
+_OPSET = 21  # read by onnxruntime 1.20 and later
+_INPUTS = ("noise", "label")
+
+Card = dict[str, Any]
+Sampler = Callable[..., Array]
+
+
+def make_sampler(model: Model, params: Params, num_steps: int) -> Sampler:
+    """Returns noise [b, h, w, c] (and labels [b]) -> images; see the module."""
+    net = _network(model)
+
+    def draw(
+        noise: Float[Array, "b h w c"], label: Int[Array, " b"] | None = None
+    ) -> Float[Array, "b h w c"]:
+        denoise = bind(net, params, model.output, label)
+        return samplers.sample(denoise, model.schedule, noise, num_steps)
+
+    return draw
+
+
+def make_step(model: Model, params: Params, num_steps: int) -> Sampler:
+    """Returns (j, z_t (, labels)) -> z_s, the sampler's step number j = 0 … N - 1."""
+    net = _network(model)
+
+    def step(
+        j: Int[Array, ""],
+        z_t: Float[Array, "b h w c"],
+        label: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        denoise = bind(net, params, model.output, label)
+        i = num_steps - 1 - j
+        return samplers.advance(denoise, model.schedule, z_t, i, num_steps)[0]
+
+    return step
+
+
+def write_jax(path: Path, model: Model, params: Params, card: Card) -> None:
+    """Writes the sampler for all of `PLATFORMS`; the same content, the same bytes."""
+    sampler = make_sampler(model, params, card["num_steps"])
+    (batch,) = jax.export.symbolic_shape("b")
+    with _without_places():
+        exported = jax.export.export(jax.jit(sampler), platforms=PLATFORMS)(
+            *_inputs(model, batch)
+        )
+    parts = {"card.json": json.dumps(card, indent=2), "exported": exported.serialize()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, part in parts.items():
+            info = zipfile.ZipInfo(name)  # dated 1980
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, part)
+
+
+def write_onnx(path: Path, model: Model, params: Params, card: Card) -> None:
+    """Writes the sampler as ONNX: the step, by jax2onnx, in a Loop.
+
+    Raises:
+      SaveError: if the converter cannot do it.
+    """
+    import onnx
+
+    num_steps = card["num_steps"]
+    try:
+        step = _convert(make_step(model, params, num_steps), model)
+    except Exception as error:  # the converter raises anything
+        raise SaveError(
+            f"{path.name}: jax2onnx cannot convert this ({trees.reason(error)})"
+        ) from error
+    looped = _repeat(step, num_steps)
+    onnx.helper.set_model_props(looped, as_strings(card))
+    onnx.save_model(looped, path)
+
+
+def write_safetensors(path: Path, params: Params, card: Card) -> None:
+    """Writes the parameters.
+
+    Raises:
+      SaveError: if they cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    leaves = {
+        name: np.ascontiguousarray(leaf)
+        for name, leaf in digests.leaves_of(params).items()
+    }
+    try:
+        save_file(leaves, path, as_strings(card))
+    except SafetensorError as error:
+        raise SaveError(f"{path.name}: could not be written ({error})") from None
+    path.chmod(0o644)  # as the other files are
+
+
+def as_strings(card: Card) -> dict[str, str]:
+    """Returns the card as strings; what is none already, as JSON."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in card.items()
+    }
+
+
+def largest_difference(directory: Path, model: Model, batch: int = 2) -> float:
+    """Returns how far the images of the two samplers in a directory are apart.
+
+    Both are read back and run on the CPU, on the same noise.
+    """
+    import onnxruntime
+
+    noise = np.random.default_rng(0).standard_normal((batch, *model.image_shape))
+    inputs = [noise.astype(np.float32), np.zeros(batch, np.int32)]
+    inputs = inputs[: len(_inputs(model, batch))]
+    with zipfile.ZipFile(directory / JAX_NAME) as archive:
+        exported = jax.export.deserialize(bytearray(archive.read("exported")))
+    with jax.default_device(jax.devices("cpu")[0]):
+        ours = np.asarray(exported.call(*inputs))
+    session = onnxruntime.InferenceSession(
+        directory / ONNX_NAME, providers=["CPUExecutionProvider"]
+    )
+    theirs: Any = session.run(None, dict(zip(_INPUTS, inputs, strict=False)))[0]
+    return float(np.abs(ours - theirs).max())
+
+
+def _network(model: Model) -> UNet:
+    return model.net.clone(dtype=jnp.float32, remat=False)
+
+
+def _convert(step: Sampler, model: Model) -> Any:
+    """Returns the step as ONNX, with inputs j, z_t and label and the output z_s."""
+    with _quiet():
+        import jax2onnx
+
+        inputs = [jax.ShapeDtypeStruct((), jnp.int32), *_inputs(model, "b")]
+        return jax2onnx.to_onnx(
+            step,
+            inputs,
+            model_name="step",
+            opset=_OPSET,
+            input_names=("j", "z_t", "label")[: len(inputs)],
+            output_names=("z_s",),
+        )
+
+
+def _repeat(step: Any, num_steps: int) -> Any:
+    """Returns noise (, label) -> images, the step as the body of a Loop.
+
+    The body counts in int64 and passes on a condition, which is always true; what it
+    reads besides, the label, it finds outside.
+    """
+    from onnx import TensorProto, helper
+
+    body = step.graph
+    _, z_t, *labels = body.input
+    (z_s,) = body.output
+    noise, images = (_renamed(v, n) for v, n in ((z_t, "noise"), (z_s, "images")))
+    count = helper.make_tensor_value_info("count", TensorProto.INT64, [])
+    go_on, going = (
+        helper.make_tensor_value_info(n, TensorProto.BOOL, []) for n in ("go", "going")
+    )
+    nodes = [
+        helper.make_node("Cast", ["count"], ["j"], to=TensorProto.INT32),
+        helper.make_node("Identity", ["go"], ["going"]),
+        *body.node,
+    ]
+    inner = helper.make_graph(nodes, "step", [count, go_on, z_t], [going, z_s])
+    inner.initializer.extend(body.initializer)
+    inner.value_info.extend(body.value_info)
+    loop = helper.make_node("Loop", ["num_steps", "", "noise"], ["images"], body=inner)
+    steps = helper.make_tensor("num_steps", TensorProto.INT64, [], [num_steps])
+    outer = helper.make_graph([loop], "sampler", [noise, *labels], [images], [steps])
+    return helper.make_model(
+        outer,
+        opset_imports=step.opset_import,
+        ir_version=step.ir_version,
+        producer_name="progdist",
+    )
+
+
+def _renamed(value: Any, name: str) -> Any:
+    renamed = type(value)()
+    renamed.CopyFrom(value)
+    renamed.name = name
+    return renamed
+
+
+def _inputs(model: Model, batch: Any) -> list[jax.ShapeDtypeStruct]:
+    """What a sampler takes; the size of the batch may be a symbol or a name."""
+    noise = jax.ShapeDtypeStruct((batch, *model.image_shape), jnp.float32)
+    label = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    return [noise, label] if model.net.num_classes else [noise]
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+    """Keeps the paths of source files on this machine out of a program."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the converter from reporting plug-ins that nothing here needs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,9 +1,0 @@
-"""Networks whose features of images stand behind the distances."""
-
-from progdist.features.networks import (
-    Features as Features,
-    Name as Name,
-    Network as Network,
-    open_network as open_network,
-)
-from progdist.features.weights import WeightsError as WeightsError

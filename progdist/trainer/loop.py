@@ -1,0 +1,186 @@
+"""The training loop. There is no other."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from progdist.diffusion import logsnr_bins
+from progdist.trainer.state import Tally, TrainState
+from progdist.trainer.step import Metrics, Round, TrainStep
+
+
+class NonFiniteError(RuntimeError):
+    """A loss, gradient or parameter became NaN or infinite."""
+
+
+class Stopped(Exception):
+    """The loop was asked to stop; the state of update `step` was saved."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after update {step}")
+        self.step = step
+
+
+_NOTHING = Tally()
+_NUMBERS = "loss", "grad_norm", "param_norm", "learning_rate"
+
+
+class Interval(NamedTuple):
+    """What happened since the last report: means over its updates.
+
+    skipped counts the updates of the phase that were not finite; loss_by_logsnr is the
+    mean in each of `progdist.diffusion.logsnr_bins`, None where nothing fell into it.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    skipped: int
+    steps_per_second: float
+    loss_by_logsnr: list[float | None]
+
+
+class Pace(NamedTuple):
+    """When the loop does what.
+
+    Attributes:
+      stop: number of updates of the phase.
+      log_every: updates between reports, counted from the phase's start.
+      save_every: the same between saves.
+      max_skipped: updates in a row that may be skipped for not being finite.
+    """
+
+    stop: int
+    log_every: int
+    save_every: int
+    max_skipped: int = 0
+
+
+class Hooks(NamedTuple):
+    """What the loop calls.
+
+    Attributes:
+      log: receives the means since the last call; called at the last update too.
+      save: receives a step, its state, which is known to be finite, and what the next
+        report has to start from, and must have read them when it returns; called at
+        the last update too.
+      stops: asked at every update whether it shall be the last one here.
+    """
+
+    log: Callable[[Interval], None]
+    save: Callable[[int, TrainState, Tally], None]
+    stops: Callable[[], bool] = lambda: False
+
+
+def run(
+    train_step: TrainStep,
+    state: TrainState,
+    round_: Round,
+    batches: Iterable[Any],
+    pace: Pace,
+    hooks: Hooks,
+    tally: Tally = _NOTHING,
+) -> TrainState:
+    """Updates the state until it has done `pace.stop` updates.
+
+    Args:
+      train_step: the compiled step.
+      state: where to start; its memory is reused.
+      round_: the phase's constants.
+      batches: one for each update from state.step on.
+      pace: when to report and to save.
+      hooks: what to call then.
+      tally: what was saved with the state.
+
+    Raises:
+      NonFiniteError: at the update whose loss, gradient or parameters are not finite,
+        after pace.max_skipped such updates right before it. None of them changed the
+        parameters.
+      Stopped: after an update and its save, if hooks.stops asked for it.
+    """
+    meter = _Meter(tally, pace.max_skipped)
+    pending: Metrics | None = None
+    # A CPU split into several devices deadlocks when steps are queued up on it.
+    wait = jax.default_backend() == "cpu"
+    for step, batch in enumerate(batches, start=int(state.step) + 1):
+        state, metrics = train_step(state, round_, batch)
+        # The metrics of an update are read after the next one is under way, so that an
+        # accelerator never waits for the host.
+        if pending is not None:
+            meter.add(step - 1, pending)
+        pending, stops = metrics, hooks.stops()
+        logs = step % pace.log_every == 0 or step == pace.stop
+        saves = step % pace.save_every == 0 or step == pace.stop or stops
+        if wait or logs or saves:
+            meter.add(step, jax.block_until_ready(metrics))
+            pending = None
+        if logs and meter.tally.num_updates:
+            hooks.log(meter.interval(step))
+        if saves:
+            hooks.save(step, state, meter.tally)
+        if stops:
+            raise Stopped(step)
+    return state
+
+
+class _Meter:
+    """Sums the metrics of the updates since the last interval."""
+
+    def __init__(self, tally: Tally, max_skipped: int) -> None:
+        self.tally = tally
+        self._max_skipped = max_skipped
+        self._count, self._since = 0, time.perf_counter()
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes an update's metrics to the host; refuses too many that are broken."""
+        values: Metrics = jax.device_get(metrics)
+        # The parts of a loss are finite where it is.
+        numbers = {name: getattr(values, name) for name in _NUMBERS}
+        broken = [name for name, value in numbers.items() if not np.isfinite(value)]
+        self._count += 1
+        if broken:
+            self._skip(step, f"{broken[0]} is {numbers[broken[0]]}")
+            return
+        sums = self.tally
+        self.tally = sums._replace(
+            skipped_in_a_row=0,
+            num_updates=sums.num_updates + 1,
+            loss=sums.loss + float(values.loss),
+            grad_norm=sums.grad_norm + float(values.grad_norm),
+            learning_rate=float(values.learning_rate),
+            parts=_plus(sums.parts, values.by_logsnr.parts),
+            shares=_plus(sums.shares, values.by_logsnr.shares),
+        )
+
+    def interval(self, step: int) -> Interval:
+        """Returns the means since the last call, and starts the next interval."""
+        sums, now = self.tally, time.perf_counter()
+        speed = self._count / (now - self._since)
+        self.tally = Tally(skipped=sums.skipped, skipped_in_a_row=sums.skipped_in_a_row)
+        self._count, self._since = 0, now
+        return Interval(
+            step,
+            sums.loss / sums.num_updates,
+            sums.grad_norm / sums.num_updates,
+            sums.learning_rate,
+            sums.skipped,
+            speed,
+            logsnr_bins.means(sums.parts, sums.shares),
+        )
+
+    def _skip(self, step: int, reason: str) -> None:
+        self.tally = self.tally._replace(
+            skipped=self.tally.skipped + 1,
+            skipped_in_a_row=self.tally.skipped_in_a_row + 1,
+        )
+        if self.tally.skipped_in_a_row > self._max_skipped:
+            raise NonFiniteError(f"update {step}: {reason}")
+
+
+def _plus(sums: Sequence[float], values: Any) -> tuple[float, ...]:
+    """Adds in double precision."""
+    return tuple((np.asarray(sums) + values).tolist())

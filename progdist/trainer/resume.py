@@ -1,0 +1,146 @@
+"""What a workdir holds already, and whether a run may go on with it."""
+
+import itertools
+import json
+import os
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from progdist import data, parallel
+from progdist.checkpoint import Progress
+from progdist.config import Config, ConfigError, differences, from_json, to_json
+from progdist.plan import Phase
+from progdist.workdir import lock
+
+
+def make(workdir: Path) -> None:
+    """Makes the directory of a run.
+
+    Raises:
+      ConfigError: if it cannot be made.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir}: {error.strerror}") from None
+
+
+def check_same(config: Config, workdir: Path) -> None:
+    """Refuses to go on with another configuration than the run began with.
+
+    Raises:
+      ConfigError: with old → new of what differs.
+    """
+    path = workdir / "config.json"
+    changed = differences(from_json(path), config) if path.exists() else []
+    if changed:
+        raise ConfigError(
+            f"{path} is of another run: {'; '.join(changed)}; with --override it goes "
+            "on with these changes"
+        )
+
+
+def keep_config(config: Config, workdir: Path) -> None:
+    """Writes config.json; one that it overrides stays, as config.1.json and so on.
+
+    Raises:
+      ConfigError: if it cannot be written.
+    """
+    path = workdir / "config.json"
+    try:
+        if path.exists() and differences(from_json(path), config):
+            names = (workdir / f"config.{n}.json" for n in itertools.count(1))
+            path.rename(next(name for name in names if not name.exists()))
+        part = path.with_suffix(".part")
+        part.write_text(to_json(config))
+        os.replace(part, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+def check_progress(phases: Sequence[Phase], progress: Progress, workdir: Path) -> None:
+    """Refuses a checkpoint that stands where the plan does not lead.
+
+    Raises:
+      ConfigError: if phases before it, or its own, have other lengths.
+    """
+    phase = phases[progress.phase] if progress.phase < len(phases) else None
+    if (
+        phase is None
+        or progress.step > phase.num_updates
+        or progress.global_step != phase.first_update + progress.step
+    ):
+        raise ConfigError(
+            f"{workdir}: its checkpoint is of update {progress.step} in phase "
+            f"{progress.phase}, {progress.global_step} in all, which the configured "
+            "numbers of updates and steps do not lead to"
+        )
+
+
+def check_same_data(source: data.Source, progress: Progress, workdir: Path) -> None:
+    """Refuses to go on with other files than the run began with.
+
+    Raises:
+      ConfigError: if the data's fingerprint is not the noted one.
+    """
+    if source.fingerprint != progress.data:
+        raise ConfigError(
+            f"{workdir}: the files of data {source.name!r} are not those that the run "
+            "began with; put these back, or go on with --override"
+        )
+
+
+def check_nothing_lost(workdir: Path, has_teacher: bool) -> None:
+    """Refuses to start anew where a run has been.
+
+    Args:
+      workdir: without a checkpoint.
+      has_teacher: whether a teacher was given; it is kept before the first checkpoint.
+
+    Raises:
+      ConfigError: naming what is left of that run.
+    """
+    models = sorted(path.name for path in workdir.glob("models/phase_*"))
+    left = [name for name in models if not (has_teacher and "phase_00" in name)]
+    left += sorted(path.name for path in workdir.glob("checkpoints/*.damaged*"))
+    if left:
+        raise ConfigError(
+            f"{workdir}: holds {left[0]} of a run, but none of its checkpoints; put "
+            "one back, or start in another workdir"
+        )
+
+
+def check_same_everywhere(
+    config: Config, workdir: Path, source: data.Source, override: bool
+) -> None:
+    """Refuses processes of different minds, or that do not share the workdir.
+
+    Raises:
+      ConfigError: on all of them.
+    """
+    if not all(parallel.of_all_processes(int(_sees_lock_of_first(workdir)))):
+        raise ConfigError(
+            f"--workdir={workdir}: must be storage that all processes share"
+        )
+    values = json.loads(to_json(config))
+    for field in ("dir", "num_workers"):  # may differ between machines
+        del values["data"][field]
+    for what, value in {
+        "configuration": [values, override],
+        f"files of data {source.name!r}": source.fingerprint,
+    }.items():
+        digest = zlib.crc32(json.dumps(value, sort_keys=True).encode()) >> 1
+        if len(set(parallel.of_all_processes(digest))) > 1:
+            raise ConfigError(f"the {what} must be the same for all processes")
+
+
+def _sees_lock_of_first(workdir: Path) -> bool:
+    """Whether the owner noted here is process 0; network storage may take a moment."""
+    owner = parallel.of_all_processes(os.getpid())[0]
+    for _ in range(30):
+        if lock.owner_of(workdir).get("pid") == str(owner):
+            return True
+        time.sleep(1)
+    return False

@@ -1,0 +1,143 @@
+"""What a phase trains: parameters, their average, the optimiser's state."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from progdist.diffusion import logsnr_bins
+
+Params = Any
+Anneal = Literal["none", "linear"]
+Scalar = Float[Array, ""]
+
+_EMPTY = (0.0,) * len(logsnr_bins.CENTRES)
+
+
+class TrainState(NamedTuple):
+    """Everything that an update changes.
+
+    Attributes:
+      step: updates done in this phase.
+      params: the parameters.
+      ema_params: their moving average; None where the phase keeps none.
+      opt_state: Adam's moments.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    ema_params: Params | None
+    opt_state: optax.OptState
+
+
+class Tally(NamedTuple):
+    """Sums over the updates since the last row of metrics, on the host.
+
+    Attributes:
+      num_updates: updates in the sums, those that were not skipped.
+      loss: sum of their losses.
+      grad_norm: sum of their gradients' norms.
+      learning_rate: of the last one.
+      skipped: updates of the whole phase that were skipped.
+      skipped_in_a_row: those right before the next update.
+      parts: sums of the parts that bins of the log-SNR have in the losses.
+      shares: sums of the shares that they have in the batches.
+    """
+
+    num_updates: int = 0
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    learning_rate: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    parts: tuple[float, ...] = _EMPTY
+    shares: tuple[float, ...] = _EMPTY
+
+
+def tally_from_json(noted: dict[str, Any]) -> Tally:
+    """Reads what `json`, which knows no tuples, made of a tally's fields."""
+    tally = Tally(**noted)
+    return tally._replace(parts=tuple(tally.parts), shares=tuple(tally.shares))
+
+
+class Snapshot(NamedTuple):
+    """Where a run is: all that the rest of it depends on.
+
+    Attributes:
+      phase: index of the phase.
+      state: what it trains.
+      teacher_params: its frozen teacher; () in phase 0.
+      tally: what the next row of metrics has to start from.
+    """
+
+    phase: int
+    state: TrainState
+    teacher_params: Params
+    tally: Tally = Tally()
+
+
+def make_optimizer(
+    clip_norm: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Returns Adam(.9, .999, 1e-8) without its learning rate.
+
+    Gradients are clipped by their global norm and the decay is decoupled; 0 switches
+    either off, and leaves the form of the state as it is.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm or float("inf")),
+        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        optax.add_decayed_weights(weight_decay),
+    )
+
+
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, keep_ema: bool
+) -> TrainState:
+    """Returns the state at the start of a phase, in memory of its own."""
+    ema_params = jax.tree.map(jnp.copy, params) if keep_ema else None
+    params = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.int32(0), params, ema_params, optimizer.init(params))
+
+
+def sampling_params(state: TrainState) -> Params:
+    """Returns the parameters that sample and teach: the average where there is one."""
+    return state.params if state.ema_params is None else state.ema_params
+
+
+def learning_rate(
+    step: Int[Array, ""],
+    num_updates: Int[Array, ""],
+    peak: float,
+    warmup_updates: int,
+    anneal: Anneal,
+) -> Scalar:
+    """Returns the rate of update `step` = 0 … num_updates - 1.
+
+    A linear rise that reaches `peak` after `warmup_updates`, times a linear fall to 0
+    over the phase where `anneal` is "linear".
+    """
+    rate = jnp.float32(peak)
+    if warmup_updates:
+        rate *= jnp.minimum(1.0, (step + 1) / warmup_updates)
+    if anneal == "linear":
+        rate *= 1 - step / num_updates
+    return rate
+
+
+def apply_gradient(
+    state: TrainState,
+    gradient: Params,
+    optimizer: optax.GradientTransformation,
+    rate: Scalar,
+    ema_decay: float,
+) -> TrainState:
+    """Returns the state after one update."""
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    ema_params = state.ema_params
+    if ema_params is not None:
+        ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
+    return TrainState(state.step + 1, params, ema_params, opt_state)

@@ -1,0 +1,55 @@
+"""The state machine of progressive distillation (paper, algorithm 2).
+
+| phase  | teacher                           | student starts from | steps         |
+|--------|-----------------------------------|---------------------|---------------|
+| 0      | none; data, or a teacher is given | random, or given    | N_0           |
+| k >= 1 | the model of phase k - 1, frozen  | the teacher         | N_0 / ratio^k |
+
+A phase ends when its updates are done. The plan is data; where a run is in it follows
+from the newest checkpoint alone.
+"""
+
+from collections.abc import Callable, Sequence
+
+import optax
+
+from progdist.plan import Phase
+from progdist.trainer.state import Snapshot, init_state, sampling_params
+
+
+def advance(
+    snapshot: Snapshot, optimizer: optax.GradientTransformation, keep_ema: bool
+) -> Snapshot:
+    """Returns the start of the next round: teacher and student ← the finished model.
+
+    The optimiser starts afresh. The student is a copy, since a train step may reuse
+    its memory.
+    """
+    teacher_params = sampling_params(snapshot.state)
+    student = init_state(teacher_params, optimizer, keep_ema)
+    return Snapshot(snapshot.phase + 1, student, teacher_params)
+
+
+def run(
+    phases: Sequence[Phase],
+    snapshot: Snapshot,
+    train: Callable[[Phase, Snapshot], Snapshot],
+    finish: Callable[[Phase, Snapshot], None],
+    begin_round: Callable[[Snapshot], Snapshot],
+) -> Snapshot:
+    """Runs the plan from the snapshot to its end.
+
+    Args:
+      phases: the plan.
+      snapshot: the start of phase 0, or what was restored, at any step of any phase.
+      train: carries a phase to its last update.
+      finish: keeps, draws and measures the finished model; may run again for a phase
+        after an interruption, and then must come to the same.
+      begin_round: `advance`, bound to its settings.
+    """
+    for phase in phases[snapshot.phase :]:
+        if snapshot.phase < phase.number:
+            snapshot = begin_round(snapshot)
+        snapshot = train(phase, snapshot)
+        finish(phase, snapshot)
+    return snapshot

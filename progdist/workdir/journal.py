@@ -1,0 +1,122 @@
+"""What a run writes down as it goes: rows of numbers, and scalars.
+
+metrics.jsonl and eval.jsonl hold the rows; TensorBoard event files in tensorboard/ the
+same numbers. After an interruption the rows beyond the restored step are cut, so that
+the files read as if nothing had happened. starts.jsonl says what did: a row for every
+start, and one for every end that could still be noted.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from progdist.diffusion import logsnr_bins
+from progdist.report import read_rows
+from progdist.report.fields import metrics_row
+from progdist.workdir.events import Events
+
+
+class Journal:
+    """The rows and scalars of a run; on processes other than the first, nothing."""
+
+    def __init__(self, workdir: Path, global_step: int, active: bool = True) -> None:
+        """Opens the journal of a run that goes on from `global_step`."""
+        self._active = active
+        self._metrics = workdir / "metrics.jsonl"
+        self._evaluations = workdir / "eval.jsonl"
+        self._starts = workdir / "starts.jsonl"
+        if active:
+            _rewrite(self._metrics, lambda row: self._step_of(row) <= global_step)
+            mend(self._evaluations)
+            mend(self._starts)
+            self._events = Events(workdir / "tensorboard", global_step + 1)
+
+    def _step_of(self, row: dict[str, Any]) -> int:
+        return metrics_row(row, self._metrics)["global_step"]
+
+    def start(self, row: dict[str, Any]) -> None:
+        """Appends a row of starts.jsonl."""
+        if self._active:
+            append(self._starts, row)
+
+    def end(self, how: str) -> None:
+        """Notes in starts.jsonl that this start has come to its end."""
+        if self._active:
+            append(self._starts, {"end": how, "time": utc_now()})
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Appends a row of metrics.jsonl, and its numbers to TensorBoard."""
+        if self._active:
+            append(self._metrics, row)
+            names = "loss", "learning_rate", "grad_norm", "skipped", "steps_per_second"
+            scalars = {f"train/{name}": row[name] for name in names}
+            scalars["train/N"] = row["num_steps"]
+            self._events.scalars(scalars, row["global_step"])
+            bars, name = row["loss_by_logsnr"], "train/loss_by_logsnr"
+            self._events.histogram(name, bars, logsnr_bins.EDGES, row["global_step"])
+
+    def evaluation(self, row: dict[str, Any], global_step: int) -> None:
+        """Appends a row of eval.jsonl, and its value to TensorBoard."""
+        if self._active:
+            append(self._evaluations, row)
+            name = f"{row['metric']}/{row['role']}_{row['sampler']}"
+            self._events.scalars({name: row["value"]}, global_step)
+
+    def images(
+        self, name: str, grid: UInt8[np.ndarray, "h w ch"], global_step: int
+    ) -> None:
+        """Shows a grid of images in TensorBoard."""
+        if self._active:
+            self._events.image(name, grid, global_step)
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Returns the rows of eval.jsonl so far."""
+        return read_rows(self._evaluations)
+
+    def close(self, error: type[BaseException] | None = None, *_: object) -> None:
+        """Flushes; notes the error that ended the run. For `ExitStack.push`."""
+        if error:
+            # A full disk, say, will be reported: this must not hide it.
+            with contextlib.suppress(OSError):
+                self.end(error.__name__)
+        if self._active:
+            self._events.close()
+
+
+def utc_now() -> str:
+    """Returns the time in UTC, to the second, as ISO 8601 has it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def mend(path: Path) -> None:
+    """Drops a last row that was cut short, so that another can follow."""
+    _rewrite(path, lambda row: True)
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Appends a row to a file of rows.
+
+    Raises:
+      OSError: if it cannot be written; its `filename` is the path.
+    """
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:  # which does not say where
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Drops rows, and a last one that was cut short, in one replacement."""
+    if path.exists():
+        rows = [row for row in read_rows(path) if keep(row)]
+        part = path.with_suffix(".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.replace(part, path)

@@ -1,0 +1,79 @@
+"""What a run is made with: commit, versions, devices, settings."""
+
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from progdist.config import Config, defaults_of_changed
+from progdist.workdir.journal import utc_now
+
+_PACKAGES = ("progdist", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_GIT_SECONDS = 10
+
+
+def of_start(config: Config, global_step: int) -> dict[str, Any]:
+    """Returns the row that a start leaves in starts.jsonl.
+
+    Args:
+      config: the configuration; of its fields that differ from their default the
+        defaults are noted.
+      global_step: the update from which the run goes on.
+    """
+    devices = jax.devices()
+    return {
+        "time": utc_now(),
+        "global_step": global_step,
+        "commit": commit(),
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "versions": {"python": platform.python_version()} | _versions(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "devices": {
+            "kind": devices[0].device_kind,
+            "backend": devices[0].platform,
+            "count": len(devices),
+            "processes": jax.process_count(),
+        },
+        "defaults": defaults_of_changed(config),
+    }
+
+
+def commit() -> str | None:
+    """Returns the commit of the code that runs, with "+changes" if it was edited.
+
+    None where the code does not lie in a git repository of its own.
+    """
+    root = Path(__file__).resolve().parents[2]
+    top = _git(root, "rev-parse", "--show-toplevel")
+    # A copy below another project's folder is not described by that one's commit.
+    if not top or Path(top).resolve() != root:
+        return None
+    edited = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return (_git(root, "rev-parse", "HEAD") or "?") + ("+changes" if edited else "")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _git(root: Path, *words: str) -> str | None:
+    """What git answers; None where it is missing, slow or has nothing to say."""
+    command = ["git", "-C", str(root), *words]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
