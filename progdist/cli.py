@@ -1,12 +1,9 @@
-"""What the commands share: flags, devices, and one clear line for a mistake."""
+"""Flags and devices, as the commands share them."""
 
-import contextlib
 import dataclasses
 import os
-import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -15,41 +12,12 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from progdist import preflight
-from progdist.checkpoint import CheckpointError, SaveError
-from progdist.config import Config, ConfigError, from_json
-from progdist.data import DataError
-from progdist.evaluate.features import WeightsError
-from progdist.parallel import PeerError
-from progdist.report import ArrayError, RowError
-from progdist.trainer.interrupt import Interrupted
-from progdist.trainer.loop import NonFiniteError
-from progdist.workdir import compile_cache
-from progdist.workdir.cache_dir import cache_dir
-from progdist.workdir.lock import LockError
+from progdist.config import Config, from_json
+from progdist.errors import UsageError, last_line
+from progdist.workdir import compile_cache, files
 
-# Errors of JAX that no other process has caused.
-_OURS = "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED"
 MOST_STEPS = 2**24  # of a sampler: float32 holds all whole numbers up to it
 _LEAST_ROWS = 16  # of a batch on each CPU device; fewer do not pay
-
-
-class UsageError(ValueError):
-    """A missing, unknown or wrong flag."""
-
-
-_EXIT_CODES: dict[type[Exception], int] = {
-    UsageError: 2,
-    ConfigError: 2,
-    DataError: 2,
-    CheckpointError: 2,
-    LockError: 2,
-    WeightsError: 2,
-    RowError: 2,
-    ArrayError: 2,
-    NonFiniteError: 3,
-    SaveError: 4,
-    PeerError: 5,
-}
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -102,6 +70,8 @@ def parse(
     Raises:
       UsageError: if a flag or word is missing, unknown, wrong or too much.
     """
+    # Orbax reports every file at level INFO, and what it also raises at level ERROR.
+    logging.set_verbosity(logging.FATAL)
     if {"--help", "-h"} & set(argv[1:]):
         print(f"{about}\n{values.get_help()}")
         sys.exit(0)
@@ -145,33 +115,7 @@ def prepare_devices(config: Config, num_processes: int = 1) -> None:
     devices = config.cpu_devices or _devices_of(config, num_processes)
     jax.config.update("jax_num_cpu_devices", devices)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        compile_cache.use(cache_dir() / "jax")
-
-
-@contextlib.contextmanager
-def whole_directory(out: Path) -> Iterator[Path]:
-    """Gives a directory to fill, which becomes `out` in the end, or vanishes.
-
-    `out` may be there if it is empty.
-
-    Raises:
-      OSError: where it cannot be filled; its `filename` is set.
-    """
-    prefix, parent = f".{out.name}.", out.absolute().parent
-    try:
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as parts:
-            part = Path(parts) / out.name
-            part.mkdir()
-            yield part
-            part.rename(out)
-    except OSError as error:  # which may not say where
-        where = error.filename or str(out)
-        raise OSError(error.errno, error.strerror or str(error), where) from None
-
-
-def end_on_sigterm() -> None:
-    """Lets SIGTERM end a command through what removes unfinished files."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        compile_cache.use(files.cache_dir() / "jax")
 
 
 def num_cores() -> int:
@@ -179,35 +123,6 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def last_line(error: Exception) -> str:
-    """Returns what an error says last; ml_collections puts a traceback before it."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip().removeprefix("progdist.config.ConfigError: ")
-
-
-def exit_with(main: Callable[[list[str]], None], argv: list[str]) -> None:
-    """Runs a command; where it fails, prints one line and ends with its exit code."""
-    # Orbax reports every file at level INFO, and what it also raises at level ERROR.
-    logging.set_verbosity(logging.FATAL)
-    try:
-        main(argv)
-    except tuple(_EXIT_CODES) as error:
-        code = next(c for kind, c in _EXIT_CODES.items() if isinstance(error, kind))
-        if isinstance(error, NonFiniteError):  # which all processes see alike
-            _fail(f"training diverged: {error}", code, orderly=True)
-        _fail(str(error), code)
-    except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 4)
-    except jax.errors.JaxRuntimeError as error:
-        if not jax.distributed.is_initialized() or str(error).startswith(_OURS):
-            raise
-        _fail(f"another process was lost ({last_line(error)})", 5)
-    except Interrupted as error:
-        _fail(f"{error}; the same command goes on", error.code, orderly=True)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
 
 
 def _devices_of(config: Config, num_processes: int) -> int:
@@ -231,12 +146,3 @@ def _literals(cls: type) -> Iterator[Any]:
             yield from _literals(hint)
         elif get_origin(hint) is Literal:
             yield hint
-
-
-def _fail(message: str, code: int, orderly: bool = False) -> None:
-    """Says why, and ends; in an orderly way where all processes do the same."""
-    with contextlib.suppress(OSError):
-        print(f"progdist: {message}", file=sys.stderr, flush=True)
-    if jax.distributed.is_initialized() and not orderly:
-        os._exit(code)  # an orderly exit would wait for the others
-    sys.exit(code)

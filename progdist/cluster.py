@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from progdist.cli import UsageError, last_line
+from progdist.errors import UsageError, last_line
 from progdist.parallel import PeerError
 
 _LOOPBACK = "127.0.0.1", "localhost", "[::1]"

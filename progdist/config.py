@@ -11,6 +11,7 @@ from typing import Any, Literal, get_origin, get_type_hints
 
 from progdist import data
 from progdist.diffusion import losses, prediction, schedules
+from progdist.errors import InputError
 from progdist.trainer import state
 
 DType = Literal["float32", "bfloat16"]
@@ -29,7 +30,7 @@ _HARMLESS = (
 )
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A value that cannot be used; the message names field, value and rule."""
 
 

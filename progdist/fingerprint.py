@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from progdist import checkpoint, cli
+from progdist.errors import UsageError, exit_with
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_integer(
@@ -28,11 +29,11 @@ def main(argv: list[str]) -> None:
     step: int | None = FLAGS["step"].value
     if not steps or step not in (None, *steps):
         there = ", ".join(map(str, sorted(steps))) or "none"
-        raise cli.UsageError(f"{directory}: no such checkpoint; steps there: {there}")
+        raise UsageError(f"{directory}: no such checkpoint; steps there: {there}")
     where = directory / str(steps[0] if step is None else step)
     for name, value in checkpoint.fingerprint(where).items():
         print(f"{name:9} {value}")
 
 
 if __name__ == "__main__":
-    cli.exit_with(main, sys.argv)
+    exit_with(main, sys.argv)

@@ -21,8 +21,9 @@ from pathlib import Path
 from absl import flags
 
 from progdist import cli, cluster, preflight
+from progdist.errors import exit_with
 from progdist.trainer import run as experiment
-from progdist.trainer.interrupt import Interrupt
+from progdist.trainer.preemption import Interrupt
 
 FLAGS = flags.FlagValues()
 cli.define_config(FLAGS)
@@ -52,4 +53,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.exit_with(main, sys.argv)
+    exit_with(main, sys.argv)

@@ -9,12 +9,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from progdist.errors import Error
+
 PyTree = Any
 AXIS = "data"
 
 
-class PeerError(RuntimeError):
-    """Another process could not go on."""
+class PeerError(Error):
+    """Another process failed."""
+
+    exit_code = 5
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:

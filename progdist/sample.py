@@ -20,8 +20,10 @@ from jaxtyping import UInt8
 
 from progdist import checkpoint, cli, parallel, preflight, report
 from progdist.config import Config
+from progdist.errors import UsageError, end_on_sigterm, exit_with
 from progdist.evaluate import sampling
 from progdist.model import make_model, make_sampler, param_template
+from progdist.workdir import files
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
@@ -94,19 +96,19 @@ def main(argv: list[str]) -> None:
     try:
         sampling.check_calls(request.sampler, request.num_steps)
     except ValueError as error:
-        raise cli.UsageError(str(error)) from None
+        raise UsageError(str(error)) from None
     if one_each:
         _write_each(out, draw_batches(config, workdir, request))
     elif out.suffix == ".png":
         report.save_png(out, report.square_grid(draw(config, workdir, request)))
     else:
-        report.save_npz(out, images=draw(config, workdir, request))
+        files.write_npz(out, images=draw(config, workdir, request))
     print(f"{_many(request.num, 'image')} in {_many(request.num_steps, 'step')}: {out}")
 
 
 def _write_each(out: Path, batches: Iterator[UInt8[np.ndarray, "b h w c"]]) -> None:
     """Writes image i as i.png, one batch in memory at a time; all of them or none."""
-    with cli.whole_directory(out) as part:
+    with files.whole_directory(out) as part:
         for i, image in enumerate(itertools.chain.from_iterable(batches)):
             report.save_png(part / f"{i:06}.png", image)
 
@@ -117,14 +119,14 @@ def _many(count: int, noun: str) -> str:
 
 def _check_out(out: Path, one_each: bool) -> None:
     if one_each and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise cli.UsageError(f"--out={out}/: is there already, and not empty")
+        raise UsageError(f"--out={out}/: is there already, and not empty")
     if not one_each and (out.suffix not in _SUFFIXES or out.is_dir()):
         accepted = ", ".join(_SUFFIXES)
-        raise cli.UsageError(f"--out={out}: must be a file in {accepted}, or end in /")
+        raise UsageError(f"--out={out}: must be a file in {accepted}, or end in /")
     if not out.absolute().parent.is_dir():
-        raise cli.UsageError(f"--out={out}: there is no directory {out.parent}")
+        raise UsageError(f"--out={out}: there is no directory {out.parent}")
 
 
 if __name__ == "__main__":
-    cli.end_on_sigterm()
-    cli.exit_with(main, sys.argv)
+    end_on_sigterm()
+    exit_with(main, sys.argv)

@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from progdist import cli, main
+from progdist import main
 from progdist.checkpoint import Checkpoints, models
+from progdist.errors import exit_with
 from progdist.trainer import step
 from progdist.trainer.phase_end import Results
-from progdist.trainer.pulse import Pulse
+from progdist.trainer.preemption import Pulse
 from progdist.trainer.state import make_optimizer
 from progdist.workdir.journal import Journal
 
@@ -226,4 +227,4 @@ if __name__ == "__main__":
         losing(word.removeprefix("--mutant="))
     if words[0] != "nowhere":
         PLACES[words[0]](int(words[1]))
-    cli.exit_with(main.main, sys.argv)
+    exit_with(main.main, sys.argv)

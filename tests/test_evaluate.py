@@ -16,6 +16,7 @@ from PIL import Image
 from configs.digits import get_config
 from progdist import checkpoint, cli, data, model, parallel, report, sample
 from progdist.config import ConfigError, from_json, to_json
+from progdist.errors import UsageError, exit_with
 from progdist.evaluate import __main__ as evaluate, evaluator
 from progdist.report import save_png
 from progdist.workdir.lock import Lock
@@ -187,7 +188,7 @@ def test_a_mistake_is_one_line(flags, message, workdir, monkeypatch, capsys):
     monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)
     module = importlib.reload(evaluate)
     with pytest.raises(SystemExit) as ended:
-        cli.exit_with(module.main, ["progdist", f"--workdir={workdir}", *flags])
+        exit_with(module.main, ["progdist", f"--workdir={workdir}", *flags])
     error = capsys.readouterr().err
     assert ended.value.code == 2
     assert message in error
@@ -216,7 +217,7 @@ def test_a_few_images_have_no_floor(workdir, tmp_path, monkeypatch):
     command(evaluate, *flags, monkeypatch=monkeypatch)
     (row,) = rows(workdir)
     assert (row["floor"], row["reference"]["count"]) == (None, 3)
-    with pytest.raises(cli.UsageError, match="least 4 images, not the data's train=3"):
+    with pytest.raises(UsageError, match="least 4 images, not the data's train=3"):
         command(evaluate, *flags, "--metrics=pr", monkeypatch=monkeypatch)
 
 
@@ -247,13 +248,13 @@ def test_a_directory_of_files_holds_the_same_images(workdir, monkeypatch, tmp_pa
     assert [p.name for p in paths[:2]] == ["000000.png", "000001.png"]
     files = np.stack([np.asarray(Image.open(path)) for path in paths])
     np.testing.assert_array_equal(files, images[..., 0])
-    with pytest.raises(cli.UsageError, match="is there already, and not empty"):
+    with pytest.raises(UsageError, match="is there already, and not empty"):
         command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
 
 
 def test_a_sampler_of_two_calls_a_step_takes_no_odd_number(workdir, monkeypatch):
     flags = [f"--workdir={workdir}", "--num_steps=1", "--out=a.png", "--sampler=heun"]
-    with pytest.raises(cli.UsageError, match="makes 2 network calls a step"):
+    with pytest.raises(UsageError, match="makes 2 network calls a step"):
         command(sample, *flags, monkeypatch=monkeypatch)
 
 

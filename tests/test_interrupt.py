@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from progdist.trainer.interrupt import Interrupt
+from progdist.trainer.preemption import Interrupt
 
 START = """
 import sys, time
-from progdist.trainer.interrupt import Interrupt
+from progdist.trainer.preemption import Interrupt
 interrupt = Interrupt(grace_seconds={grace})
 with interrupt:
     print("ready", flush=True)

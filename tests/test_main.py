@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from progdist import cli, fingerprint, main, sample
+from progdist.errors import exit_with
 
 ROOT = Path(__file__).parents[1]
 # ml_collections loads a configuration by a method that Python means to remove.
@@ -25,7 +26,7 @@ def answer(command, *flags, capsys, monkeypatch):
     argv = ["progdist", *flags]
     monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for overrides
     with pytest.raises(SystemExit) as ended:
-        cli.exit_with(command.main, argv)
+        exit_with(command.main, argv)
     return ended.value.code, capsys.readouterr().err
 
 

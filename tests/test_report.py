@@ -13,7 +13,8 @@ from hypothesis import given, settings, strategies as st
 from matplotlib.text import Annotation
 from PIL import Image
 
-from progdist import cli, report
+from progdist import report
+from progdist.errors import exit_with
 from progdist.report.curves import curves_figure, read_curves, smooth
 from progdist.report.labels import Box
 from progdist.report.quality import quality_figure
@@ -158,7 +159,7 @@ def test_a_malformed_file_is_bad_input_to_every_command(capsys, error):
         raise error("eval.jsonl, line 3: not JSON")
 
     with pytest.raises(SystemExit) as ended:
-        cli.exit_with(main, [])
+        exit_with(main, [])
     assert ended.value.code == 2
     assert capsys.readouterr().err == "progdist: eval.jsonl, line 3: not JSON\n"
 

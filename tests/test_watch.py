@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdist import report
 from progdist.report import watch as watching
 from progdist.report.__main__ import main
-from progdist.workdir import lock
+from progdist.workdir import files, lock
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock, Owner
 from tests.faults import command
@@ -137,7 +136,7 @@ def test_what_cannot_be_read_is_told_once_and_read_again(tmp_path, monkeypatch):
     def mend():
         assert not page.exists()
         images = np.zeros((2, 8, 8, 1), np.uint8)
-        report.save_npz(
+        files.write_npz(
             samples, images=images, num_steps=np.array(4), phase=np.array(1)
         )
 

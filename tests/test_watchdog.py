@@ -3,7 +3,7 @@ import sys
 
 CODE = """
 import threading, time
-from progdist.trainer.watchdog import Watchdog
+from progdist.trainer.preemption import Watchdog
 
 def waits_for_a_peer():
     threading.Event().wait()

@@ -14,11 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from progdist.errors import InputError
+from progdist.workdir.files import write_bytes
+
 _MANIFEST = "manifest.sha256"  # in the format of sha256sum
 _SEAL = "# "
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint or model is missing, damaged, or not of this configuration."""
 
 
@@ -112,9 +115,8 @@ def write_manifest(directory: Path) -> None:
         f"{digest}  {name}" for name, digest in sorted(_file_digests(directory).items())
     ]
     body = "".join(line + "\n" for line in lines)
-    part = directory / (_MANIFEST + ".part")
-    part.write_text(f"{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}\n{body}")
-    part.replace(directory / _MANIFEST)
+    seal_line = f"{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}\n"
+    write_bytes(directory / _MANIFEST, (seal_line + body).encode())
 
 
 def has_manifest(directory: Path) -> bool:

@@ -14,11 +14,14 @@ from orbax.checkpoint import v1 as ocp
 from progdist import parallel
 from progdist.checkpoint import digests, trees
 from progdist.checkpoint.digests import CheckpointError, DamageError
+from progdist.errors import Error
 from progdist.trainer.state import Snapshot, tally_from_json
 
 
-class SaveError(RuntimeError):
-    """Something could not be written."""
+class SaveError(Error):
+    """A file that could not be written."""
+
+    exit_code = 4
 
 
 class Progress(NamedTuple):

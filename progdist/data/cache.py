@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from progdist.data.listing import Listing, Names
-from progdist.workdir.cache_dir import cache_dir, keep_arrays
+from progdist.workdir.files import cache_dir, write_cache
 
 # Counts up when files that were good become bad by other rules.
 _RULES = 1
@@ -51,7 +51,7 @@ def keep(root: Path, good: Listing) -> None:
         "sizes": good.sizes,
         "times": good.times,
     }
-    keep_arrays(path_of(root), arrays, "images are tried again")
+    write_cache(path_of(root), arrays, "images are tried again")
 
 
 @contextlib.contextmanager

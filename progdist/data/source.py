@@ -9,8 +9,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
+from progdist.errors import InputError
 
-class DataError(ValueError):
+
+class DataError(InputError):
     """Data is missing or malformed; the first line of the message says it all."""
 
 

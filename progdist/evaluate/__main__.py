@@ -26,6 +26,7 @@ from absl import flags
 
 from progdist import checkpoint, cli, cluster, parallel, preflight
 from progdist.config import Config
+from progdist.errors import UsageError, exit_with
 from progdist.evaluate import (
     evaluator,
     extraction,
@@ -99,11 +100,11 @@ def _plan(config: Config, workdir: Path, given: dict[str, Any]) -> list[Drawing]
     gammas = _numbers(given, "gammas", float) or [config.evaluation.gamma]
     for gamma in gammas:
         if not 0 <= gamma <= 1:
-            raise cli.UsageError(f"--gammas={gamma}: must be 0 to 1")
+            raise UsageError(f"--gammas={gamma}: must be 0 to 1")
     num_steps = _numbers(given, "num_steps", int)
     for n in num_steps:
         if not 1 <= n <= cli.MOST_STEPS:
-            raise cli.UsageError(f"--num_steps={n}: must be 1 to {cli.MOST_STEPS:,}")
+            raise UsageError(f"--num_steps={n}: must be 1 to {cli.MOST_STEPS:,}")
     try:
         drawings = sweep.plan(
             checkpoint.finished_models(workdir),
@@ -113,9 +114,9 @@ def _plan(config: Config, workdir: Path, given: dict[str, Any]) -> list[Drawing]
             gammas,
         )
     except ValueError as error:
-        raise cli.UsageError(str(error)) from None
+        raise UsageError(str(error)) from None
     if not drawings:
-        raise cli.UsageError(f"--workdir={workdir}: no phase is finished yet")
+        raise UsageError(f"--workdir={workdir}: no phase is finished yet")
     return drawings
 
 
@@ -124,11 +125,11 @@ def _check_words(config: Config, given: dict[str, Any]) -> None:
     wanted = _words(given, "metrics", metrics.Metric)
     names = _words(given, "features", extraction.Name)
     if "is" in wanted and "pixels" in names:
-        raise cli.UsageError("--metrics=is: needs a network's --features, not pixels")
+        raise UsageError("--metrics=is: needs a network's --features, not pixels")
     if given["gammas"] and "ancestral" not in given["sampler"]:
-        raise cli.UsageError("--gammas: is for --sampler=ancestral, which is not asked")
+        raise UsageError("--gammas: is for --sampler=ancestral, which is not asked")
     if given["inception_weights"] and not {"inception", "inception_tf1"} & set(names):
-        raise cli.UsageError("--inception_weights: is for --features=inception")
+        raise UsageError("--inception_weights: is for --features=inception")
     _check_count(wanted, config.evaluation.num_samples, "--num")
 
 
@@ -136,7 +137,7 @@ def _check_count(wanted: Sequence[metrics.Metric], num: int, where: str) -> None
     for metric in wanted:
         least = metrics.least(metric)
         if num < least:
-            raise cli.UsageError(
+            raise UsageError(
                 f"--metrics={metric}: needs at least {least} images, not {where}={num}"
             )
 
@@ -158,7 +159,7 @@ def _gauge(config: Config, given: dict[str, Any]) -> evaluator.Gauge:
     size, processes = settings.batch_size, jax.process_count()
     if processes > 1 and size % jax.device_count():
         devices = f"the {jax.device_count()} devices"
-        raise cli.UsageError(f"--batch_size={size}: must be a multiple of {devices}")
+        raise UsageError(f"--batch_size={size}: must be a multiple of {devices}")
     wanted = _words(given, "metrics", metrics.Metric)
     source = preflight.open_source(config)
     _check_count(wanted, len(source), f"the data's {config.data.split}")
@@ -184,9 +185,9 @@ def _words(given: dict[str, Any], flag: str, choices: Any) -> list[Any]:
     known = [w for c in get_args(choices) for w in (get_args(c) or (c,))]
     for word in given[flag]:
         if word not in known:
-            raise cli.UsageError(f"--{flag}={word}: is not one of {', '.join(known)}")
+            raise UsageError(f"--{flag}={word}: is not one of {', '.join(known)}")
     if not given[flag]:
-        raise cli.UsageError(f"--{flag}: name at least one of {', '.join(known)}")
+        raise UsageError(f"--{flag}: name at least one of {', '.join(known)}")
     return list(dict.fromkeys(given[flag]))
 
 
@@ -195,10 +196,8 @@ def _numbers(given: dict[str, Any], flag: str, kind: type) -> list[Any]:
         return list(dict.fromkeys(kind(word) for word in given[flag]))
     except ValueError:
         noun = "whole numbers" if kind is int else "numbers"
-        raise cli.UsageError(
-            f"--{flag}={','.join(given[flag])}: must be {noun}"
-        ) from None
+        raise UsageError(f"--{flag}={','.join(given[flag])}: must be {noun}") from None
 
 
 if __name__ == "__main__":
-    cli.exit_with(main, sys.argv)
+    exit_with(main, sys.argv)

@@ -22,7 +22,7 @@ from progdist.data.progress import Counting, counting
 from progdist.data.workers import read_ahead
 from progdist.evaluate import extraction, metrics
 from progdist.evaluate.extraction import Extractor, Part
-from progdist.workdir.cache_dir import cache_dir, keep_arrays
+from progdist.workdir.files import cache_dir, write_cache
 
 Arrays = dict[str, np.ndarray]
 LIMIT = 50_000
@@ -166,7 +166,7 @@ def cached(key: dict[str, Any], make: Callable[[], Arrays]) -> Arrays | None:
     arrays = make()
     if jax.process_index() == 0:
         notes = {"key": np.array(text), "digest": np.array(_digest(arrays))}
-        keep_arrays(path, arrays | notes, "not kept")
+        write_cache(path, arrays | notes, "not kept")
     return arrays
 
 

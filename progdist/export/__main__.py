@@ -24,11 +24,12 @@ from absl import flags
 
 from progdist import checkpoint, cli, parallel, preflight
 from progdist.config import Config
+from progdist.errors import UsageError, end_on_sigterm, exit_with
 from progdist.export import formats
 from progdist.export.formats import Card
 from progdist.model import Model, make_model, param_template
 from progdist.trainer.state import Params
-from progdist.workdir import provenance
+from progdist.workdir import files, provenance
 
 # With the packages that each takes beyond those that this one requires.
 FORMATS = {
@@ -68,7 +69,7 @@ def write(
     card = _card(config, found["phase"], params, num_steps)
     out.parent.mkdir(parents=True, exist_ok=True)
     difference = None
-    with cli.whole_directory(out) as part:
+    with files.whole_directory(out) as part:
         _write_files(part, model, params, card, names)
         if {"jax", "onnx"} <= set(names):
             difference = formats.largest_difference(part, model)
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> None:
     out = Path(values["out"]).expanduser()
     names = _check_formats(values["formats"])
     if out.exists():
-        raise cli.UsageError(f"--out={out}: is there already, and is not overwritten")
+        raise UsageError(f"--out={out}: is there already, and is not overwritten")
     workdir, config = cli.open_run(values["workdir"])
     num_steps = values["num_steps"]
     found = checkpoint.find_model(workdir, None if values["teacher"] else num_steps)
@@ -124,7 +125,7 @@ def _write_files(
         formats.write_safetensors(directory / formats.PARAMS_NAME, params, card)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if size > formats.MOST_BYTES and {"jax", "onnx"} & set(names):
-        raise cli.UsageError(
+        raise UsageError(
             f"--formats={','.join(names)}: {size:,} bytes of parameters; the files "
             f"of jax and onnx hold at most {formats.MOST_BYTES:,}"
         )
@@ -139,14 +140,14 @@ def _check_formats(names: Sequence[str]) -> Sequence[str]:
     for name in names:
         if name not in FORMATS:
             known = ", ".join(FORMATS)
-            raise cli.UsageError(f"--formats={name}: must be among {known}")
+            raise UsageError(f"--formats={name}: must be among {known}")
         for package in FORMATS[name]:
             if importlib.util.find_spec(package) is None:
-                raise cli.UsageError(
+                raise UsageError(
                     f"--formats={name}: needs {package}; pip install 'progdist[export]'"
                 )
     if not names:
-        raise cli.UsageError("--formats: must name at least one")
+        raise UsageError("--formats: must name at least one")
     return names
 
 
@@ -163,5 +164,5 @@ def _version() -> str:
 
 
 if __name__ == "__main__":
-    cli.end_on_sigterm()
-    cli.exit_with(main, sys.argv)
+    end_on_sigterm()
+    exit_with(main, sys.argv)

@@ -10,7 +10,7 @@ steps N is a number of network calls.
 """
 
 from progdist.report.curves import write_curves
-from progdist.report.images import image_grid, save_npz, save_png, square_grid
+from progdist.report.images import image_grid, save_png, square_grid
 from progdist.report.measures import read_evaluations
 from progdist.report.page import write_page
 from progdist.report.quality import write_quality
@@ -28,7 +28,6 @@ __all__ = [
     "markdown_table",
     "read_evaluations",
     "read_rows",
-    "save_npz",
     "save_png",
     "square_grid",
     "write_comparison",

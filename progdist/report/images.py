@@ -1,15 +1,14 @@
-"""Grids of images, pixel for pixel, and files of them that are never half there."""
+"""Grids of images, pixel for pixel."""
 
 import base64
 import io
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+
+from progdist.workdir.files import write_whole
 
 _MIN_PIXELS = 48  # below this an 8x8 digit cannot be read on a screen
 _WHITE = 255
@@ -78,43 +77,7 @@ def data_uri(images: UInt8[np.ndarray, "n h w ch"], columns: int, gap: int = 1) 
 
 
 def save_png(path: str | Path, image: UInt8[np.ndarray, "h w ch"]) -> Path:
-    """Writes a grey or RGB image; a reader sees the old file or the whole new one.
-
-    Makes the folder where it is missing and returns the path.
-    """
+    """Writes a grey or RGB image, whole or not at all, and returns the path."""
     grey = image.shape[-1] == 1
     picture = Image.fromarray(image[..., 0] if grey else image)
-    return _write(path, lambda file: picture.save(file, format="PNG"))
-
-
-def save_npz(path: str | Path, **arrays: np.ndarray) -> Path:
-    """Writes named arrays, with the same promise as `save_png`."""
-    return _write(path, lambda file: np.savez_compressed(file, **arrays))  # pyright: ignore
-
-
-def save_bytes(path: str | Path, content: bytes) -> Path:
-    """Writes a file, with the same promise as `save_png`."""
-
-    def write(file: BinaryIO) -> None:
-        file.write(content)
-
-    return _write(path, write)
-
-
-def _write(path: str | Path, write: Callable[[BinaryIO], None]) -> Path:
-    """Lets `write` fill a file beside the path, then puts that in its place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The writer's id: two reports on one workdir must not share a file.
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-        os.replace(partial, path)
-    except OSError as error:  # which says nothing, or the other file
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return write_whole(path, lambda file: picture.save(file, format="PNG"))

@@ -16,13 +16,13 @@ from markupsafe import Markup
 
 from progdist.report import measures
 from progdist.report.charts import distance_chart, profiles_chart, training_chart
-from progdist.report.images import save_bytes
 from progdist.report.measures import Group, Line
 from progdist.report.pictures import sample_grids, trajectories
 from progdist.report.rounds import Round
 from progdist.report.run import Run, load, with_own_names
 from progdist.report.style import steps_text
 from progdist.report.tables import NONE, number_text
+from progdist.workdir.files import write_bytes
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _USUAL_STEPS = 4  # of the student that the page begins with, where there is one
@@ -77,7 +77,7 @@ def write_page(
     paths = [Path(workdir) for workdir in workdirs]
     check_distinct(paths)
     runs = with_own_names([load(path) for path in paths])
-    return save_bytes(
+    return write_bytes(
         page_path(paths, out), page(runs, refresh).encode(errors="replace")
     )
 

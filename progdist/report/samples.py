@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
+from progdist.errors import InputError
 from progdist.report.images import image_grid, least_upscale, save_png, square_grid
 from progdist.report.style import DPI, GREY, INK, make_figure, save_figure, steps_text
 
@@ -21,7 +22,7 @@ _MARGIN = 12
 _FONT_SIZE = 8.5  # points
 
 
-class ArrayError(ValueError):
+class ArrayError(InputError):
     """A file of arrays is malformed; the message names it, in one line."""
 
 

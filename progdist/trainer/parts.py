@@ -14,10 +14,8 @@ from progdist.model import Model, make_model
 from progdist.plan import Phase
 from progdist.trainer import recipes as trainer
 from progdist.trainer.display import Display, Work
-from progdist.trainer.interrupt import Interrupt
-from progdist.trainer.pulse import Pulse
+from progdist.trainer.preemption import Interrupt, Pulse, Watchdog
 from progdist.trainer.recipes import Trainers
-from progdist.trainer.watchdog import Watchdog
 
 # Network passes of an update without a teacher, its backward pass counted as two.
 _UPDATE_COST = 3.0

@@ -17,6 +17,7 @@ from progdist.evaluate.references import Reference
 from progdist.model import Model, param_template
 from progdist.plan import Phase
 from progdist.trainer.state import Params
+from progdist.workdir import files
 from progdist.workdir.journal import Journal
 
 # The last rounds are the ones whose paths can be seen whole, as in the paper's figure.
@@ -112,7 +113,7 @@ class Results:
         self, phase: Phase, one: Drawing, images: evaluator.Images, name: str
     ) -> None:
         drawn = images[: self._evaluation.grid_images]
-        report.save_npz(
+        files.write_npz(
             self._workdir / "samples" / f"{name}.npz",
             images=drawn,
             num_steps=np.array(one.num_steps),
@@ -154,7 +155,7 @@ class Results:
                 indices % classes if classes else None,
             )
         if self._first:
-            report.save_npz(path, **states)
+            files.write_npz(path, **states)
 
 
 def _is_newer(path: Path, others: Iterable[Path]) -> bool:

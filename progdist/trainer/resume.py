@@ -13,6 +13,7 @@ from progdist.checkpoint import Progress
 from progdist.config import Config, ConfigError, differences, from_json, to_json
 from progdist.plan import Phase
 from progdist.workdir import lock
+from progdist.workdir.files import write_bytes
 
 
 def make(workdir: Path) -> None:
@@ -53,9 +54,7 @@ def keep_config(config: Config, workdir: Path) -> None:
         if path.exists() and differences(from_json(path), config):
             names = (workdir / f"config.{n}.json" for n in itertools.count(1))
             path.rename(next(name for name in names if not name.exists()))
-        part = path.with_suffix(".part")
-        part.write_text(to_json(config))
-        os.replace(part, path)
+        write_bytes(path, to_json(config).encode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
 

@@ -17,9 +17,9 @@ from progdist.model import init_params, make_model
 from progdist.plan import Phase
 from progdist.trainer import loop, recipes as trainer, resume as workdirs, state_machine
 from progdist.trainer.display import Display
-from progdist.trainer.interrupt import Interrupt
 from progdist.trainer.parts import Parts, build
 from progdist.trainer.phase_end import Results
+from progdist.trainer.preemption import Interrupt
 from progdist.trainer.state import Snapshot, TrainState, init_state, sampling_params
 from progdist.workdir import provenance
 from progdist.workdir.journal import Journal

@@ -8,7 +8,6 @@ start, and one for every end that could still be noted.
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from progdist.diffusion import logsnr_bins
 from progdist.report import read_rows
 from progdist.report.fields import metrics_row
 from progdist.workdir.events import Events
+from progdist.workdir.files import write_bytes
 
 
 class Journal:
@@ -117,6 +117,4 @@ def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Drops rows, and a last one that was cut short, in one replacement."""
     if path.exists():
         rows = [row for row in read_rows(path) if keep(row)]
-        part = path.with_suffix(".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(part, path)
+        write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

@@ -15,12 +15,14 @@ import threading
 import time
 from pathlib import Path
 
+from progdist.errors import InputError
+
 _TOUCH_SECONDS, _WATCH_SECONDS = 2.0, 7.0
 _SILENT_SECONDS = 60.0  # a file system may tell other machines late
 _TAKEN = errno.EACCES, errno.EAGAIN
 
 
-class LockError(ValueError):
+class LockError(InputError):
     """The workdir has an owner; the message names it."""
 
 

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from progdist.errors import InputError
+
 _DEEPEST = 20  # levels; what is nested further cannot be shown
 _BEYOND_EXACT = 2**53  # whole numbers of which a float may be another
 
 
-class RowError(ValueError):
+class RowError(InputError):
     """A file of JSON is malformed; the message names it, in one line."""
 
 

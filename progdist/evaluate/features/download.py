@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from progdist.evaluate.features.weights import WeightsError, check_sha256
-from progdist.workdir.cache_dir import cache_dir
+from progdist.workdir.files import cache_dir
 
 URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from progdist.errors import InputError
+
 Arrays = dict[str, np.ndarray]
 
 _DTYPES = {
@@ -51,7 +53,7 @@ _DAMAGED = (
 )
 
 
-class WeightsError(ValueError):
+class WeightsError(InputError):
     """Weights are missing, malformed or not the expected ones."""
 
 

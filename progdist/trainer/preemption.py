@@ -1,0 +1,202 @@
+"""Preemption: signals that stop a run, and a watchdog that ends one which hangs.
+
+The first SIGTERM or Ctrl-C is noted, and the run ends at the next place that asks for
+it, between two updates, where nothing is lost. A run that is inside a long compilation
+cannot ask: after a time of grace it is ended there, which costs no more than the
+updates since the last checkpoint. A second Ctrl-C ends it at once; a second SIGTERM
+does not, for some schedulers repeat it while a run saves. The exit code is 128 + the
+signal's number, as a shell gives it.
+"""
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from types import FrameType
+
+from jax.sharding import Mesh
+
+from progdist.errors import Error
+from progdist.parallel import Vote
+
+_SIGNALS = signal.SIGINT, signal.SIGTERM
+_TICK_SECONDS = 0.1
+_RESUMES = "the same command resumes from the last checkpoint"
+
+
+class Interrupted(Error):
+    """Stop that a signal asked for; everything is saved."""
+
+    everywhere = True
+
+    def __init__(self, signum: int, where: str) -> None:
+        """Takes the number of the signal, and where the run stopped."""
+        name = signal.Signals(signum).name
+        super().__init__(f"stopped by {name}, {where}; the same command resumes")
+        self.exit_code = 128 + signum
+
+
+class Interrupt:
+    """Listens to the signals while it is entered; must be, in the main thread.
+
+    Attributes:
+      received: number of the first signal; 0 before there is one.
+    """
+
+    def __init__(self, grace_seconds: float = 8.0) -> None:
+        """Takes the time that the run has to hear a signal."""
+        self.received = 0
+        self._grace = grace_seconds
+        self._heard = threading.Event()
+        self._busy = False
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Within it the run is writing, and is not ended for being slow to hear."""
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
+    def heard(self) -> None:
+        """Says that the run is stopping, and may take the time that it needs."""
+        self._heard.set()
+
+    def __enter__(self) -> "Interrupt":
+        # Python runs its own handlers between bytecodes of the main thread, which may
+        # be inside a compilation. The byte in the pipe is written at once, and a
+        # thread reads it.
+        reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before = {s: signal.signal(s, _do_nothing) for s in _SIGNALS}
+        self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._heard.set()
+        signal.set_wakeup_fd(self._wakeup)
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        os.close(self._writer)  # which ends the thread
+
+    def _listen(self, reader: int) -> None:
+        signum = _read(reader, _SIGNALS)
+        if signum:
+            self.received = signum
+            threading.Thread(target=self._end_after_grace, daemon=True).start()
+            name = signal.Signals(signum).name
+            _say(f"{name}: stopping after this update; Ctrl-C (again) ends at once")
+            if _read(reader, (signal.SIGINT,)):
+                _say(f"ended at once; {_RESUMES}")
+                os._exit(128 + signal.SIGINT)
+        os.close(reader)
+
+    def _end_after_grace(self) -> None:
+        left = self._grace
+        while not self._heard.wait(_TICK_SECONDS):
+            left = self._grace if self._busy else left - _TICK_SECONDS
+            if left <= 0:
+                _say(f"ended within a long step; {_RESUMES}")
+                os._exit(128 + self.received)
+
+
+EXIT_CODE = 5
+
+
+class Watchdog:
+    """Watches while it is entered; whoever makes progress calls `beat`."""
+
+    def __init__(self, seconds: float) -> None:
+        """Takes the longest time without progress; 0 watches nothing."""
+        self._seconds = seconds
+        self._last = time.monotonic()
+        self._stop = threading.Event()
+
+    def beat(self) -> None:
+        """Says that there is progress."""
+        self._last = time.monotonic()
+
+    def __enter__(self) -> "Watchdog":
+        self.beat()
+        if self._seconds:
+            threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(min(1.0, self._seconds / 10)):
+            if time.monotonic() - self._last > self._seconds:
+                self._end()
+
+    def _end(self) -> None:
+        try:
+            print(
+                f"progdist: no progress for {self._seconds:g} seconds; this is where "
+                "it stands:",
+                file=sys.stderr,
+                flush=True,
+            )
+            faulthandler.dump_traceback(sys.__stderr__ or 2)
+        finally:  # also where nobody listens
+            os._exit(EXIT_CODE)
+
+
+class Pulse:
+    """Beats once an update or batch, at the same places on all processes."""
+
+    def __init__(self, interrupt: Interrupt, watchdog: Watchdog, mesh: Mesh) -> None:
+        """Takes what asks the run to stop, what watches it, and the devices."""
+        self._interrupt, self._watchdog = interrupt, watchdog
+        self._vote = Vote(mesh)
+        self._signal = 0
+
+    def stops(self) -> bool:
+        """Whether any process was asked to stop; the same answer for all of them."""
+        self._watchdog.beat()
+        self._signal = self._vote(self._interrupt.received)
+        if self._signal:
+            self._interrupt.heard()
+        return bool(self._signal)
+
+    def saving(self) -> AbstractContextManager[None]:
+        """Within it the run is writing, and may take the time that it needs."""
+        return self._interrupt.busy()
+
+    def interrupted(self, where: str) -> Interrupted:
+        """Returns what to raise after `stops` was true."""
+        return Interrupted(self._signal, where)
+
+    def check(self) -> None:
+        """Stops, if asked to, where nothing is half done.
+
+        Raises:
+          Interrupted: if any process was asked to stop.
+        """
+        if self.stops():
+            raise self.interrupted("between two batches of samples")
+
+
+def _read(reader: int, wanted: tuple[int, ...]) -> int:
+    """Returns the number of the next signal that is wanted; 0 at the end."""
+    while data := os.read(reader, 1):
+        if data[0] in wanted:
+            return data[0]
+    return 0
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody listens
+        print(f"progdist: {text}", file=sys.stderr, flush=True)
+
+
+def _do_nothing(_: int, __: FrameType | None) -> None:
+    pass

@@ -1,0 +1,89 @@
+"""Files and directories that appear whole or not at all; the cache directory."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+
+def cache_dir() -> Path:
+    """Returns $XDG_CACHE_HOME/progdist, or ~/.cache/progdist."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return base / "progdist"
+
+
+def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> Path:
+    """Fills a file beside `path`, then puts it there; returns the path.
+
+    A reader sees the old file or the whole new one. Makes the directory where it is
+    missing.
+
+    Raises:
+      OSError: if it cannot be written; its `filename` is the path.
+    """
+    path = Path(path)
+    # The writer's id: two processes that write one file must not share a part.
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            write(file)
+        os.replace(part, path)
+    except OSError as error:  # which names no file, or the part
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return path
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Writes a file as `write_whole` does."""
+    return write_whole(path, lambda file: file.write(content))
+
+
+def write_npz(path: str | Path, **arrays: np.ndarray) -> Path:
+    """Writes named arrays, compressed, as `write_whole` does."""
+    return write_whole(path, lambda file: np.savez_compressed(file, **arrays))  # pyright: ignore
+
+
+def write_cache(path: Path, arrays: dict[str, np.ndarray], otherwise: str) -> None:
+    """Writes arrays that can be made again; without room for them, says so.
+
+    Args:
+      path: an npz file below `cache_dir`.
+      arrays: the arrays by name.
+      otherwise: consequence of a failure, for the message.
+    """
+    try:
+        write_whole(path, lambda file: np.savez(file, **arrays))  # pyright: ignore
+    except OSError as error:
+        print(f"{path}: {error.strerror}; {otherwise}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def whole_directory(out: Path) -> Iterator[Path]:
+    """Gives a directory to fill, which becomes `out` at the end, or vanishes.
+
+    `out` may exist if it is empty.
+
+    Raises:
+      OSError: if it cannot be filled; its `filename` is set.
+    """
+    prefix, parent = f".{out.name}.", out.absolute().parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as parts:
+            part = Path(parts) / out.name
+            part.mkdir()
+            yield part
+            part.rename(out)
+    except OSError as error:  # which may not say where
+        where = error.filename or str(out)
+        raise OSError(error.errno, error.strerror or str(error), where) from None
