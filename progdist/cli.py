@@ -4,18 +4,20 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from progdist import preflight
-from progdist.config import Config, from_json
+from progdist.config import Config
 from progdist.errors import UsageError, last_line
 from progdist.workdir import compile_cache, files
 
+_RENAMED = {
+    "config.model.output": "config.parameterization",
+    "config.model.": "config.net.",
+}
 MOST_STEPS = 2**24  # of a sampler: float32 holds all whole numbers up to it
 _LEAST_ROWS = 16  # of a batch on each CPU device; fewer do not pay
 
@@ -75,6 +77,7 @@ def parse(
     if {"--help", "-h"} & set(argv[1:]):
         print(f"{about}\n{values.get_help()}")
         sys.exit(0)
+    _check_renamed(argv)
     try:
         rest = values(argv)[1:]
     except flags.Error as error:
@@ -91,19 +94,13 @@ def parse(
     return rest
 
 
-def open_run(path: str) -> tuple[Path, Config]:
-    """Returns a run's directory and its configuration, checked.
-
-    Raises:
-      UsageError: if there is no such directory.
-      ConfigError: if its configuration is missing or malformed.
-    """
-    workdir = Path(path).expanduser().absolute()
-    if not workdir.is_dir():
-        raise UsageError(f"--workdir={workdir}: no such directory")
-    config = from_json(workdir / "config.json")
-    preflight.check(config)
-    return workdir, config
+def _check_renamed(argv: Sequence[str]) -> None:
+    """Refuses flags of version 0.1.0 that have another name now."""
+    for word in argv:
+        name = word.lstrip("-").partition("=")[0]
+        for old, new in _RENAMED.items():
+            if name.startswith(old):
+                raise UsageError(f"--{name}: is --{name.replace(old, new)} now")
 
 
 def prepare_devices(config: Config, num_processes: int = 1) -> None:

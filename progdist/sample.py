@@ -20,9 +20,11 @@ from jaxtyping import UInt8
 
 from progdist import checkpoint, cli, parallel, preflight, report
 from progdist.config import Config
+from progdist.diffusion import solvers
+from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError, end_on_sigterm, exit_with
 from progdist.evaluate import sampling
-from progdist.model import make_model, make_sampler, param_template
+from progdist.model import param_template
 from progdist.workdir import files
 
 FLAGS = flags.FlagValues()
@@ -33,9 +35,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("num", 64, "How many images.", 1, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Of the noise.", 0, 2**32 - 1, flag_values=FLAGS)
 flags.DEFINE_string("out", None, "grid.png, all.npz or images/.", flag_values=FLAGS)
-flags.DEFINE_enum(
-    "sampler", "ddim", get_args(sampling.SamplerName), "Kind.", flag_values=FLAGS
-)
+flags.DEFINE_enum("sampler", "ddim", get_args(SolverName), "Kind.", flag_values=FLAGS)
 flags.DEFINE_bool(
     "teacher", False, "Draw from the undistilled teacher.", flag_values=FLAGS
 )
@@ -48,7 +48,7 @@ class Request(NamedTuple):
     num_steps: int
     num: int
     seed: int
-    sampler: sampling.SamplerName
+    sampler: SolverName
     teacher: bool
 
 
@@ -71,10 +71,10 @@ def draw_batches(
         workdir, None if request.teacher else request.num_steps
     )
     preflight.check_card(config, path, checkpoint.read_card(path))
-    model = make_model(config)
+    model = preflight.make_model(config)
     params = checkpoint.load_model(path, param_template(model, mesh))
     return sampling.draw_images(
-        make_sampler(model, mesh, request.sampler, config.evaluation.gamma),
+        sampling.make_sampler(model, mesh, request.sampler, config.evaluation.gamma),
         params,
         request.seed,
         request.num,
@@ -90,11 +90,11 @@ def main(argv: list[str]) -> None:
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
     out, one_each = Path(values["out"]).expanduser(), values["out"].endswith("/")
     _check_out(out, one_each)
-    workdir, config = cli.open_run(values["workdir"])
+    workdir, config = preflight.open_run(values["workdir"])
     cli.prepare_devices(config)
     request = Request(*(values[name] for name in Request._fields))
     try:
-        sampling.check_calls(request.sampler, request.num_steps)
+        solvers.check_calls(request.sampler, request.num_steps)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if one_each:

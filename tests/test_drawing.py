@@ -17,7 +17,7 @@ def draw(num_images, batch_size, num_devices=1, name="ddim", num_steps=4, seed=0
     sampler = sampling.make_sampler(
         tiny.TinyNet(), "v", Cosine(), tiny.SHAPE, 0, mesh, name, 0.5
     )
-    params = parallel.replicate(tiny.params(), mesh)
+    params = parallel.place(tiny.params(), mesh)
     batches = sampling.draw_images(
         sampler, params, seed, num_images, num_steps, batch_size, mesh
     )
@@ -45,7 +45,7 @@ def test_one_trace_serves_every_number_of_steps(monkeypatch):
     monkeypatch.setattr(sampling.samplers, "sample", counted)
     mesh = parallel.make_mesh(jax.devices()[:1])
     sampler = sampling.make_sampler(tiny.TinyNet(), "v", Cosine(), tiny.SHAPE, 0, mesh)
-    params = parallel.replicate(tiny.params(), mesh)
+    params = parallel.place(tiny.params(), mesh)
     for num_steps in (1, 2, 7):
         list(sampling.draw_images(sampler, params, 0, 4, num_steps, 4, mesh))
     assert len(traces) == 1
@@ -79,7 +79,7 @@ def test_images_of_a_u_net_are_the_same_for_batches_of_1_7_and_64():
         lambda leaf: np.float32(0.1) * rng.standard_normal(leaf.shape, np.float32),
         shapes,
     )
-    params = parallel.replicate(leaves, mesh)
+    params = parallel.place(leaves, mesh)
     sampler = sampling.make_sampler(net, "v", Cosine(), (8, 8, 1), 0, mesh)
     drawn = {
         size: np.concatenate(
@@ -103,7 +103,7 @@ def test_n_is_the_number_of_network_calls(name):
             return super().__call__(z, logsnr, label, dropout_keys)
 
     mesh = parallel.make_mesh(jax.devices()[:1])
-    params = parallel.replicate(tiny.params(), mesh)
+    params = parallel.place(tiny.params(), mesh)
     sampler = sampling.make_sampler(
         Counted(), "v", Cosine(), tiny.SHAPE, 0, mesh, name, 0.5
     )

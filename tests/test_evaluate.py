@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
     for phase, num_steps in enumerate((4, 2, 1)):
         path = checkpoint.model_dir(workdir, phase, num_steps)
         rng = np.random.default_rng(phase)
-        params = parallel.replicate(
+        params = parallel.place(
             jax.tree.map(
                 lambda s, rng=rng: np.float32(0.1) * rng.normal(size=s.shape), shapes
             ),

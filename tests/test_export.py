@@ -18,10 +18,10 @@ import onnxruntime
 import pytest
 import safetensors
 import safetensors.numpy
+from progdist.denoiser import bind
 
 from progdist import checkpoint, preflight
 from progdist.config import ConfigError, to_json
-from progdist.denoiser import bind
 from progdist.diffusion import samplers
 from progdist.export import __main__ as export, formats
 from progdist.model import make_model, param_shapes
@@ -67,7 +67,9 @@ class Case:
         self.inputs = {"noise": noise} | ({"label": label} if conditional else {})
         denoise = bind(self.model.net, self.params, self.model.output, jnp.array(label))
         draw = jax.jit(
-            lambda z_1: samplers.sample(denoise, self.model.schedule, z_1, num_steps)
+            lambda z_1: samplers.sample(
+                denoise, self.model.schedule, z_1, num_steps=num_steps
+            )
         )
         self.images = np.asarray(draw(noise))
 

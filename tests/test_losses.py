@@ -84,7 +84,7 @@ def _target_of(ratio):
     """One compilation for every N."""
     return jax.jit(
         lambda z, i, num_steps: multi_step_target(
-            TEACHER, SCHEDULE, z, i, num_steps, ratio
+            TEACHER, SCHEDULE, z, i=i, num_steps=num_steps, ratio=ratio
         )
     )
 
@@ -205,7 +205,9 @@ def test_a_constant_teacher_is_its_own_target(ratio):
     # the weights are a partition of one, and one teacher step is a student step
     i = jnp.arange(1, 9)
     target = jax.jit(
-        lambda z: multi_step_target(toy.point_mass(0.3), SCHEDULE, z, i, 8, ratio)
+        lambda z: multi_step_target(
+            toy.point_mass(0.3), SCHEDULE, z, i=i, num_steps=8, ratio=ratio
+        )
     )(jnp.ones((8, 2)))
     np.testing.assert_allclose(target, np.full((8, 2), 0.3), rtol=1e-14)
 
@@ -239,11 +241,11 @@ def _loss(student, teacher, num_steps):
         _bound(student),
         _bound(teacher),
         SCHEDULE,
-        x,
-        i,
-        eps,
-        num_steps,
-        "truncated_snr",
+        x=x,
+        i=i,
+        eps=eps,
+        num_steps=num_steps,
+        weight="truncated_snr",
     )
 
 
@@ -281,7 +283,14 @@ def test_the_loss_is_the_weighted_distance_to_the_target():
     expected = np.maximum(np.exp(t), 1) * np.mean(np.square(x_tilde - x_hat), axis=1)
     loss = jax.jit(
         lambda x, i, eps: distill_loss(
-            student, TEACHER, SCHEDULE, x, i, eps, num_steps, "truncated_snr"
+            student,
+            TEACHER,
+            SCHEDULE,
+            x=x,
+            i=i,
+            eps=eps,
+            num_steps=num_steps,
+            weight="truncated_snr",
         )
     )(x, i, eps)
     assert loss.shape == (4,)
@@ -294,7 +303,7 @@ def test_one_trace_serves_every_number_of_steps():
     @jax.jit
     def target(z, i, num_steps):
         traces.append(num_steps)
-        return two_step_target(TEACHER, SCHEDULE, z, i, num_steps)
+        return two_step_target(TEACHER, SCHEDULE, z, i=i, num_steps=num_steps)
 
     for num_steps in ALL_STEPS:
         target(_z(), jnp.asarray(_indices(num_steps)), num_steps)
@@ -350,7 +359,14 @@ def _distilled(teacher, std):
     def slope(gains):
         n, students = len(gains), _linear(gains)
         return distill_loss(
-            students, _linear(teacher), SCHEDULE, x, i, eps, n, "constant"
+            students,
+            _linear(teacher),
+            SCHEDULE,
+            x=x,
+            i=i,
+            eps=eps,
+            num_steps=n,
+            weight="constant",
         ).sum()
 
     # The loss is quadratic in each gain; its curvature sets the learning rate.
@@ -376,8 +392,8 @@ def test_a_linear_student_converges_to_the_closed_form():
         np.testing.assert_allclose(student, expected, rtol=1e-9)
         teacher = student
     z_1 = jnp.linspace(-2.0, 2.0, 5)[None]
-    one_step = sample(_linear(teacher), SCHEDULE, z_1, 1, clip_x=False)
-    eight = sample(_linear(first), SCHEDULE, z_1, 8, clip_x=False)
+    one_step = sample(_linear(teacher), SCHEDULE, z_1, num_steps=1, clip_x=False)
+    eight = sample(_linear(first), SCHEDULE, z_1, num_steps=8, clip_x=False)
     np.testing.assert_allclose(one_step, eight, atol=1e-9)
 
 
@@ -395,11 +411,11 @@ def test_the_gain_of_a_linear_student_is_the_least_squares_one():
             lambda z, logsnr: Prediction(gain * z, z, z),
             TEACHER,
             SCHEDULE,
-            x,
-            i,
-            eps,
-            num_steps,
-            "snr",
+            x=x,
+            i=i,
+            eps=eps,
+            num_steps=num_steps,
+            weight="snr",
         ).mean()
 
     target = np.asarray(_target_of(2)(jnp.asarray(z_t), i, num_steps))

@@ -22,7 +22,7 @@ def mapped(num_devices):
         return parallel.value_and_mean_grad(lambda p: mean_loss(p, x), w)
 
     fn = parallel.pmap(step, mesh, (None, 0), (None, None))
-    return fn(parallel.replicate(W, mesh), parallel.shard(X, mesh))
+    return fn(parallel.place(W, mesh), parallel.shard(X, mesh))
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 8])
@@ -53,7 +53,7 @@ def test_without_the_cast_the_gradient_is_too_large_by_the_number_of_devices():
         return jax.lax.pmean(jax.grad(mean_loss)(w, x), "data")
 
     naive = parallel.pmap(step, mesh, (None, 0), None)
-    gradient = naive(parallel.replicate(W, mesh), parallel.shard(X, mesh))
+    gradient = naive(parallel.place(W, mesh), parallel.shard(X, mesh))
     np.testing.assert_allclose(gradient, 8 * jax.grad(mean_loss)(W, X), rtol=1e-5)
 
 
@@ -66,7 +66,7 @@ def test_rows_are_numbered_through_the_global_batch():
 def test_donating_a_replica_leaves_the_original():
     mesh = parallel.make_mesh(jax.devices()[:1])
     original = jax.device_put(jnp.ones(3), jax.devices()[0])
-    replica = parallel.replicate(original, mesh)
+    replica = parallel.place(original, mesh)
     add = parallel.pmap(lambda x: x + 1, mesh, (None,), None, donate_argnums=(0,))
     add(replica)
     assert replica.is_deleted()

@@ -28,10 +28,10 @@ def train(loss, num_devices, num_steps=(4,), updates=3, optimizer=None):
     mesh = parallel.make_mesh(jax.devices()[:num_devices])
     optimizer = optimizer or optax.identity()
     train_step = step.make_train_step(loss, optimizer, RATE, 0.9, mesh)
-    state = parallel.replicate(init_state(tiny.params(), optimizer, True), mesh)
+    state = parallel.place(init_state(tiny.params(), optimizer, True), mesh)
     for n in num_steps:
         constants = jnp.int32(n), jnp.int32(10), jax.random.key(n)
-        round_ = step.Round(*parallel.replicate((tiny.params(1), *constants), mesh))
+        round_ = step.Round(*parallel.place((tiny.params(1), *constants), mesh))
         for _ in range(updates):
             batch = parallel.shard(tiny.batch(8), mesh)
             state, metrics = jax.block_until_ready(train_step(state, round_, batch))
@@ -69,7 +69,7 @@ def test_random_numbers_do_not_depend_on_the_number_of_devices():
     def drawn(num_devices):
         mesh = parallel.make_mesh(jax.devices()[:num_devices])
         draw = parallel.pmap(step._draw, mesh, (None, 0), 0)
-        draws = draw(parallel.replicate(key, mesh), parallel.shard(image, mesh))
+        draws = draw(parallel.place(key, mesh), parallel.shard(image, mesh))
         return draws.u, draws.eps, jax.random.key_data(draws.dropout_keys)
 
     for a, b in zip(drawn(1), drawn(8), strict=True):
@@ -168,10 +168,10 @@ def test_an_update_that_is_not_finite_is_not_committed(bad, where):
         batch.image[3, 0, 0, 0] = bad
     if where == "params":
         params["Dense_0"]["kernel"] = params["Dense_0"]["kernel"].at[0, 0].set(bad)
-    state = parallel.replicate(init_state(params, optimizer, True), mesh)
+    state = parallel.place(init_state(params, optimizer, True), mesh)
     before = jax.tree.map(np.array, state)
     constants = jnp.int32(1), jnp.int32(10), jax.random.key(0)
-    round_ = step.Round((), *parallel.replicate(constants, mesh))
+    round_ = step.Round((), *parallel.place(constants, mesh))
     after, metrics = train_step(state, round_, parallel.shard(batch, mesh))
     assert not all(np.isfinite(value) for value in metrics[:-1])
     assert after.step == before.step + 1
@@ -187,9 +187,9 @@ def test_the_step_reduces_gradients_in_one_group_and_asks_nothing_of_the_host():
     mesh = parallel.make_mesh(jax.devices()[:8])
     optimizer = make_optimizer(1.0, 0.0)
     train_step = step.make_train_step(LOSSES["distill"], optimizer, RATE, 0.9, mesh)
-    state = parallel.replicate(init_state(tiny.params(), optimizer, True), mesh)
+    state = parallel.place(init_state(tiny.params(), optimizer, True), mesh)
     constants = jnp.int32(1), jnp.int32(10), jax.random.key(0)
-    round_ = step.Round(*parallel.replicate((tiny.params(1), *constants), mesh))
+    round_ = step.Round(*parallel.place((tiny.params(1), *constants), mesh))
     batch = parallel.shard(tiny.batch(8), mesh)
     text = train_step.lower(state, round_, batch).compile().as_text()
     assert len(re.findall(r"= .* all-reduce(?:-start)?\(", text)) == 1

@@ -5,14 +5,14 @@ strictly decreasing; `schedule.inverse(logsnr)` is the t where it is reached.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-ScheduleName = Literal["cosine", "linear", "linear_beta", "linear_beta_discrete"]
+from progdist.diffusion.settings import ScheduleName
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Composes a run from its configuration, and runs it."""
+"""A run, from its configuration to its report."""
 
 import contextlib
 import functools
@@ -13,11 +13,11 @@ from progdist import checkpoint, data, parallel, preflight
 from progdist.checkpoint import Progress
 from progdist.config import Config
 from progdist.evaluate import references
-from progdist.model import init_params, make_model
+from progdist.model import init_params
 from progdist.plan import Phase
-from progdist.trainer import loop, recipes as trainer, resume as workdirs, state_machine
+from progdist.trainer import loop, recipes, resume, state_machine
+from progdist.trainer.build import Pieces, build
 from progdist.trainer.display import Display
-from progdist.trainer.parts import Parts, build
 from progdist.trainer.phase_end import Results
 from progdist.trainer.preemption import Interrupt
 from progdist.trainer.state import Snapshot, TrainState, init_state, sampling_params
@@ -52,65 +52,73 @@ def run(
       Interrupted: if it was asked to stop; the state is saved.
     """
     preflight.check_devices(config, jax.device_count())
-    source = preflight.open_source(config)
+    source, model = preflight.open_source(config), preflight.make_model(config)
     if not checkpoint.snapshot_steps(workdir / "checkpoints"):
-        preflight.check_teacher(config, make_model(config))
+        preflight.check_teacher(config, model)
     with ExitStack() as stack:
         own = functools.partial(_own, config, workdir, override, stack)
-        parallel.first_does(own)
-        workdirs.check_same_everywhere(config, workdir, source, override)
-        interrupt = interrupt or Interrupt()
-        parts = build(config, workdir, source, interrupt, override, stack)
-        _run(parts, stack)
+        parallel.on_process_zero(own)
+        resume.check_same_everywhere(config, workdir, source, override)
+        pieces = build(
+            config,
+            workdir,
+            model=model,
+            source=source,
+            interrupt=interrupt or Interrupt(),
+            override=override,
+            stack=stack,
+        )
+        _run(pieces, stack)
 
 
 def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> None:
     """Makes the workdir this run's, and removes what others left half done."""
-    workdirs.make(workdir)
+    resume.make(workdir)
     stack.enter_context(Lock(workdir))
     if not override:
-        workdirs.check_same(config, workdir)
+        resume.check_same(config, workdir)
     for directory in ("checkpoints", "models"):
         checkpoint.clear_leftovers(workdir / directory)
 
 
-def _run(parts: Parts, stack: ExitStack) -> None:
-    global_step, snapshot = _restore(parts)
-    keep = functools.partial(workdirs.keep_config, parts.config, parts.workdir)
-    parallel.first_does(keep)
-    journal = Journal(parts.workdir, global_step, jax.process_index() == 0)
+def _run(pieces: Pieces, stack: ExitStack) -> None:
+    global_step, snapshot = _restore(pieces)
+    parallel.on_process_zero(
+        lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
+    )
+    journal = Journal(pieces.workdir, global_step, jax.process_index() == 0)
     stack.push(journal.close)
-    parallel.first_does(
-        lambda: journal.start(provenance.of_start(parts.config, global_step))
+    parallel.on_process_zero(
+        lambda: journal.start(provenance.of_start(pieces.config, global_step))
     )
     results = Results(
-        parts.workdir,
-        parts.model,
-        parts.mesh,
-        parts.config.evaluation,
+        pieces.workdir,
+        pieces.model,
+        pieces.mesh,
+        pieces.config.evaluation,
         references.make_reference(
-            parts.source,
-            parts.config.data.split,
-            parts.config.evaluation.batch_size,
-            parts.config.data.num_workers,
+            pieces.source,
+            pieces.config.data.split,
+            pieces.config.evaluation.batch_size,
+            pieces.config.data.num_workers,
         ),
         journal,
-        parts.display.note,
-        parts.pulse.check,
+        pieces.display.note,
+        pieces.preemption.check,
     )
     state_machine.run(
-        parts.phases,
+        pieces.phases,
         snapshot,
-        train=functools.partial(_train, parts, journal),
-        finish=functools.partial(_finish, parts, results),
-        begin_round=functools.partial(_begin_round, parts),
+        train=functools.partial(_train, pieces, journal),
+        finish=functools.partial(_finish, pieces, results),
+        begin_round=functools.partial(_begin_round, pieces),
     )
-    results.conclude(parts.phases)
+    results.conclude(pieces.phases)
     # Process 0 draws figures; the others would not wait for it as long when they end.
     parallel.barrier("the run is concluded")
 
 
-def _restore(parts: Parts) -> tuple[int, Snapshot]:
+def _restore(pieces: Pieces) -> tuple[int, Snapshot]:
     """Where to begin, after how many updates.
 
     | newest checkpoint       | a teacher given | begin with                 |
@@ -121,95 +129,93 @@ def _restore(parts: Parts) -> tuple[int, Snapshot]:
     | damaged                 | either          | the one before             |
     | all damaged, or lost    | either          | an error                   |
     """
-    restored = parts.checkpoints.restore_newest(functools.partial(_template, parts))
+    restored = pieces.checkpoints.restore_newest(functools.partial(_template, pieces))
     if restored is None:
-        workdirs.check_nothing_lost(parts.workdir, bool(parts.config.teacher))
-        return 0, _fresh(parts)
+        resume.check_nothing_lost(pieces.workdir, bool(pieces.config.teacher))
+        return 0, _fresh(pieces)
     progress, snapshot = restored
-    parts.display.note(
+    pieces.display.note(
         f"resuming at update {progress.step} of phase {progress.phase} "
-        f"({parts.phases[progress.phase].title})"
+        f"({pieces.phases[progress.phase].title})"
     )
     return progress.global_step, snapshot
 
 
-def _template(parts: Parts, progress: Progress) -> Snapshot:
-    workdirs.check_progress(parts.phases, progress, parts.workdir)
-    if not parts.override:
-        workdirs.check_same_data(parts.source, progress, parts.workdir)
+def _template(pieces: Pieces, progress: Progress) -> Snapshot:
+    resume.check_progress(pieces.phases, progress, pieces.workdir)
+    if not pieces.override:
+        resume.check_same_data(pieces.source, progress, pieces.workdir)
     phase = progress.phase
-    return trainer.make_template(
-        parts.model, parts.trainers.of(phase), phase, parts.mesh
-    )
+    return recipes.make_template(pieces.recipe(phase), phase, pieces.mesh)
 
 
-def _fresh(parts: Parts) -> Snapshot:
-    params = init_params(parts.model, parts.config.seed, parts.mesh)
-    if parts.config.teacher:
-        params = checkpoint.load_model(Path(parts.config.teacher).expanduser(), params)
-    base = parts.trainers.base
-    state = init_state(params, base.optimizer, base.keeps_ema)
-    return Snapshot(0, parallel.replicate(state, parts.mesh), ())
+def _fresh(pieces: Pieces) -> Snapshot:
+    params = init_params(pieces.model, pieces.config.seed, pieces.mesh)
+    if pieces.config.teacher:
+        params = checkpoint.load_model(Path(pieces.config.teacher).expanduser(), params)
+    recipe = pieces.recipe(0)
+    state = init_state(params, recipe.optimizer, recipe.keeps_ema)
+    return Snapshot(0, parallel.place(state, pieces.mesh, recipe.specs), ())
 
 
 def _train(
-    parts: Parts, journal: Journal, phase: Phase, snapshot: Snapshot
+    pieces: Pieces, journal: Journal, phase: Phase, snapshot: Snapshot
 ) -> Snapshot:
     """Carries a phase to its last update."""
-    config, teacher_params = parts.config, snapshot.teacher_params
-    parts.display.start(phase.number, phase.title, int(snapshot.state.step))
+    config, teacher_params = pieces.config, snapshot.teacher_params
+    pieces.display.start(phase, int(snapshot.state.step))
 
     def save(step: int, state: TrainState, tally: loop.Tally) -> None:
         snapshot_now = Snapshot(phase.number, state, teacher_params, tally)
-        with parts.pulse.saving():
-            parts.checkpoints.save(phase.first_update + step, snapshot_now)
+        with pieces.preemption.saving():
+            pieces.checkpoints.save(phase.first_update + step, snapshot_now)
 
     where = f"phase {phase.number} ({phase.title})"
     try:
         state = loop.run(
-            parts.trainers.of(phase.number).train_step,
+            pieces.recipe(phase.number).train_step,
             snapshot.state,
-            trainer.make_round(config.seed, phase, teacher_params, parts.mesh),
-            _batches(parts, phase, int(snapshot.state.step)),
-            loop.Pace(
+            recipes.make_round(config.seed, phase, teacher_params, pieces.mesh),
+            batches=_batches(pieces, phase, int(snapshot.state.step)),
+            pace=loop.Pace(
                 phase.num_updates,
                 config.log_every,
                 config.save_every,
                 config.max_skipped,
             ),
-            loop.Hooks(
-                functools.partial(_log, parts.display, journal, phase),
+            hooks=loop.Hooks(
+                functools.partial(_log, pieces.display, journal, phase),
                 save,
-                parts.pulse.stops,
+                pieces.preemption.stops,
             ),
-            snapshot.tally,
+            tally=snapshot.tally,
         )
     except loop.NonFiniteError as error:
         raise loop.NonFiniteError(f"{where}, {error}") from None
     except loop.Stopped as stop:
-        parts.checkpoints.wait()
-        raise parts.pulse.interrupted(
+        pieces.checkpoints.wait()
+        raise pieces.preemption.interrupted(
             f"saved at update {stop.step} of {where}"
         ) from None
     return Snapshot(phase.number, state, teacher_params)
 
 
-def _batches(parts: Parts, phase: Phase, done: int) -> Iterator[Any]:
+def _batches(pieces: Pieces, phase: Phase, done: int) -> Iterator[Any]:
     """Yields the rest of the phase's batches, on the devices."""
-    batch_size = parts.trainers.of(phase.number).settings.batch_size
+    batch_size = pieces.recipe(phase.number).settings.batch_size
     batches = data.batches(
-        parts.source,
-        parts.config.seed,
+        pieces.source,
+        pieces.config.seed,
         phase.first_update + done,
         phase.end_update,
         batch_size,
-        parts.config.data.flip,
+        pieces.config.data.flip,
         parallel.local_rows(batch_size),
-        parts.config.data.num_workers,
+        pieces.config.data.num_workers,
     )
     with contextlib.closing(batches):
         for batch in batches:
-            yield parallel.shard(batch, parts.mesh)
+            yield parallel.shard(batch, pieces.mesh)
 
 
 def _log(
@@ -226,25 +232,26 @@ def _log(
     display.update(interval.step, interval.loss, interval.steps_per_second)
 
 
-def _begin_round(parts: Parts, snapshot: Snapshot) -> Snapshot:
+def _begin_round(pieces: Pieces, snapshot: Snapshot) -> Snapshot:
     """Swaps student into teacher; on the devices as the train step returns it.
 
     A state that is placed otherwise would compile the step once more.
     """
-    distill = parts.trainers.distill
-    begun = state_machine.advance(snapshot, distill.optimizer, distill.keeps_ema)
-    return begun._replace(state=parallel.replicate(begun.state, parts.mesh))
+    recipe = pieces.recipe(snapshot.phase + 1)
+    begun = state_machine.swap(snapshot, recipe.optimizer, keep_ema=recipe.keeps_ema)
+    state = parallel.place(begun.state, pieces.mesh, recipe.specs)
+    return begun._replace(state=state)
 
 
-def _finish(parts: Parts, results: Results, phase: Phase, snapshot: Snapshot) -> None:
+def _finish(pieces: Pieces, results: Results, phase: Phase, snapshot: Snapshot) -> None:
     """Keeps the finished model, then draws and measures."""
-    with parts.pulse.saving():
-        parts.checkpoints.wait()
+    with pieces.preemption.saving():
+        pieces.checkpoints.wait()
     params = sampling_params(snapshot.state)
-    path = checkpoint.model_dir(parts.workdir, phase.number, phase.num_steps)
-    checkpoint.save_model(path, params, _facts(parts.config, phase))
-    teacher = parts.phases[0]
-    first = checkpoint.model_dir(parts.workdir, 0, teacher.num_steps)
+    path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
+    checkpoint.save_model(path, params, _facts(pieces.config, phase))
+    teacher = pieces.phases[0]
+    first = checkpoint.model_dir(pieces.workdir, 0, teacher.num_steps)
     teacher_params = checkpoint.load_model(first, params) if phase.number else params
     results.add(phase, params, teacher, teacher_params)
 
@@ -254,7 +261,7 @@ def _facts(config: Config, phase: Phase) -> dict[str, Any]:
     return {
         "phase": phase.number,
         "num_steps": phase.num_steps,
-        "output": config.model.output,
+        "output": config.parameterization,
         "schedule": config.schedule,
         "image_shape": list(config.data.image_shape),
     }

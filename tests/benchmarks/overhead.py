@@ -50,7 +50,7 @@ class Case:
         z = jnp.zeros((1, *shape))
         shapes = jax.eval_shape(net.init, jax.random.key(0), z, jnp.zeros(1))
         generator = np.random.default_rng(0)
-        self.params = parallel.replicate(
+        self.params = parallel.place(
             jax.tree.map(
                 lambda leaf: 0.02 * generator.standard_normal(leaf.shape, np.float32),
                 shapes["params"],
@@ -96,9 +96,9 @@ class Case:
             loss, optimizer, lambda *_: jnp.float32(1e-5), 0.0, self.mesh
         )
         state = init_state(self.params, optimizer, keep_ema=False)
-        state = parallel.replicate(state, self.mesh)
+        state = parallel.place(state, self.mesh)
         constants = jnp.int32(8), jnp.int32(1000), jax.random.key(0)
-        round_ = step.Round(self.params, *parallel.replicate(constants, self.mesh))
+        round_ = step.Round(self.params, *parallel.place(constants, self.mesh))
 
         def update() -> None:
             nonlocal state
@@ -112,9 +112,9 @@ class Case:
         sampler = sampling.make_sampler(
             self.net, "v", Cosine(), self.shape, 0, self.mesh
         )
-        key = parallel.replicate(jax.random.key(0), self.mesh)
+        key = parallel.place(jax.random.key(0), self.mesh)
         indices = parallel.shard(np.arange(self.batch_size, dtype=np.int32), self.mesh)
-        steps = parallel.replicate(jnp.int32(SAMPLING_STEPS), self.mesh)
+        steps = parallel.place(jnp.int32(SAMPLING_STEPS), self.mesh)
         return lambda: jax.block_until_ready(sampler(self.params, key, indices, steps))
 
 

@@ -49,7 +49,7 @@ def our_side() -> Side:
     image = generator.uniform(-1, 1, (BATCH, SIZE, SIZE, 3)).astype("float32")
     logsnr = np.linspace(-5, 5, BATCH, dtype="float32")
     batch = parallel.shard(Batch(image, np.zeros(BATCH, "int32")), mesh)
-    params = parallel.replicate(_random_params(net, generator), mesh)
+    params = parallel.place(_random_params(net, generator), mesh)
     forward = parallel.pmap(
         lambda params, z, logsnr: net.apply({"params": params}, z, logsnr),
         mesh,
@@ -59,7 +59,9 @@ def our_side() -> Side:
     sharded = parallel.shard(logsnr, mesh)
     return Side(
         sum(leaf.size for leaf in jax.tree.leaves(params)),
-        lambda: jax.block_until_ready(forward(params, batch.image, sharded)),
+        lambda: jax.block_until_ready(
+            forward(params, logsnr_s=batch.image, logsnr_t=sharded)
+        ),
         _our_distillation(net, mesh, params, batch),
         _our_sampling(net, mesh, params),
     )
@@ -81,7 +83,7 @@ def _our_distillation(net: UNet, mesh: Any, params: Any, batch: Any) -> Task:
     train_step = step.make_train_step(
         loss, optimizer, lambda *_: jnp.float32(1e-5), 0.0, mesh
     )
-    state = parallel.replicate(init_state(params, optimizer, keep_ema=False), mesh)
+    state = parallel.place(init_state(params, optimizer, keep_ema=False), mesh)
     round_ = step.Round(params, jnp.int32(8), jnp.int32(1000), jax.random.key(0))
     round_ = round_._replace(**_replicated(round_, mesh))
 
@@ -96,14 +98,14 @@ def _our_distillation(net: UNet, mesh: Any, params: Any, batch: Any) -> Task:
 
 def _replicated(round_: step.Round, mesh: Any) -> dict[str, Any]:
     names = ("num_steps", "num_updates", "key")
-    return {name: parallel.replicate(getattr(round_, name), mesh) for name in names}
+    return {name: parallel.place(getattr(round_, name), mesh) for name in names}
 
 
 def _our_sampling(net: UNet, mesh: Any, params: Any) -> Task:
     sampler = sampling.make_sampler(net, "x", Cosine(), (SIZE, SIZE, 3), 0, mesh)
-    key = parallel.replicate(jax.random.key(0), mesh)
+    key = parallel.place(jax.random.key(0), mesh)
     indices = parallel.shard(np.arange(BATCH), mesh)
-    num_steps = parallel.replicate(jnp.int32(SAMPLING_STEPS), mesh)
+    num_steps = parallel.place(jnp.int32(SAMPLING_STEPS), mesh)
     return lambda: jax.block_until_ready(sampler(params, key, indices, num_steps))
 
 
