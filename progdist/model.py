@@ -4,7 +4,7 @@ All but its parameters, which are passed beside it: made once, at the top, and b
 parameters wherever it denoises.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -43,6 +43,7 @@ class Model(NamedTuple):
     num_classes: int
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """A model bound to its parameters."""
 

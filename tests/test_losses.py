@@ -13,12 +13,11 @@ from progdist.diffusion.losses import (
     by_logsnr,
     distill_loss,
     loss_weight,
-    multi_step_target,
-    two_step_target,
 )
 from progdist.diffusion.prediction import Prediction, from_output
 from progdist.diffusion.samplers import sample
 from progdist.diffusion.schedules import Cosine
+from progdist.diffusion.targets import multi_step_target, two_step_target
 from tests import toy
 from tests.toy import alpha_sigma, float64, unchecked
 
@@ -110,9 +109,9 @@ def test_each_weight_is_the_error_that_it_claims(weight):
         "truncated_snr": np.maximum(error_x, error_eps),
         "snr_plus_one": error_v,
     }[weight]
-    loss = jax.jit(lambda *batch: base_loss(TEACHER, SCHEDULE, *batch, weight=weight))(
-        x, t, eps
-    )
+    loss = jax.jit(
+        lambda x, t, eps: base_loss(TEACHER, SCHEDULE, x=x, t=t, eps=eps, weight=weight)
+    )(x, t, eps)
     np.testing.assert_allclose(loss, expected, rtol=1e-9)
 
 
@@ -128,7 +127,7 @@ def test_the_exact_denoiser_has_the_smallest_base_loss():
     x, t = 0.2 + 0.5 * noise, jnp.full(4096, 0.4)
     loss = jax.jit(base_loss, static_argnames=("denoise", "schedule", "weight"))
     right, *wrong = (
-        loss(toy.gaussian(*data), SCHEDULE, x, t, eps, "constant").mean()
+        loss(toy.gaussian(*data), SCHEDULE, x=x, t=t, eps=eps, weight="constant").mean()
         for data in [(0.2, 0.5), (0.5, 0.5), (0.2, 1.0), (0.2, 0.2)]
     )
     assert right < min(wrong)
@@ -194,7 +193,9 @@ def test_the_two_step_target_has_the_stated_weights():
     x_mid = _x_hat(toy.ddim_step(z_t, x_t, t[:, None], mid[:, None]), mid)
     w = (np.expm1((mid - t) / 2) / np.expm1((s - t) / 2))[:, None]
     arrays = jnp.asarray(z_t), jnp.asarray(i), num_steps
-    target = jax.jit(functools.partial(two_step_target, TEACHER, SCHEDULE))(*arrays)
+    target = jax.jit(
+        lambda z, i, n: two_step_target(TEACHER, SCHEDULE, z, i=i, num_steps=n)
+    )(*arrays)
     np.testing.assert_allclose(target, w * x_t + (1 - w) * x_mid, atol=1e-12)
     np.testing.assert_array_equal(_target_of(2)(*arrays), target)
 

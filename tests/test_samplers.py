@@ -155,7 +155,9 @@ def test_n_steps_are_n_network_calls(rule):
     for num_steps in [1, 2, 3, 5]:
         assert denoise.during(lambda n=num_steps: traced(n))[0] == num_steps
     for run in (sample, trajectory):  # with N known beforehand
-        calls, _ = denoise.during(lambda run=run: run(denoise, SCHEDULE, z_1, 3, step))
+        calls, _ = denoise.during(
+            lambda run=run: run(denoise, SCHEDULE, z_1, num_steps=3, step=step)
+        )
         assert calls == 3
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from progdist.nets.conditioning import Conditioning
 from progdist.nets.unet import UNet
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "unet.npz")
@@ -40,7 +41,7 @@ def make_net(name):
 
 def call(method, first, net, z, logsnr, label):
     """Calls `net.init` or `net.apply`, whose first argument differs."""
-    return method(first, z, logsnr, label if net.num_classes else None)
+    return method(first, z, logsnr, Conditioning(label) if net.num_classes else None)
 
 
 def parameter(path, shape):

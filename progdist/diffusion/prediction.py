@@ -62,7 +62,9 @@ def from_output(
             v = alpha * eps_out - sigma * x_out
         case _:
             known = get_args(Parameterization)
-            raise ValueError(f"parameterization: {parameterization!r} not in {known}")
+            raise ValueError(
+                f"parameterization: {parameterization!r} is not one of {known}"
+            )
     return Prediction(alpha * z_t - sigma * v, sigma * z_t + alpha * v, v)
 
 

@@ -72,7 +72,9 @@ def network_extractor(
     """Returns the extractor of a network that has been read."""
     mesh = parallel.make_mesh()
     params = parallel.place(network.params, mesh)
-    apply = parallel.pmap(network.apply, mesh, (None, 0), 0)
+    apply = parallel.pmap(
+        network.apply, mesh, (parallel.REPLICATED, parallel.ROWS), parallel.ROWS
+    )
     blank = jax.ShapeDtypeStruct((1, *image_shape), np.uint8)
     shapes = jax.eval_shape(network.apply, network.params, blank)
     size = _piece(max_rows)
