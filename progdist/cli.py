@@ -25,7 +25,7 @@ _LEAST_ROWS = 16  # of a batch on each CPU device; fewer do not pay
 def define_config(values: flags.FlagValues) -> None:
     """Defines --config, with overrides by the type of each field."""
     for choices in _literals(Config):
-        # Not among the types that ml_collections knows.
+        # ml_collections has no parser for Literal types.
         config_flags.register_flag_parser_for_type(
             choices, flags.EnumParser(list(get_args(choices)))
         )
@@ -38,7 +38,7 @@ def get_config(values: flags.FlagValues) -> Config:
     """Returns the parsed configuration.
 
     Raises:
-      UsageError: if the file is not there, or returns something else.
+      UsageError: if the file is missing, or returns something else.
     """
     config: Any = values["config"].value
     try:
@@ -62,15 +62,15 @@ def parse(
     Args:
       values: the flags.
       argv: the command line.
-      about: for --help.
-      required: names of flags that must be given.
-      words: names of what must stand there beside flags.
+      about: text of --help.
+      required: names of required flags.
+      words: names of required positional arguments.
 
     Returns:
-      The words.
+      The positional arguments.
 
     Raises:
-      UsageError: if a flag or word is missing, unknown, wrong or too much.
+      UsageError: if a flag or argument is missing, unknown, wrong or one too many.
     """
     # Orbax reports every file at level INFO, and what it also raises at level ERROR.
     logging.set_verbosity(logging.FATAL)
@@ -123,7 +123,7 @@ def num_cores() -> int:
 
 
 def _devices_of(config: Config, num_processes: int) -> int:
-    """The most devices, up to one a core, that share every batch evenly."""
+    """Returns the most devices, up to one a core, that share every batch evenly."""
     sizes = [config.base.batch_size, config.distill.batch_size]
     most = min(num_cores(), min(sizes) // num_processes // _LEAST_ROWS)
     sizes.append(config.evaluation.batch_size)
@@ -136,7 +136,7 @@ def _devices_of(config: Config, num_processes: int) -> int:
 
 
 def _literals(cls: type) -> Iterator[Any]:
-    """The types of the fields that take one of a few words, nested ones too."""
+    """Yields the Literal types of the fields, nested ones too."""
     hints: dict[str, Any] = get_type_hints(cls)
     for hint in hints.values():
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):

@@ -1,11 +1,11 @@
-"""Draws images from any finished round of a run.
+"""Samples images from any finished round of a run.
 
   python -m progdist.sample --workdir=runs/digits --num_steps=4 --out=grid.png
 
---out is a grid as .png, all images as .npz (the array `images`, uint8), or a directory,
-with a / at its end, for a PNG of each image: what tools like pytorch-fid read.
+--out is a grid (.png), all images (.npz, the array `images`, uint8), or a directory
+(with a / at its end) that gets a PNG of each image, as tools like pytorch-fid read.
 
-Image i depends on the seed and i alone. Exit codes: 0 done; 2 bad input, in one line.
+Image i depends on the seed and on i alone. Exit codes: 0 done; 2 bad input, one line.
 """
 
 import itertools
@@ -30,20 +30,26 @@ from progdist.workdir import files
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
 flags.DEFINE_integer(
-    "num_steps", None, "Network calls an image.", 1, cli.MOST_STEPS, flag_values=FLAGS
+    "num_steps", None, "Network calls per image.", 1, cli.MOST_STEPS, flag_values=FLAGS
 )
-flags.DEFINE_integer("num", 64, "How many images.", 1, flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Of the noise.", 0, 2**32 - 1, flag_values=FLAGS)
-flags.DEFINE_string("out", None, "grid.png, all.npz or images/.", flag_values=FLAGS)
-flags.DEFINE_enum("sampler", "ddim", get_args(SolverName), "Kind.", flag_values=FLAGS)
+flags.DEFINE_integer("num", 64, "Number of images.", 1, flag_values=FLAGS)
+flags.DEFINE_integer(
+    "seed", 0, "Random seed of the initial noise.", 0, 2**32 - 1, flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "out", None, "Output: grid.png, all.npz or images/.", flag_values=FLAGS
+)
+flags.DEFINE_enum(
+    "sampler", "ddim", get_args(SolverName), "Sampler.", flag_values=FLAGS
+)
 flags.DEFINE_bool(
-    "teacher", False, "Draw from the undistilled teacher.", flag_values=FLAGS
+    "teacher", False, "Sample from the undistilled teacher.", flag_values=FLAGS
 )
 _SUFFIXES = (".png", ".npz")
 
 
 class Request(NamedTuple):
-    """What to draw: num images in num_steps network calls each, from a seed."""
+    """Request for num images, in num_steps network calls each, from a seed."""
 
     num_steps: int
     num: int
@@ -53,7 +59,7 @@ class Request(NamedTuple):
 
 
 def draw(config: Config, workdir: Path, request: Request) -> UInt8[np.ndarray, "n *d"]:
-    """Returns what `draw_batches` draws, in one."""
+    """Returns the images of `draw_batches` in one array."""
     return np.concatenate(list(draw_batches(config, workdir, request)))
 
 
@@ -85,7 +91,7 @@ def draw_batches(
 
 
 def main(argv: list[str]) -> None:
-    """Draws what the flags describe."""
+    """Samples as the flags describe."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
     out, one_each = Path(values["out"]).expanduser(), values["out"].endswith("/")
@@ -119,7 +125,7 @@ def _many(count: int, noun: str) -> str:
 
 def _check_out(out: Path, one_each: bool) -> None:
     if one_each and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out={out}/: is there already, and not empty")
+        raise UsageError(f"--out={out}/: exists and is not empty")
     if not one_each and (out.suffix not in _SUFFIXES or out.is_dir()):
         accepted = ", ".join(_SUFFIXES)
         raise UsageError(f"--out={out}: must be a file in {accepted}, or end in /")

@@ -49,7 +49,7 @@ def answer(command, *flags, capsys, monkeypatch):
         ([DIGITS, "--workdir=/dev/null/w"], "--workdir=/dev/null/w: Not a directory"),
         ([DIGITS, "--workdir=W", "--config.teacher=W/t"], "w/t: holds no model"),
         ([DIGITS, "--workdir=W", "--config.seed=99999999999"], "below 2**32"),
-        ([DIGITS, "--workdir=W", "--process_id=1"], "goes with --distributed"),
+        ([DIGITS, "--workdir=W", "--process_id=1"], "needs --distributed"),
         ([*CLUSTER, "--process_id=1"], "--coordinator, --num_processes and --process"),
         ([*CLUSTER, "--coordinator=a", *SECOND], "--coordinator=a: must be HOST:PORT"),
         (

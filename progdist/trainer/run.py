@@ -32,13 +32,13 @@ def run(
     interrupt: Interrupt | None = None,
     override: bool = False,
 ) -> None:
-    """Runs the plan in `workdir` to its end; goes on where an earlier call stopped.
+    """Runs the plan in `workdir` to its end; resumes where an earlier call stopped.
 
     Args:
-      config: the configuration; what may change when a run goes on, see there.
-      workdir: of this run alone, on storage that all processes share.
-      interrupt: what stops the run early; by default nothing does.
-      override: go on with another configuration than the run began with.
+      config: the configuration.
+      workdir: directory of this run alone, on storage that all processes share.
+      interrupt: signals that stop the run early; none by default.
+      override: resume with another configuration than the run began with.
 
     Raises:
       ConfigError: if the configuration does not fit the data, the devices, or the run
@@ -48,8 +48,8 @@ def run(
       LockError: if another run owns the workdir.
       NonFiniteError: if training diverged.
       SaveError: if something could not be written.
-      PeerError: if that happened to process 0, on the others.
-      Interrupted: if it was asked to stop; the state is saved.
+      PeerError: on the other processes, if process 0 failed.
+      Interrupted: if a signal asked it to stop; the state is saved.
     """
     preflight.check_devices(config, jax.device_count())
     source, model = preflight.open_source(config), preflight.make_model(config)
@@ -72,7 +72,7 @@ def run(
 
 
 def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> None:
-    """Makes the workdir this run's, and removes what others left half done."""
+    """Takes the workdir for this run, and removes unfinished writes of earlier ones."""
     resume.make(workdir)
     stack.enter_context(Lock(workdir))
     if not override:
@@ -82,7 +82,7 @@ def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> Non
 
 
 def _run(pieces: Pieces, stack: ExitStack) -> None:
-    global_step, snapshot = _restore(pieces)
+    global_step, snapshot = restore(pieces)
     parallel.on_process_zero(
         lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
     )
@@ -114,21 +114,12 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
         begin_round=functools.partial(_begin_round, pieces),
     )
     results.conclude(pieces.phases)
-    # Process 0 draws figures; the others would not wait for it as long when they end.
+    # Process 0 draws figures; at their exit the others would not wait long enough.
     parallel.barrier("the run is concluded")
 
 
-def _restore(pieces: Pieces) -> tuple[int, Snapshot]:
-    """Where to begin, after how many updates.
-
-    | newest checkpoint       | a teacher given | begin with                 |
-    |-------------------------|-----------------|----------------------------|
-    | none                    | no              | fresh parameters, phase 0  |
-    | none                    | yes             | the teacher's, phase 0     |
-    | of phase p, step s      | either          | that, at p and s           |
-    | damaged                 | either          | the one before             |
-    | all damaged, or lost    | either          | an error                   |
-    """
+def restore(pieces: Pieces) -> tuple[int, Snapshot]:
+    """Returns the updates done, and the snapshot to begin with; see the package."""
     restored = pieces.checkpoints.restore_newest(functools.partial(_template, pieces))
     if restored is None:
         resume.check_nothing_lost(pieces.workdir, bool(pieces.config.teacher))
@@ -257,7 +248,7 @@ def _finish(pieces: Pieces, results: Results, phase: Phase, snapshot: Snapshot) 
 
 
 def _facts(config: Config, phase: Phase) -> dict[str, Any]:
-    """What a kept model is, for whoever finds it."""
+    """Returns the card of a kept model."""
     return {
         "phase": phase.number,
         "num_steps": phase.num_steps,
