@@ -147,7 +147,9 @@ def _run(
     models = dict.fromkeys((one.phase, one.trained_steps) for one in drawings)
     for phase, trained_steps in models:
         path = checkpoint.model_dir(workdir, phase, trained_steps)
-        preflight.check_card(config, path, checkpoint.read_card(path))
+        preflight.check_card(
+            preflight.make_model(config), path, checkpoint.read_card(path)
+        )
     gauge = _gauge(config, given)
     note = print if jax.process_index() == 0 else lambda text: None
     sweep.run(gauge, workdir, drawings, note)

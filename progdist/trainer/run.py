@@ -12,8 +12,9 @@ import jax
 from progdist import checkpoint, data, parallel, preflight
 from progdist.checkpoint import Progress
 from progdist.config import Config
+from progdist.diffusion.schedules import describe
 from progdist.evaluate import references
-from progdist.model import init_params
+from progdist.model import Model, init_params
 from progdist.plan import Phase
 from progdist.trainer import loop, recipes, resume, state_machine
 from progdist.trainer.build import Pieces, build
@@ -240,19 +241,19 @@ def _finish(pieces: Pieces, results: Results, phase: Phase, snapshot: Snapshot) 
         pieces.checkpoints.wait()
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
-    checkpoint.save_model(path, params, _facts(pieces.config, phase))
+    checkpoint.save_model(path, params, _facts(pieces.model, phase))
     teacher = pieces.phases[0]
     first = checkpoint.model_dir(pieces.workdir, 0, teacher.num_steps)
     teacher_params = checkpoint.load_model(first, params) if phase.number else params
     results.add(phase, params, teacher, teacher_params)
 
 
-def _facts(config: Config, phase: Phase) -> dict[str, Any]:
+def _facts(model: Model, phase: Phase) -> dict[str, Any]:
     """Returns the card of a kept model."""
     return {
         "phase": phase.number,
         "num_steps": phase.num_steps,
-        "output": config.parameterization,
-        "schedule": config.schedule,
-        "image_shape": list(config.data.image_shape),
+        "output": model.parameterization,
+        "schedule": describe(model.schedule),
+        "image_shape": list(model.image_shape),
     }

@@ -25,6 +25,7 @@ from progdist.checkpoint import Checkpoints
 from progdist.cli import num_cores
 from progdist.config import Config
 from progdist.data import Batch
+from progdist.diffusion.schedules import Cosine
 from progdist.evaluate import sampling
 from progdist.model import make_model, param_shapes
 from progdist.nets.settings import UNetConfig
@@ -50,7 +51,7 @@ class Case:
     ) -> None:
         """Draws parameters and a batch."""
         self.model = make_model(
-            net, parameterization="v", schedule="cosine", image_shape=shape
+            net, parameterization="v", schedule=Cosine(), image_shape=shape
         )
         self.net, self.batch_size = self.model.net, batch_size
         self.mesh = parallel.make_mesh()
