@@ -12,7 +12,7 @@ from progdist import parallel
 from progdist.checkpoint import digests, files, trees
 from progdist.checkpoint.digests import CheckpointError
 from progdist.checkpoint.snapshots import SaveError
-from progdist.trainer.state import Params
+from progdist.checkpoint.trees import Params
 
 
 def model_dir(workdir: Path, phase: int, num_steps: int) -> Path:

@@ -54,7 +54,6 @@ def build(
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         config.keep_checkpoints,
-        source.fingerprint,
         display.note,
     )
     stack.callback(checkpoints.close)

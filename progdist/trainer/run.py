@@ -10,7 +10,6 @@ from typing import Any
 import jax
 
 from progdist import checkpoint, data, parallel, preflight
-from progdist.checkpoint import Progress
 from progdist.config import Config
 from progdist.evaluate import references
 from progdist.model import init_params, make_model
@@ -20,7 +19,17 @@ from progdist.trainer.display import Display
 from progdist.trainer.parts import Parts, build
 from progdist.trainer.phase_end import Results
 from progdist.trainer.preemption import Interrupt
-from progdist.trainer.state import Snapshot, TrainState, init_state, sampling_params
+from progdist.trainer.state import (
+    Progress,
+    Snapshot,
+    TrainState,
+    facts_of,
+    init_state,
+    progress_of,
+    sampling_params,
+    snapshot_of,
+    tree_of,
+)
 from progdist.workdir import provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
@@ -121,11 +130,13 @@ def _restore(parts: Parts) -> tuple[int, Snapshot]:
     | damaged                 | either          | the one before             |
     | all damaged, or lost    | either          | an error                   |
     """
-    restored = parts.checkpoints.restore_newest(functools.partial(_template, parts))
+    restored = parts.checkpoints.restore_newest(
+        lambda facts: tree_of(_template(parts, progress_of(facts)))
+    )
     if restored is None:
         workdirs.check_nothing_lost(parts.workdir, bool(parts.config.teacher))
         return 0, _fresh(parts)
-    progress, snapshot = restored
+    snapshot, progress = snapshot_of(*restored), progress_of(restored[1])
     parts.display.note(
         f"resuming at update {progress.step} of phase {progress.phase} "
         f"({parts.phases[progress.phase].title})"
@@ -161,8 +172,10 @@ def _train(
 
     def save(step: int, state: TrainState, tally: loop.Tally) -> None:
         snapshot_now = Snapshot(phase.number, state, teacher_params, tally)
+        global_step = phase.first_update + step
+        facts = facts_of(snapshot_now, global_step, parts.source.fingerprint)
         with parts.pulse.saving():
-            parts.checkpoints.save(phase.first_update + step, snapshot_now)
+            parts.checkpoints.save(global_step, tree_of(snapshot_now), facts)
 
     where = f"phase {phase.number} ({phase.title})"
     try:

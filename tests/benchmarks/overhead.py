@@ -29,7 +29,13 @@ from progdist.diffusion.schedules import Cosine
 from progdist.evaluate import sampling
 from progdist.nets.unet import UNet
 from progdist.trainer import run as experiment, step
-from progdist.trainer.state import Snapshot, init_state, make_optimizer
+from progdist.trainer.state import (
+    Snapshot,
+    facts_of,
+    init_state,
+    make_optimizer,
+    tree_of,
+)
 from tests.benchmarks.timing import Task, alternate
 
 SAMPLING_STEPS = 8
@@ -133,7 +139,8 @@ def checkpoint_share(case: Case, update: Task, seconds_an_update: float) -> floa
                 update()
 
         def train_and_save() -> None:
-            checkpoints.save(next(steps), Snapshot(1, state, case.params))
+            snapshot, step = Snapshot(1, state, case.params), next(steps)
+            checkpoints.save(step, tree_of(snapshot), facts_of(snapshot, step))
             train()
             checkpoints.wait()
 
