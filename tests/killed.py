@@ -23,7 +23,7 @@ from progdist.checkpoint import Checkpoints, models
 from progdist.errors import exit_with
 from progdist.trainer import step
 from progdist.trainer.phase_end import Results
-from progdist.trainer.preemption import Pulse
+from progdist.trainer.preemption import Preemption
 from progdist.trainer.state import make_optimizer
 from progdist.workdir.journal import Journal
 
@@ -62,8 +62,8 @@ def at_update(number, act=die):
     make = step.make_train_step
     before(Checkpoints, "save", lambda store, *_: STORES.append(store))
 
-    def make_killing(*args):
-        train_step = make(*args)
+    def make_killing(*args, **settings):
+        train_step = make(*args, **settings)
 
         def killing(state, round_, batch):
             result = jax.block_until_ready(train_step(state, round_, batch))
@@ -95,15 +95,17 @@ def at_hang(number):
 
 def at_terminated_sampling(number):
     """Asked to stop before a batch of samples."""
-    before(Pulse, "check", counted(number, lambda *_: terminate() or time.sleep(0.2)))
+    before(
+        Preemption, "check", counted(number, lambda *_: terminate() or time.sleep(0.2))
+    )
 
 
 def at_compilation(number):
     """In that of the base step, 1, or of the rounds', 2."""
     make, numbers = step.make_train_step, itertools.count(1)
 
-    def make_killing(*args):
-        train_step, here = make(*args), next(numbers)
+    def make_killing(*args, **settings):
+        train_step, here = make(*args, **settings), next(numbers)
 
         def killing(*inputs):
             if here == number:

@@ -92,7 +92,7 @@ def test_a_snapshot_comes_back_bit_for_bit(tmp_path, phase):
 def test_a_snapshot_comes_back_onto_another_number_of_devices(tmp_path):
     meshes = [parallel.make_mesh(jax.devices()[:n]) for n in (2, 8)]
     saved, store = snapshot(), Checkpoints(tmp_path, keep=1)
-    save_one(store, 1, saved._replace(state=parallel.replicate(saved.state, meshes[0])))
+    save_one(store, 1, saved._replace(state=parallel.place(saved.state, meshes[0])))
     store.close()
     shapes = parallel.replicated_shapes(snapshot(seed=5)[1:3], meshes[1])
     _, restored, _ = restore(tmp_path, Snapshot(1, *shapes))
@@ -122,8 +122,8 @@ def test_saving_is_not_disturbed_by_the_next_update(tmp_path):
     )
     big = {"w": jnp.zeros((2000, 2000))}
     state = init_state(big, make_optimizer(1.0, 0.0), keep_ema=False)
-    save_one(store, 1, Snapshot(0, parallel.replicate(state, mesh), ()))
-    live = parallel.replicate(state, mesh)
+    save_one(store, 1, Snapshot(0, parallel.place(state, mesh), ()))
+    live = parallel.place(state, mesh)
     for k in range(2, 5):
         save_one(store, k, Snapshot(0, live, ()))
         live = live._replace(params=add(live.params))

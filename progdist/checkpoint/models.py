@@ -56,7 +56,7 @@ def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
     tree = {"params": params}
     card = trees.make_card(facts, tree)
     try:
-        if parallel.first_says(_is_kept(path, card)):
+        if parallel.broadcast_from_zero(_is_kept(path, card)):
             return
         ocp.save(trees.location(path), tree, custom_metadata=card, overwrite=True)
         if jax.process_index() == 0:

@@ -15,11 +15,12 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from progdist import checkpoint, parallel
+from progdist.diffusion.settings import SolverName
 from progdist.evaluate import extraction, metrics, references, sampling
 from progdist.evaluate.extraction import Extractor
 from progdist.evaluate.references import Reference
-from progdist.model import Model, make_sampler
-from progdist.trainer.state import Params
+from progdist.evaluate.sampling import make_sampler
+from progdist.model import Model, Params
 
 Row = dict[str, Any]
 Number = tuple[Extractor, metrics.Metric]
@@ -33,7 +34,7 @@ class Drawing(NamedTuple):
     phase: int
     trained_steps: int
     num_steps: int
-    sampler: sampling.SamplerName
+    sampler: SolverName
     gamma: float | None = None  # of the ancestral sampler alone
 
     def facts(self) -> Row:
@@ -77,7 +78,7 @@ class Gauge(NamedTuple):
     samples: Samples
     numbers: Sequence[Number]
     reference: Reference
-    make_sampler: Callable[[sampling.SamplerName, float], sampling.Sampler]
+    make_sampler: Callable[[SolverName, float], sampling.Sampler]
     real: Callable[[Extractor], metrics.Statistics | None]
     floor: Callable[[Extractor, metrics.Metric], Floors]
 
@@ -131,7 +132,7 @@ def missing(
     return [
         number
         for number in gauge.numbers
-        if not parallel.first_says(_is_there(gauge, one, model, number, rows))
+        if not parallel.broadcast_from_zero(_is_there(gauge, one, model, number, rows))
     ]
 
 
@@ -184,7 +185,7 @@ def _facts(gauge: Gauge, one: Drawing, model: Identified, extractor: Extractor) 
     reference = gauge.reference
     return one.facts() | {
         "params": model.digest,
-        "output": gauge.model.output,
+        "output": gauge.model.parameterization,
         "schedule": type(gauge.model.schedule).__name__.lower(),
         "num_samples": gauge.samples.num,
         "seed": gauge.samples.seed,

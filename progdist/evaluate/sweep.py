@@ -10,7 +10,9 @@ from pathlib import Path
 
 from progdist import checkpoint, parallel, report
 from progdist.data.progress import counting
-from progdist.evaluate import evaluator, sampling
+from progdist.diffusion import solvers
+from progdist.diffusion.settings import SolverName
+from progdist.evaluate import evaluator
 from progdist.evaluate.evaluator import Drawing, Gauge, Identified, Row
 from progdist.model import param_template
 from progdist.workdir import journal
@@ -20,7 +22,7 @@ def plan(
     finished: dict[int, int],
     rounds: Sequence[int],
     num_steps: Sequence[int],
-    names: Sequence[sampling.SamplerName],
+    names: Sequence[SolverName],
     gammas: Sequence[float],
 ) -> list[Drawing]:
     """Returns the ways to draw.
@@ -52,7 +54,7 @@ def plan(
     else:
         pairs = [(of_steps[n], n) for n in num_steps or finished.values()]
     for name, (_, n) in itertools.product(names, pairs):
-        sampling.check_calls(name, n)
+        solvers.check_calls(name, n)
     return [
         Drawing(phase, finished[phase], n, name, gamma)
         for phase, n in pairs
@@ -76,7 +78,7 @@ def run(
       note: shows a line to the user.
     """
     path = workdir / "eval.jsonl"
-    parallel.first_does(lambda: journal.mend(path))
+    parallel.on_process_zero(lambda: journal.mend(path))
     template = param_template(gauge.model, gauge.mesh)
     loaded: dict[int, Identified] = {}
     for one in drawings:

@@ -84,6 +84,7 @@ def run(
     train_step: TrainStep,
     state: TrainState,
     round_: Round,
+    *,
     batches: Iterable[Any],
     pace: Pace,
     hooks: Hooks,

@@ -150,8 +150,8 @@ class Watchdog:
             os._exit(EXIT_CODE)
 
 
-class Pulse:
-    """Beats once an update or batch, at the same places on all processes."""
+class Preemption:
+    """Asked once an update or batch, at the same places on all processes."""
 
     def __init__(self, interrupt: Interrupt, watchdog: Watchdog, mesh: Mesh) -> None:
         """Takes what asks the run to stop, what watches it, and the devices."""

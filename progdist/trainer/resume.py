@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from progdist import data, parallel
+from progdist import data, parallel, plan
 from progdist.config import Config, ConfigError, differences, from_json, to_json
 from progdist.plan import Phase
 from progdist.trainer.state import Progress
@@ -43,8 +43,10 @@ def check_same(config: Config, workdir: Path) -> None:
         )
 
 
-def keep_config(config: Config, workdir: Path) -> None:
-    """Writes config.json; one that it overrides stays, as config.1.json and so on.
+def keep_plan(config: Config, phases: Sequence[Phase], workdir: Path) -> None:
+    """Writes config.json and plan.json.
+
+    A configuration that it overrides stays, as config.1.json and so on.
 
     Raises:
       ConfigError: if it cannot be written.
@@ -55,6 +57,7 @@ def keep_config(config: Config, workdir: Path) -> None:
             names = (workdir / f"config.{n}.json" for n in itertools.count(1))
             path.rename(next(name for name in names if not name.exists()))
         write_bytes(path, to_json(config).encode())
+        write_bytes(workdir / "plan.json", plan.to_json(phases).encode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
 

@@ -1,16 +1,17 @@
 """What a phase trains: parameters, their average, the optimiser's state."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from progdist.config import Anneal
 from progdist.diffusion import logsnr_bins
+from progdist.model import Params
+from progdist.parallel import REPLICATED
 
-Params = Any
-Anneal = Literal["none", "linear"]
 Scalar = Float[Array, ""]
 
 _EMPTY = (0.0,) * len(logsnr_bins.CENTRES)
@@ -149,6 +150,30 @@ def init_state(
     return TrainState(jnp.int32(0), params, ema_params, optimizer.init(params))
 
 
+def state_specs(
+    params: Params, optimizer: optax.GradientTransformation, keep_ema: bool
+) -> TrainState:
+    """Returns how a state is split over the devices, as its parameters are.
+
+    Args:
+      params: tree of `PartitionSpec`, one a parameter.
+      optimizer: its moments follow the parameters; its counters are replicated.
+      keep_ema: whether the state has an average.
+    """
+    moments = jax.eval_shape(
+        optimizer.init, jax.tree.map(lambda _: jnp.zeros(()), params)
+    )
+    opt_state = optax.tree.map_params(
+        optimizer,
+        lambda _, spec: spec,
+        moments,
+        params,
+        transform_non_params=lambda _: REPLICATED,
+    )
+    step: Any = REPLICATED
+    return TrainState(step, params, params if keep_ema else None, opt_state)
+
+
 def sampling_params(state: TrainState) -> Params:
     """Returns the parameters that sample and teach: the average where there is one."""
     return state.params if state.ema_params is None else state.ema_params
@@ -157,6 +182,7 @@ def sampling_params(state: TrainState) -> Params:
 def learning_rate(
     step: Int[Array, ""],
     num_updates: Int[Array, ""],
+    *,
     peak: float,
     warmup_updates: int,
     anneal: Anneal,
@@ -178,6 +204,7 @@ def apply_gradient(
     state: TrainState,
     gradient: Params,
     optimizer: optax.GradientTransformation,
+    *,
     rate: Scalar,
     ema_decay: float,
 ) -> TrainState:
