@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from progdist import data, parallel, plan
-from progdist.checkpoint import Progress
 from progdist.config import Config, ConfigError, differences, from_json, to_json
 from progdist.plan import Phase
+from progdist.trainer.state import Progress
 from progdist.workdir import lock
 from progdist.workdir.files import write_bytes
 

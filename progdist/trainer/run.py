@@ -10,7 +10,6 @@ from typing import Any
 import jax
 
 from progdist import checkpoint, data, parallel, preflight
-from progdist.checkpoint import Progress
 from progdist.config import Config
 from progdist.diffusion.schedules import describe
 from progdist.evaluate import references
@@ -21,7 +20,17 @@ from progdist.trainer.build import Pieces, build
 from progdist.trainer.display import Display
 from progdist.trainer.phase_end import Results
 from progdist.trainer.preemption import Interrupt
-from progdist.trainer.state import Snapshot, TrainState, init_state, sampling_params
+from progdist.trainer.state import (
+    Progress,
+    Snapshot,
+    TrainState,
+    facts_of,
+    init_state,
+    progress_of,
+    sampling_params,
+    snapshot_of,
+    tree_of,
+)
 from progdist.workdir import provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
@@ -121,11 +130,13 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
 
 def restore(pieces: Pieces) -> tuple[int, Snapshot]:
     """Returns the updates done, and the snapshot to begin with; see the package."""
-    restored = pieces.checkpoints.restore_newest(functools.partial(_template, pieces))
+    restored = pieces.checkpoints.restore_newest(
+        lambda facts: tree_of(_template(pieces, progress_of(facts)))
+    )
     if restored is None:
         resume.check_nothing_lost(pieces.workdir, bool(pieces.config.teacher))
         return 0, _fresh(pieces)
-    progress, snapshot = restored
+    snapshot, progress = snapshot_of(*restored), progress_of(restored[1])
     pieces.display.note(
         f"resuming at update {progress.step} of phase {progress.phase} "
         f"({pieces.phases[progress.phase].title})"
@@ -159,8 +170,10 @@ def _train(
 
     def save(step: int, state: TrainState, tally: loop.Tally) -> None:
         snapshot_now = Snapshot(phase.number, state, teacher_params, tally)
+        global_step = phase.first_update + step
+        facts = facts_of(snapshot_now, global_step, pieces.source.fingerprint)
         with pieces.preemption.saving():
-            pieces.checkpoints.save(phase.first_update + step, snapshot_now)
+            pieces.checkpoints.save(global_step, tree_of(snapshot_now), facts)
 
     where = f"phase {phase.number} ({phase.title})"
     try:

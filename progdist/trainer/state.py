@@ -79,6 +79,53 @@ class Snapshot(NamedTuple):
     tally: Tally = Tally()
 
 
+class Progress(NamedTuple):
+    """Position of a run whose snapshot was saved.
+
+    Attributes:
+      phase: index of the phase.
+      step: updates done in it.
+      global_step: updates done in all phases.
+      data: fingerprint of the training data; "" where they have none.
+    """
+
+    phase: int
+    step: int
+    global_step: int
+    data: str = ""
+
+
+def tree_of(snapshot: Snapshot) -> dict[str, Any]:
+    """Returns the arrays of a snapshot, as a checkpoint names them."""
+    return {
+        "state": snapshot.state._asdict(),
+        "teacher_params": snapshot.teacher_params,
+    }
+
+
+def facts_of(snapshot: Snapshot, global_step: int, data: str = "") -> dict[str, Any]:
+    """Returns the rest of a snapshot, and its `Progress`, as plain data."""
+    return {
+        "phase": snapshot.phase,
+        "step": int(snapshot.state.step),
+        "global_step": global_step,
+        "tally": snapshot.tally._asdict(),
+        "data": data,
+    }
+
+
+def progress_of(facts: dict[str, Any]) -> Progress:
+    """Returns the position that `facts_of` noted."""
+    return Progress(*(facts[field] for field in Progress._fields))
+
+
+def snapshot_of(tree: dict[str, Any], facts: dict[str, Any]) -> Snapshot:
+    """Inverts `tree_of` and `facts_of`."""
+    tally = tally_from_json(facts["tally"])
+    state = TrainState(**tree["state"])
+    return Snapshot(facts["phase"], state, tree["teacher_params"], tally)
+
+
 def make_optimizer(
     clip_norm: float, weight_decay: float
 ) -> optax.GradientTransformation:

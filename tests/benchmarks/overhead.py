@@ -32,7 +32,13 @@ from progdist.nets.settings import UNetConfig
 from progdist.parallel import REPLICATED, ROWS
 from progdist.trainer import step
 from progdist.trainer.run import run
-from progdist.trainer.state import Snapshot, init_state, make_optimizer
+from progdist.trainer.state import (
+    Snapshot,
+    facts_of,
+    init_state,
+    make_optimizer,
+    tree_of,
+)
 from tests.benchmarks.timing import Task, alternate
 
 SAMPLING_STEPS = 8
@@ -145,7 +151,8 @@ def checkpoint_share(case: Case, update: Task, seconds_an_update: float) -> floa
                 update()
 
         def train_and_save() -> None:
-            checkpoints.save(next(steps), Snapshot(1, state, case.params))
+            snapshot, step = Snapshot(1, state, case.params), next(steps)
+            checkpoints.save(step, tree_of(snapshot), facts_of(snapshot, step))
             train()
             checkpoints.wait()
 
