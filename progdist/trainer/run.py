@@ -11,7 +11,8 @@ import jax
 
 from progdist import checkpoint, data, parallel, preflight
 from progdist.checkpoint import Progress
-from progdist.config import Config
+from progdist.config import Config, defaults_of_changed
+from progdist.diffusion import logsnr_bins
 from progdist.evaluate import references
 from progdist.model import init_params, make_model
 from progdist.plan import Phase
@@ -24,6 +25,7 @@ from progdist.trainer.state import Snapshot, TrainState, init_state, sampling_pa
 from progdist.workdir import provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
+from progdist.workdir.rows import MetricsRow
 
 
 def run(
@@ -78,10 +80,12 @@ def _run(parts: Parts, stack: ExitStack) -> None:
     global_step, snapshot = _restore(parts)
     keep = functools.partial(workdirs.keep_config, parts.config, parts.workdir)
     parallel.first_does(keep)
-    journal = Journal(parts.workdir, global_step, jax.process_index() == 0)
+    first = jax.process_index() == 0
+    journal = Journal(parts.workdir, global_step, logsnr_bins.EDGES, first)
     stack.push(journal.close)
+    defaults = defaults_of_changed(parts.config)
     parallel.first_does(
-        lambda: journal.start(provenance.of_start(parts.config, global_step))
+        lambda: journal.start(provenance.of_start(defaults, global_step))
     )
     results = Results(
         parts.workdir,
@@ -216,12 +220,12 @@ def _log(
     display: Display, journal: Journal, phase: Phase, interval: loop.Interval
 ) -> None:
     journal.metrics(
-        {
-            "global_step": phase.first_update + interval.step,
-            "phase": phase.number,
-            "num_steps": phase.num_steps,
+        MetricsRow(
+            global_step=phase.first_update + interval.step,
+            phase=phase.number,
+            num_steps=phase.num_steps,
             **interval._asdict(),
-        }
+        )
     )
     display.update(interval.step, interval.loss, interval.steps_per_second)
 
