@@ -11,15 +11,16 @@ Expected (FID, as published): 9.12, 4.51, 3.00, 2.57 in 1, 2, 4, 8 steps.
 """
 
 from configs.variants import select
-from progdist.config import Config, Data, Distillation, Evaluation, Model, Training
+from progdist.config import Config, Data, Distillation, Evaluation, Training
+from progdist.nets.settings import UNetConfig
 
 
 def get_config(variant: str | None = None) -> Config:
     """Returns the configuration; the variant is "" or "smoke"."""
     config = Config(
         data=Data(name="tfds", tfds_name="cifar10", image_shape=(32, 32, 3), flip=True),
-        model=Model(
-            output="x",
+        parameterization="x",
+        net=UNetConfig(
             ch=256,
             emb_ch=1024,
             ch_mult=(1, 1, 1),

@@ -9,7 +9,8 @@ Expected (measured there, FD-pixels of 2,048 samples): the teacher 0.162 in 64 s
 """
 
 from configs.variants import select
-from progdist.config import Config, Data, Distillation, Model, Training
+from progdist.config import Config, Data, Distillation, Training
+from progdist.nets.settings import UNetConfig
 
 
 def get_config(variant: str | None = None) -> Config:
@@ -17,8 +18,8 @@ def get_config(variant: str | None = None) -> Config:
     config = Config(
         data=Data(name="digits", image_shape=(8, 8, 1)),
         # 4x4 patches of 2x2 pixels: a CPU is slow at thin and tiny convolutions.
-        model=Model(
-            output="v",
+        parameterization="v",
+        net=UNetConfig(
             ch=48,
             emb_ch=96,
             ch_mult=(1,),

@@ -13,7 +13,8 @@ Expected (FID, read off the published figure): 16.08, 7.36, 3.88, 2.95 in 1, 2, 
 """
 
 from configs.variants import select
-from progdist.config import Config, Data, Distillation, Evaluation, Model, Training
+from progdist.config import Config, Data, Distillation, Evaluation, Training
+from progdist.nets.settings import UNetConfig
 
 
 def get_config(variant: str | None = None) -> Config:
@@ -22,8 +23,8 @@ def get_config(variant: str | None = None) -> Config:
         data=Data(
             name="tfds", tfds_name="imagenet2012", image_shape=(64, 64, 3), flip=True
         ),
-        model=Model(
-            output="both",
+        parameterization="both",
+        net=UNetConfig(
             ch=192,
             emb_ch=768,
             ch_mult=(1, 2, 3, 4),

@@ -24,8 +24,8 @@ def get_config(variant: str | None = None) -> Config:
     config.data = Data(
         name="tfds", tfds_name="lsun/bedroom", image_shape=(128, 128, 3), flip=True
     )
-    config.model = dataclasses.replace(
-        config.model, ch=64, ch_mult=(1, 2, 4, 6, 8), num_classes=0
+    config.net = dataclasses.replace(
+        config.net, ch=64, ch_mult=(1, 2, 4, 6, 8), num_classes=0
     )
     config.base.num_updates = 400_000
     return select(config, variant)

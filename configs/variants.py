@@ -5,7 +5,7 @@ import dataclasses
 from progdist.config import Config, ConfigError, Data, Evaluation
 
 _SMOKE_UPDATES, _SMOKE_BATCH = 10, 16
-_SMOKE_CHANNELS, _SMOKE_LEVELS, _SMOKE_PIXELS = 16, 2, 16
+_SMOKE_PIXELS = 16
 
 
 def select(config: Config, variant: str | None) -> Config:
@@ -30,25 +30,13 @@ def _smoke(config: Config) -> Config:
     made = config.data.name != "digits"
     height, width, channels = config.data.image_shape
     small = min(height, _SMOKE_PIXELS), min(width, _SMOKE_PIXELS), channels
-    ch_mult = config.model.ch_mult[:_SMOKE_LEVELS]
-    top = small[0] // config.model.patch_size
-    heights = [top // 2**level for level in range(len(ch_mult))]
-    attention = [n for n in config.model.attn_resolutions if n in heights]
     few = {"num_updates": _SMOKE_UPDATES, "batch_size": _SMOKE_BATCH}
     return dataclasses.replace(
         config,
         data=Data(name="random", image_shape=small, flip=config.data.flip)
         if made
         else config.data,
-        model=dataclasses.replace(
-            config.model,
-            ch=_SMOKE_CHANNELS,
-            emb_ch=2 * _SMOKE_CHANNELS,
-            ch_mult=ch_mult,
-            attn_resolutions=tuple(attention),
-            num_res_blocks=1,
-            head_dim=min(config.model.head_dim, _SMOKE_CHANNELS),
-        ),
+        net=config.net.smoke(small),
         base=dataclasses.replace(config.base, **few),
         distill=dataclasses.replace(
             config.distill,

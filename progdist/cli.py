@@ -4,18 +4,20 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from progdist import preflight
-from progdist.config import Config, from_json
+from progdist.config import Config
 from progdist.errors import UsageError, last_line
 from progdist.workdir import compile_cache, files
 
+_RENAMED = {
+    "config.model.output": "config.parameterization",
+    "config.model.": "config.net.",
+}
 MOST_STEPS = 2**24  # of a sampler: float32 holds all whole numbers up to it
 _LEAST_ROWS = 16  # of a batch on each CPU device; fewer do not pay
 
@@ -23,7 +25,7 @@ _LEAST_ROWS = 16  # of a batch on each CPU device; fewer do not pay
 def define_config(values: flags.FlagValues) -> None:
     """Defines --config, with overrides by the type of each field."""
     for choices in _literals(Config):
-        # Not among the types that ml_collections knows.
+        # ml_collections has no parser for Literal types.
         config_flags.register_flag_parser_for_type(
             choices, flags.EnumParser(list(get_args(choices)))
         )
@@ -36,7 +38,7 @@ def get_config(values: flags.FlagValues) -> Config:
     """Returns the parsed configuration.
 
     Raises:
-      UsageError: if the file is not there, or returns something else.
+      UsageError: if the file is missing, or returns something else.
     """
     config: Any = values["config"].value
     try:
@@ -60,21 +62,22 @@ def parse(
     Args:
       values: the flags.
       argv: the command line.
-      about: for --help.
-      required: names of flags that must be given.
-      words: names of what must stand there beside flags.
+      about: text of --help.
+      required: names of required flags.
+      words: names of required positional arguments.
 
     Returns:
-      The words.
+      The positional arguments.
 
     Raises:
-      UsageError: if a flag or word is missing, unknown, wrong or too much.
+      UsageError: if a flag or argument is missing, unknown, wrong or one too many.
     """
     # Orbax reports every file at level INFO, and what it also raises at level ERROR.
     logging.set_verbosity(logging.FATAL)
     if {"--help", "-h"} & set(argv[1:]):
         print(f"{about}\n{values.get_help()}")
         sys.exit(0)
+    _check_renamed(argv)
     try:
         rest = values(argv)[1:]
     except flags.Error as error:
@@ -91,19 +94,13 @@ def parse(
     return rest
 
 
-def open_run(path: str) -> tuple[Path, Config]:
-    """Returns a run's directory and its configuration, checked.
-
-    Raises:
-      UsageError: if there is no such directory.
-      ConfigError: if its configuration is missing or malformed.
-    """
-    workdir = Path(path).expanduser().absolute()
-    if not workdir.is_dir():
-        raise UsageError(f"--workdir={workdir}: no such directory")
-    config = from_json(workdir / "config.json")
-    preflight.check(config)
-    return workdir, config
+def _check_renamed(argv: Sequence[str]) -> None:
+    """Refuses flags of version 0.1.0 that have another name now."""
+    for word in argv:
+        name = word.lstrip("-").partition("=")[0]
+        for old, new in _RENAMED.items():
+            if name.startswith(old):
+                raise UsageError(f"--{name}: is --{name.replace(old, new)} now")
 
 
 def prepare_devices(config: Config, num_processes: int = 1) -> None:
@@ -126,7 +123,7 @@ def num_cores() -> int:
 
 
 def _devices_of(config: Config, num_processes: int) -> int:
-    """The most devices, up to one a core, that share every batch evenly."""
+    """Returns the most devices, up to one a core, that share every batch evenly."""
     sizes = [config.base.batch_size, config.distill.batch_size]
     most = min(num_cores(), min(sizes) // num_processes // _LEAST_ROWS)
     sizes.append(config.evaluation.batch_size)
@@ -139,10 +136,11 @@ def _devices_of(config: Config, num_processes: int) -> int:
 
 
 def _literals(cls: type) -> Iterator[Any]:
-    """The types of the fields that take one of a few words, nested ones too."""
+    """Yields the Literal types of the fields, nested ones too."""
     hints: dict[str, Any] = get_type_hints(cls)
     for hint in hints.values():
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            yield from _literals(hint)
-        elif get_origin(hint) is Literal:
+        if get_origin(hint) is Literal:
             yield hint
+        for inner in get_args(hint) or (hint,):
+            if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+                yield from _literals(inner)

@@ -1,4 +1,4 @@
-"""How a process finds and joins the others of its run."""
+"""Joining the other processes of a run."""
 
 import re
 import socket
@@ -16,53 +16,64 @@ _LOOPBACK = "127.0.0.1", "localhost", "[::1]"
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of a run on several processes."""
     flags.DEFINE_bool(
-        "distributed", False, "Join the processes of a cluster.", flag_values=values
+        "distributed", False, "Join the other processes of a run.", flag_values=values
     )
     flags.DEFINE_string(
-        "coordinator", None, "HOST:PORT of process 0; else found.", flag_values=values
+        "coordinator",
+        None,
+        "HOST:PORT of process 0; detected if omitted.",
+        flag_values=values,
     )
     flags.DEFINE_integer(
-        "num_processes", None, "How many; else found.", 1, flag_values=values
+        "num_processes",
+        None,
+        "Number of processes; detected if omitted.",
+        1,
+        flag_values=values,
     )
     flags.DEFINE_integer(
-        "process_id", None, "Which one this is; else found.", 0, flag_values=values
+        "process_id",
+        None,
+        "Number of this process; detected if omitted.",
+        0,
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "heartbeat_seconds",
         60,
-        "Time after which a process that is not heard of is lost.",
+        "Seconds without a sign of life after which a process counts as lost.",
         1,
         flag_values=values,
     )
 
 
 def join(values: flags.FlagValues) -> None:
-    """Joins the processes that the flags, or TPU, SLURM, … describe.
+    """Joins the processes that the flags, or the environment (TPU, SLURM), describe.
 
     Raises:
       UsageError: if they describe none.
-      PeerError: if the others do not come.
+      PeerError: if the others do not arrive.
     """
-    given: dict[str, Any] = {
+    address: dict[str, Any] = {
         name: values[name].value
         for name in ("coordinator", "num_processes", "process_id")
     }
     if not values["distributed"].value:
-        for name, value in given.items():
+        for name, value in address.items():
             if value is not None:
-                raise UsageError(f"--{name} goes with --distributed")
+                raise UsageError(f"--{name}: needs --distributed")
         return
-    _check(**given)
-    coordinator = given["coordinator"] or ""
+    _check(**address)
+    coordinator = address["coordinator"] or ""
     is_local = coordinator.rsplit(":", 1)[0] in _LOOPBACK
-    if given["process_id"] == 0:
+    if address["process_id"] == 0:
         _check_free(coordinator)
     seconds: Any = values["heartbeat_seconds"].value
     try:
         jax.distributed.initialize(
             coordinator or None,
-            given["num_processes"],
-            given["process_id"],
+            address["num_processes"],
+            address["process_id"],
             coordinator_bind_address=coordinator if is_local else None,
             heartbeat_timeout_seconds=seconds,
             shutdown_timeout_seconds=seconds,
@@ -76,11 +87,11 @@ def join(values: flags.FlagValues) -> None:
 def _check(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    given = [value is not None for value in (coordinator, num_processes, process_id)]
-    if any(given) and not all(given):
+    values = coordinator, num_processes, process_id
+    if None in values and values != (None, None, None):
         raise UsageError(
-            "--coordinator, --num_processes and --process_id go together; without "
-            "them the cluster is found"
+            "--coordinator, --num_processes and --process_id go together; omit all "
+            "three to detect the cluster"
         )
     port = re.fullmatch(r"\S+:(\d+)", coordinator or "any:1")
     if not port or not 0 < int(port[1]) < 1 << 16:

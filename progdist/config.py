@@ -6,17 +6,19 @@ one field by name and type. What its values must be is checked by `preflight.che
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from progdist import data
-from progdist.diffusion import losses, prediction, schedules
+from progdist.diffusion.settings import Parameterization, ScheduleName, Weight
 from progdist.errors import InputError
-from progdist.trainer import state
+from progdist.nets.settings import NetConfig, UNetConfig
+from progdist.plan import Phase, make_plan
 
-DType = Literal["float32", "bfloat16"]
+Anneal = Literal["none", "linear"]
 
-# Fields that a run may change when it goes on.
+# Fields that may change when a run resumes.
 _HARMLESS = (
     "log_every",
     "save_every",
@@ -36,18 +38,18 @@ class ConfigError(InputError):
 
 @dataclasses.dataclass
 class Data:
-    """Which images.
+    """Images to train on and to compare samples with.
 
     Attributes:
-      name: where they come from.
-      split: "train" or "test"; of a folder "val" or "validation", too; for tfds any of
+      name: source of the images.
+      split: "train" or "test"; for a folder "val" or "validation", too; for tfds any of
         its split expressions.
       dir: directory of the idx or image files, or of the prepared TFDS data.
-      tfds_name: the TFDS data set and its config, for name "tfds".
+      tfds_name: TFDS data set and its config, for name "tfds".
       image_shape: (height, width, channels).
       flip: mirror a random half of the images, left to right.
       skip_bad: share of a folder's files that may be bad, and are then left out.
-      num_workers: threads that read and decode what does not fit into memory.
+      num_workers: threads that read and decode data too large for memory.
     """
 
     name: data.Name = "digits"
@@ -61,60 +63,33 @@ class Data:
 
 
 @dataclasses.dataclass
-class Model:
-    """The U-Net; see `progdist.nets.unet.UNet`.
-
-    Attributes:
-      output: what the network puts out.
-      head_dim: channels of an attention head; 0 leaves it to num_heads.
-      num_classes: 0 ignores the labels.
-      patch_size: squares of pixels folded into channels; 1 is the published network.
-      dtype: of the computation; parameters are always float32.
-      remat: recompute activations in the backward pass, to save memory.
-    """
-
-    output: prediction.Target = "v"
-    ch: int = 64
-    emb_ch: int = 256
-    ch_mult: tuple[int, ...] = (1, 2)
-    num_res_blocks: int = 2
-    attn_resolutions: tuple[int, ...] = ()
-    num_heads: int = 1
-    head_dim: int = 0
-    num_classes: int = 0
-    patch_size: int = 1
-    dtype: DType = "float32"
-    remat: bool = False
-
-
-@dataclasses.dataclass
 class Training:
-    """How one phase is trained, by Adam.
+    """Training of one kind of phase, by Adam.
 
     Attributes:
       num_updates: updates of the phase.
       batch_size: global batch size, over all devices.
-      learning_rate: at its highest.
+      learning_rate: peak learning rate.
       warmup_updates: updates over which it rises linearly from 0.
       anneal: "linear" lets it fall to 0 over the phase.
-      weight_decay: decoupled; 0 is none.
+      weight_decay: decoupled weight decay; 0 is none.
       clip_norm: bound on the global norm of the gradient; 0 is none.
-      ema_decay: of the moving average of the parameters; 0 is none. Where there is
-        one, it is what samples, and what the next round learns from.
-      dropout: rate in the network.
-      weight: w(logsnr) of the squared error in x.
+      ema_decay: decay of the moving average of the parameters; 0 keeps none. The
+        average, if there is one, samples, and teaches the next round.
+      dropout: dropout rate in the network.
+      weight: weight w(logsnr) of the squared error in x.
     """
 
     num_updates: int = 1000
     batch_size: int = 128
     learning_rate: float = 2e-4
     warmup_updates: int = 0
-    anneal: state.Anneal = "none"
+    anneal: Anneal = "none"
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.0
     dropout: float = 0.0
-    weight: losses.Weight = "truncated_snr"
+    weight: Weight = "truncated_snr"
 
 
 @dataclasses.dataclass
@@ -122,15 +97,15 @@ class Distillation(Training):
     """The rounds: N falls from start_steps to end_steps by `ratio` a round.
 
     Attributes:
-      anneal: "linear", the paper's, unless said otherwise.
+      anneal: "linear" by default, as in the paper.
       start_steps: DDIM steps of the first teacher.
-      end_steps: of the last student.
+      end_steps: DDIM steps of the last student.
       ratio: teacher steps that one student step replaces.
-      long_rounds: how many of the last rounds take `long_num_updates` updates.
-      long_num_updates: see there.
+      long_rounds: number of final rounds that take `long_num_updates` updates.
+      long_num_updates: updates of each of those rounds.
     """
 
-    anneal: state.Anneal = "linear"
+    anneal: Anneal = "linear"
     start_steps: int = 1024
     end_steps: int = 1
     ratio: int = 2
@@ -140,13 +115,13 @@ class Distillation(Training):
 
 @dataclasses.dataclass
 class Evaluation:
-    """What is measured and drawn after each phase.
+    """Evaluation after each phase.
 
     Attributes:
       num_samples: images behind each distance.
-      batch_size: images drawn at a time, over all devices.
-      gamma: of the ancestral sampler.
-      seed: of the samples, apart from the training's.
+      batch_size: images sampled at a time, over all devices.
+      gamma: noise level of the ancestral sampler, in [0, 1].
+      seed: seed of the samples, apart from the training's.
       grid_images: images of the sample grids.
     """
 
@@ -162,26 +137,32 @@ class Config:
     """A whole run: the teacher's training, then the rounds.
 
     Attributes:
-      seed: of initialisation, data order and noise.
-      schedule: the noise schedule of every phase.
+      seed: seed of initialisation, data order and noise.
+      schedule: noise schedule of every phase.
+      parameterization: meaning of the network's output.
       teacher: path of a trained teacher (a directory of `models/`, an exported
         .safetensors or a released flax msgpack file); empty trains one in phase 0.
+      data: images.
+      net: the network; see `progdist.nets.settings`.
+      base: training of the base model, in phase 0.
+      distill: training of the rounds.
+      evaluation: evaluation after each phase.
       log_every: updates between rows of metrics.jsonl.
       save_every: updates between checkpoints; a multiple of log_every.
-      keep_checkpoints: how many of the latest are kept.
-      max_skipped: updates in a row that are skipped if they are not finite, before
-        the run stops.
-      stuck_seconds: time without progress after which a process shows where it stands
-        and ends; 0 is never. A compilation has to fit into it.
-      cpu_devices: how many devices the CPU is split into, where there is nothing
-        else; 0 is one a core.
+      keep_checkpoints: number of latest checkpoints to keep.
+      max_skipped: non-finite updates in a row that are skipped before the run stops.
+      stuck_seconds: time without progress after which a process prints its stacks and
+        ends; 0 is never. A compilation has to fit into it.
+      cpu_devices: devices that a CPU is split into; 0 is one a core, as far as the
+        batches allow.
     """
 
     seed: int = 0
-    schedule: schedules.ScheduleName = "cosine"
+    schedule: ScheduleName = "cosine"
+    parameterization: Parameterization = "v"
     teacher: str = ""
     data: Data = dataclasses.field(default_factory=Data)
-    model: Model = dataclasses.field(default_factory=Model)
+    net: NetConfig = dataclasses.field(default_factory=UNetConfig)
     base: Training = dataclasses.field(default_factory=Training)
     distill: Distillation = dataclasses.field(default_factory=Distillation)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
@@ -191,6 +172,26 @@ class Config:
     max_skipped: int = 0
     stuck_seconds: int = 1800
     cpu_devices: int = 0
+
+
+def plan_of(config: Config) -> tuple[Phase, ...]:
+    """Returns the configured phases; a teacher from elsewhere is not trained.
+
+    Raises:
+      ValueError: if start_steps is not end_steps times a power of the ratio.
+    """
+    distill = config.distill
+    return make_plan(
+        base_updates=0 if config.teacher else config.base.num_updates,
+        base_batch_size=config.base.batch_size,
+        round_updates=distill.num_updates,
+        round_batch_size=distill.batch_size,
+        start_steps=distill.start_steps,
+        end_steps=distill.end_steps,
+        ratio=distill.ratio,
+        long_rounds=distill.long_rounds,
+        long_updates=distill.long_num_updates,
+    )
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -221,8 +222,7 @@ def from_json(path: Path) -> Config:
       ConfigError: if the file is missing, is not JSON, or has a field of another name.
     """
     try:
-        values = json.loads(path.read_text())
-        return _from_dict(Config, values)
+        return _from_dict(Config, _current(json.loads(path.read_text())))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file; is this the workdir of a run?"
@@ -231,21 +231,40 @@ def from_json(path: Path) -> Config:
         json.JSONDecodeError,
         UnicodeDecodeError,
         TypeError,
+        KeyError,
         AttributeError,
     ) as error:
         raise ConfigError(f"{path}: not a configuration ({error})") from None
+
+
+def _current(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields under their present names; `model` is of version 0.1.0."""
+    if "model" in values:
+        net = dict(values["model"])
+        values = {k: v for k, v in values.items() if k != "model"}
+        values |= {"parameterization": net.pop("output"), "net": net}
+    return values
 
 
 def _from_dict(cls: type, values: dict[str, Any]) -> Any:
     hints = get_type_hints(cls)
     fields = {}
     for name, value in values.items():
-        if dataclasses.is_dataclass(hints.get(name)):
-            value = _from_dict(hints[name], value)
+        classes = get_args(hints.get(name)) or (hints.get(name),)
+        if dataclasses.is_dataclass(classes[0]):
+            value = _from_dict(_class_of(value, classes), value)
         elif get_origin(hints.get(name)) is tuple:
             value = tuple(value)
         fields[name] = value
     return cls(**fields)
+
+
+def _class_of(values: dict[str, Any], classes: Sequence[Any]) -> Any:
+    """Returns the settings class, of a closed set of them, that has these fields."""
+    for cls in classes:
+        if set(values) <= {field.name for field in dataclasses.fields(cls)}:
+            return cls
+    return classes[0]
 
 
 def _flatten(values: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
   python -m progdist.main --config=configs/digits.py --workdir=runs/digits
 
-The same command again goes on where it stopped. One field of the configuration is
-changed by --config.base.num_updates=100. On several machines, or processes, the same
-command runs on each with --distributed, and workdir is storage that they share.
+The same command resumes where it stopped. --config.base.num_updates=100 changes one
+field of the configuration. On several machines, or in several processes, run the same
+command on each with --distributed, with a workdir on storage that they share.
 
 Exit codes:
   0 done
@@ -12,7 +12,7 @@ Exit codes:
   3 training diverged
   4 something could not be written
   5 no progress, or another process was lost (134 where JAX saw it first)
-  130, 143 stopped by Ctrl-C or SIGTERM, saved; the same command goes on
+  130, 143 stopped by Ctrl-C or SIGTERM, saved; the same command resumes
 """
 
 import sys
@@ -29,12 +29,12 @@ FLAGS = flags.FlagValues()
 cli.define_config(FLAGS)
 cluster.define_flags(FLAGS)
 flags.DEFINE_string(
-    "workdir", None, "Directory of the run, made if there is none.", flag_values=FLAGS
+    "workdir", None, "Directory of the run; created if missing.", flag_values=FLAGS
 )
 flags.DEFINE_bool(
     "override",
     False,
-    "Go on with another configuration than the run began with.",
+    "Resume with a configuration other than the run began with.",
     flag_values=FLAGS,
 )
 
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     workdir = Path(str(FLAGS["workdir"].value)).expanduser().absolute()
     cli.prepare_devices(config, FLAGS["num_processes"].value or 1)
     cluster.join(FLAGS)
-    # After joining, which takes SIGTERM for itself.
+    # After joining, which takes over SIGTERM.
     with Interrupt() as interrupt:
         experiment.run(config, workdir, interrupt, bool(FLAGS["override"].value))
 

@@ -1,77 +1,125 @@
-"""The configured model: a network, what its output means, and its schedule."""
+"""A model: a network, the meaning of its output, and its noise schedule.
 
-import dataclasses
-import functools
-from typing import NamedTuple
+All but its parameters, which are passed beside it: made once, at the top, and bound to
+parameters wherever it denoises.
+"""
 
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from progdist import parallel
-from progdist.config import Config
-from progdist.diffusion.prediction import Target, num_outputs
-from progdist.diffusion.schedules import Schedule, make_schedule
-from progdist.evaluate import sampling
-from progdist.nets.unet import UNet
-from progdist.trainer.state import Params
+from progdist.diffusion.prediction import Prediction, from_output, num_outputs
+from progdist.diffusion.schedules import Schedule
+from progdist.diffusion.settings import Parameterization
+from progdist.nets.blocks import Dropout
+from progdist.nets.conditioning import Conditioning
+from progdist.nets.networks import make_net
+from progdist.nets.settings import NetConfig
+
+Params = Any
+ImageShape = tuple[int, int, int]
 
 
 class Model(NamedTuple):
-    """All of a model but its parameters."""
+    """A model without its parameters.
 
-    net: UNet
-    output: Target
+    Attributes:
+      net: called as net(z_t, logsnr_t, conditioning, dropout).
+      parameterization: meaning of its output.
+      schedule: the schedule it is trained with.
+      image_shape: (height, width, channels).
+      num_classes: classes of its labels; 0 without any.
+    """
+
+    net: nn.Module
+    parameterization: Parameterization
     schedule: Schedule
-    image_shape: tuple[int, int, int]
+    image_shape: ImageShape
+    num_classes: int
 
 
-def make_model(config: Config, dropout: float = 0.0) -> Model:
-    """Returns the configured model, with a dropout rate for training."""
-    fields = dataclasses.asdict(config.model)
-    output = fields.pop("output")
-    channels = config.data.image_shape[-1] * num_outputs(output)
-    fields["dtype"] = jnp.dtype(fields["dtype"])
-    fields["head_dim"] = fields["head_dim"] or None
-    net = UNet(**fields, dropout=dropout, out_ch=channels)
-    schedule = make_schedule(config.schedule)
-    return Model(net, output, schedule, config.data.image_shape)
+@runtime_checkable
+class Denoiser(Protocol):
+    """A model bound to its parameters."""
+
+    def __call__(
+        self,
+        z_t: Float[Array, "b *d"],
+        logsnr_t: Float[Array, " b"],
+        conditioning: Conditioning | None = None,
+    ) -> Prediction:
+        """Returns the prediction at z_t."""
+        ...
+
+
+def make_model(
+    net: NetConfig,
+    *,
+    parameterization: Parameterization,
+    schedule: Schedule,
+    image_shape: ImageShape,
+) -> Model:
+    """Returns the model of these settings."""
+    out_ch = image_shape[-1] * num_outputs(parameterization)
+    return Model(
+        make_net(net, out_ch),
+        parameterization,
+        schedule,
+        image_shape,
+        net.num_classes,
+    )
+
+
+def bind(model: Model, params: Params, dropout: Dropout | None = None) -> Denoiser:
+    """Returns the denoiser of the model with these parameters."""
+
+    def denoise(
+        z_t: Float[Array, "b *d"],
+        logsnr_t: Float[Array, " b"],
+        conditioning: Conditioning | None = None,
+    ) -> Prediction:
+        output: Any = model.net.apply(
+            {"params": params}, z_t, logsnr_t, conditioning, dropout
+        )
+        return from_output(output, z_t, logsnr_t, model.parameterization)
+
+    return denoise
+
+
+def param_specs(model: Model) -> Params:
+    """Returns how each parameter is split over the devices: not at all.
+
+    Initialisation, restoring, the train step and the sampler all place parameters by
+    these values.
+    """
+    return jax.tree.map(lambda _: parallel.REPLICATED, param_shapes(model))
 
 
 def init_params(model: Model, seed: int, mesh: Mesh) -> Params:
-    """Returns fresh parameters on every device."""
-    init = jax.jit(functools.partial(_init, model))
-    return parallel.replicate(init(jax.random.key(seed)), mesh)
+    """Returns fresh parameters on the devices."""
+    init = jax.jit(lambda key: _init(model, key))
+    return parallel.place(init(jax.random.key(seed)), mesh, param_specs(model))
 
 
 def param_shapes(model: Model) -> Params:
-    """Returns the shapes of the parameters, without a device."""
-    return jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
+    """Returns shapes and dtypes of the parameters, without a device."""
+    return jax.eval_shape(lambda key: _init(model, key), jax.random.key(0))
 
 
 def param_template(model: Model, mesh: Mesh) -> Params:
-    """Returns shapes, dtypes and places of parameters on every device."""
-    return parallel.replicated_shapes(param_shapes(model), mesh)
+    """Returns shapes, dtypes and shardings of the parameters."""
+    return parallel.placed_shapes(param_shapes(model), mesh, param_specs(model))
 
 
 def _init(model: Model, key: Key[Array, ""]) -> Params:
-    z = jnp.zeros((1, *model.image_shape))
-    label = jnp.zeros(1, int)
-    return model.net.init(jax.random.fold_in(key, 0), z, jnp.zeros(1), label)["params"]
-
-
-def make_sampler(
-    model: Model, mesh: Mesh, name: sampling.SamplerName, gamma: float
-) -> sampling.Sampler:
-    """Returns the compiled sampler of that name; see `drawing.make_sampler`."""
-    return sampling.make_sampler(
-        model.net,
-        model.output,
-        model.schedule,
-        model.image_shape,
-        model.net.num_classes,
-        mesh,
-        name,
-        gamma,
+    z, conditioning = (
+        jnp.zeros((1, *model.image_shape)),
+        Conditioning(jnp.zeros(1, int)),
     )
+    key = jax.random.fold_in(key, 0)
+    return model.net.init(key, z, jnp.zeros(1), conditioning)["params"]

@@ -13,6 +13,8 @@ from progdist.errors import Error
 
 PyTree = Any
 AXIS = "data"
+REPLICATED = PartitionSpec()
+ROWS = PartitionSpec(AXIS)
 
 
 class PeerError(Error):
@@ -39,8 +41,8 @@ def devices_sharing(batch_size: int) -> list[Any]:
 def pmap(
     fn: Callable,
     mesh: Mesh,
-    in_axes: Sequence[int | None],
-    out_axes: Any,
+    in_specs: Sequence[PyTree],
+    out_specs: PyTree,
     donate_argnums: tuple[int, ...] = (),
 ) -> Callable:
     """Maps `fn` over the devices, as `jax.pmap` does, and compiles it.
@@ -53,19 +55,12 @@ def pmap(
     Args:
       fn: the function of one device's rows.
       mesh: from `make_mesh`.
-      in_axes: for each argument 0 (split by rows) or None (replicated).
-      out_axes: the same for the result, or a tuple of them for a tuple of results.
+      in_specs: for each argument `ROWS` (split by rows), `REPLICATED`, or a tree of
+        such values.
+      out_specs: specs of the result, or a tuple of them for a tuple of results.
       donate_argnums: arguments whose memory the result may reuse.
     """
-    spec = {0: PartitionSpec(AXIS), None: PartitionSpec()}
-    outputs = (
-        tuple(spec[axis] for axis in out_axes)
-        if isinstance(out_axes, tuple)
-        else spec[out_axes]
-    )
-    mapped = jax.shard_map(
-        fn, mesh=mesh, in_specs=tuple(spec[axis] for axis in in_axes), out_specs=outputs
-    )
+    mapped = jax.shard_map(fn, mesh=mesh, in_specs=tuple(in_specs), out_specs=out_specs)
     return jax.jit(mapped, donate_argnums=donate_argnums)
 
 
@@ -90,27 +85,37 @@ def rows_here(num_local: int) -> tuple[jax.Array, int]:
     return first + jnp.arange(num_local), num_local * jax.lax.axis_size(AXIS)
 
 
-def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Returns the tree on every device, in memory of its own.
+def place(tree: PyTree, mesh: Mesh, specs: PyTree = REPLICATED) -> PyTree:
+    """Returns a copy of the tree on the devices, in memory of its own.
 
     The copy matters: `device_put` may share memory with its argument, and donating the
     result would then delete the original.
+
+    Args:
+      tree: arrays.
+      mesh: the devices.
+      specs: `PartitionSpec` of the arrays; one value, or a tree of them.
     """
-    sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(lambda t: jax.tree.map(jnp.copy, t), out_shardings=sharding)(tree)
+    shardings = _shardings(mesh, specs)
+    return jax.jit(lambda t: jax.tree.map(jnp.copy, t), out_shardings=shardings)(tree)
 
 
-def replicated_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Returns the shapes and dtypes of the tree's leaves, as placed by `replicate`."""
-    sharding = NamedSharding(mesh, PartitionSpec())
+def placed_shapes(tree: PyTree, mesh: Mesh, specs: PyTree) -> PyTree:
+    """Returns shapes, dtypes and shardings of the leaves, as `place` puts them."""
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        tree,
+        _shardings(mesh, specs),
     )
+
+
+def _shardings(mesh: Mesh, specs: PyTree) -> PyTree:
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
 def shard(tree: PyTree, mesh: Mesh) -> PyTree:
     """Returns this process's rows as part of global arrays split over the devices."""
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    sharding = NamedSharding(mesh, ROWS)
     return jax.tree.map(
         lambda rows: jax.make_array_from_process_local_data(sharding, rows), tree
     )
@@ -135,17 +140,17 @@ def of_all_processes(value: int) -> list[int]:
     return multihost_utils.process_allgather(np.int32(value)).tolist()
 
 
-def first_says(what: bool) -> bool:
+def broadcast_from_zero(what: bool) -> bool:
     """Returns what process 0 sees; the others may see its files a moment later."""
     return bool(of_all_processes(int(what))[0])
 
 
-def first_does(act: Callable[[], None]) -> None:
+def on_process_zero(act: Callable[[], None]) -> None:
     """Process 0 acts, and the others wait for it.
 
     Raises:
       PeerError: on the others, where it failed.
-      Exception: what `act` raised, on process 0.
+      Exception: the error of `act`, on process 0.
     """
     failure: Exception | None = None
     if jax.process_index() == 0:
@@ -198,7 +203,7 @@ def _all_bytes(text: np.ndarray) -> list[bytes]:
 
 
 class Vote:
-    """What any process wishes becomes known to all of them at the same call.
+    """Vote of all processes, whose largest wish they all learn at the same call.
 
     Accelerators are not waited for: what a call returns was wished at the call before.
     """
@@ -207,7 +212,7 @@ class Vote:
         """Takes the mesh of the devices that carry the wishes."""
         self._mesh = mesh
         self._count: Any = None
-        replicated = NamedSharding(mesh, PartitionSpec())
+        replicated = NamedSharding(mesh, REPLICATED)
         self._largest = jax.jit(jnp.max, out_shardings=replicated)
 
     def __call__(self, wish: int) -> int:

@@ -1,22 +1,47 @@
-"""The phases of a run, as data: which there are, and how long each is."""
+"""The plan of a run: its phases as data, with the kind and the cost of each.
 
-from typing import NamedTuple
+| kind    | teacher                           | student starts from | steps         |
+|---------|-----------------------------------|---------------------|---------------|
+| base    | none; data, or a given teacher    | random, or given    | N_0           |
+| distill | the model of the phase before     | the teacher         | N_0 / ratio^k |
+
+A run writes its plan to `plan.json`, for the report and other readers.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from progdist.errors import InputError
+
+Kind = Literal["base", "distill"]
+
+# Forward passes of an update in the network that is trained: backward counts as two.
+_STUDENT_PASSES = 3
 
 
 class Phase(NamedTuple):
     """One phase of the plan.
 
     Attributes:
+      kind: its kind of training.
       number: 0 for the base model, k for round k.
       num_steps: N, the network calls of the model that it makes.
-      num_updates: how long it trains.
+      num_updates: updates of the phase.
       first_update: updates of all phases before it.
+      batch_size: examples of an update.
+      passes: forward passes of an update for each example, those of the teacher
+        included.
     """
 
+    kind: Kind
     number: int
     num_steps: int
     num_updates: int
     first_update: int
+    batch_size: int
+    passes: int
 
     @property
     def end_update(self) -> int:
@@ -25,8 +50,8 @@ class Phase(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What it does, for people."""
-        if self.number == 0:
+        """Name for people."""
+        if self.kind == "base":
             return "teacher"
         return f"round {self.number}: {self.num_steps} step{'s'[: self.num_steps > 1]}"
 
@@ -52,9 +77,12 @@ def num_rounds(start_steps: int, end_steps: int, ratio: int) -> int:
     return rounds
 
 
-def plan(
+def make_plan(
+    *,
     base_updates: int,
+    base_batch_size: int,
     round_updates: int,
+    round_batch_size: int,
     start_steps: int,
     end_steps: int,
     ratio: int = 2,
@@ -64,21 +92,45 @@ def plan(
     """Returns the phases: the base model's, then the rounds down to end_steps.
 
     Args:
-      base_updates: of phase 0; 0 where a trained teacher is given.
-      round_updates: of each round.
+      base_updates: updates of phase 0; 0 with a teacher from elsewhere.
+      base_batch_size: examples of each of them.
+      round_updates: updates of a round.
+      round_batch_size: examples of each of them.
       start_steps: N_0, the DDIM steps of the first teacher.
-      end_steps: of the last student.
+      end_steps: steps of the last student.
       ratio: teacher steps that one student step replaces.
-      long_rounds: how many of the last rounds take `long_updates` instead.
-      long_updates: see there.
+      long_rounds: number of final rounds that take `long_updates` instead.
+      long_updates: updates of those rounds.
 
     Raises:
       ValueError: if start_steps is not end_steps times a power of the ratio.
     """
     rounds = num_rounds(start_steps, end_steps, ratio)
-    phases = [Phase(0, start_steps, base_updates, 0)]
+    base = base_updates, 0, base_batch_size, _STUDENT_PASSES
+    phases = [Phase("base", 0, start_steps, *base)]
     for k in range(1, rounds + 1):
         updates = long_updates if k > rounds - long_rounds else round_updates
-        num_steps = start_steps // ratio**k
-        phases.append(Phase(k, num_steps, updates, phases[-1].end_update))
+        length = updates, phases[-1].end_update
+        cost = round_batch_size, _STUDENT_PASSES + ratio
+        phases.append(Phase("distill", k, start_steps // ratio**k, *length, *cost))
     return tuple(phases)
+
+
+def to_json(phases: Sequence[Phase]) -> str:
+    """Returns the plan as JSON, one phase a line."""
+    rows = ",\n ".join(json.dumps(phase._asdict()) for phase in phases)
+    return f"[{rows}]\n"
+
+
+def read_plan(path: Path) -> tuple[Phase, ...]:
+    """Reads what `to_json` wrote; empty if there is no file.
+
+    Raises:
+      InputError: if it is not a plan.
+    """
+    try:
+        return tuple(Phase(**row) for row in json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return ()
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: not a plan ({error})") from None

@@ -1,22 +1,24 @@
-"""What is refused before anything is compiled or written.
+"""From a configuration to its data and model, refusing what cannot run.
 
-Bad values, by field, value and rule; then batches that the devices cannot share, and
-data or a teacher that do not fit the configuration.
+All before anything is compiled or written: bad values, by field, value and rule; then
+batches that the devices cannot share, and data or a teacher that do not fit.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from progdist import checkpoint, data, plan as phases
+from progdist import checkpoint, data, model as models, plan
 from progdist.config import (
     Config,
     ConfigError,
     Data,
     Distillation,
-    Model as ModelConfig,
     Training,
+    from_json,
 )
+from progdist.diffusion.schedules import describe, make_schedule
+from progdist.errors import UsageError
 from progdist.model import Model, param_shapes
 
 
@@ -28,7 +30,10 @@ def check(config: Config) -> None:
     """
     _check_types(config, "config")
     _check_data(config.data)
-    _check_model(config.model, config.data.image_shape)
+    try:
+        config.net.check(config.data.image_shape)
+    except ValueError as error:
+        raise ConfigError(f"config.net.{error}") from None
     _check_training(config.base, "config.base")
     _check_training(config.distill, "config.distill")
     _check_rounds(config.distill)
@@ -56,6 +61,31 @@ def check(config: Config) -> None:
     )
 
 
+def open_run(path: str) -> tuple[Path, Config]:
+    """Returns a run's directory and its configuration, checked.
+
+    Raises:
+      UsageError: if there is no such directory.
+      ConfigError: if its configuration is missing or malformed.
+    """
+    workdir = Path(path).expanduser().absolute()
+    if not workdir.is_dir():
+        raise UsageError(f"--workdir={workdir}: no such directory")
+    config = from_json(workdir / "config.json")
+    check(config)
+    return workdir, config
+
+
+def make_model(config: Config) -> Model:
+    """Returns the configured model."""
+    return models.make_model(
+        config.net,
+        parameterization=config.parameterization,
+        schedule=make_schedule(config.schedule),
+        image_shape=config.data.image_shape,
+    )
+
+
 def check_devices(config: Config, num_devices: int) -> None:
     """Refuses batches that the devices cannot share evenly.
 
@@ -75,43 +105,42 @@ def open_source(config: Config) -> data.Source:
       DataError: if it is missing, malformed or of another shape.
       ConfigError: if the network has classes that the data lacks, or too few for it.
     """
-    wanted = config.data
+    settings = config.data
     source = data.open_source(
-        wanted.name,
-        wanted.split,
-        wanted.dir,
-        wanted.tfds_name,
-        wanted.image_shape,
-        wanted.skip_bad,
-        wanted.num_workers,
+        settings.name,
+        settings.split,
+        settings.dir,
+        settings.tfds_name,
+        settings.image_shape,
+        settings.skip_bad,
+        settings.num_workers,
     )
-    classes, found = config.model.num_classes, source.num_classes
-    if classes and not found:
+    classes = config.net.num_classes
+    if classes and not source.num_classes:
         raise ConfigError(
-            f"config.model.num_classes={classes}: must be 0, since the data has no "
-            "labels"
+            f"config.net.num_classes={classes}: must be 0, since the data has no labels"
         )
-    if classes and found > classes:
+    if classes and source.num_classes > classes:
         raise ConfigError(
-            f"config.model.num_classes={classes}: must be 0 or at least the data's "
-            f"{found} classes"
+            f"config.net.num_classes={classes}: must be 0 or at least the data's "
+            f"{source.num_classes} classes"
         )
     return source
 
 
 def check_teacher(config: Config, model: Model) -> None:
-    """Refuses a given teacher that is not of this network, output and schedule.
+    """Refuses a teacher of another network, parameterization or schedule.
 
     Raises:
-      CheckpointError: if there is none, or it belongs to another network.
-      ConfigError: if it predicts something else, or for other steps.
+      CheckpointError: if it is missing, or belongs to another network.
+      ConfigError: if its output means something else, or it takes other steps.
     """
     if not config.teacher:
         return
     path = Path(config.teacher).expanduser()
     checkpoint.check_model(path, param_shapes(model))
     card = checkpoint.read_card(path)
-    check_card(config, path, card)
+    check_card(model, path, card)
     # A student knows no steps but its own.
     if card.get("phase") and card["num_steps"] != config.distill.start_steps:
         raise ConfigError(
@@ -120,28 +149,28 @@ def check_teacher(config: Config, model: Model) -> None:
         )
 
 
-def check_card(config: Config, path: Path, card: dict[str, Any]) -> None:
+def check_card(model: Model, path: Path, card: dict[str, Any]) -> None:
     """Refuses a model whose output means something else, or of another schedule.
 
     Args:
-      config: of the run.
-      path: of the model, for the message.
-      card: what it says of itself; what it does not say is taken to agree.
+      model: the configured model.
+      path: path of the other one, for the message.
+      card: its card; fields that it lacks are taken to agree.
 
     Raises:
       ConfigError: if they differ.
     """
-    wanted = {"output": config.model.output, "schedule": config.schedule}
-    for name, value in wanted.items():
+    ours = {"output": model.parameterization, "schedule": describe(model.schedule)}
+    for name, value in ours.items():
         if card.get(name, value) != value:
             raise ConfigError(
                 f"{path}: its {name} is {card[name]!r}, the configuration has {value!r}"
             )
 
 
-def _require(ok: bool, field: str, found: object, rule: str) -> None:
+def _require(ok: bool, field: str, value: object, rule: str) -> None:
     if not ok:
-        raise ConfigError(f"{field}={found!r}: must be {rule}")
+        raise ConfigError(f"{field}={value!r}: must be {rule}")
 
 
 def _at_least(node: Any, path: str, bound: int, *fields: str) -> None:
@@ -155,8 +184,8 @@ def _check_types(node: Any, path: str) -> None:
     hints: dict[str, Any] = get_type_hints(type(node))
     for name, hint in hints.items():
         value, field = getattr(node, name), f"{path}.{name}"
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            _require(isinstance(value, hint), field, value, f"a {hint.__name__}")
+        if dataclasses.is_dataclass(get_args(hint)[0] if get_args(hint) else hint):
+            _require(isinstance(value, hint), field, value, f"of type {hint}")
             _check_types(value, field)
         elif get_origin(hint) is Literal:
             _require(
@@ -186,35 +215,6 @@ def _check_data(data: Data) -> None:
     _at_least(data, "config.data", 1, "num_workers")
 
 
-def _check_model(model: ModelConfig, image_shape: tuple[int, int, int]) -> None:
-    path = "config.model"
-    _at_least(model, path, 1, "emb_ch", "num_res_blocks", "num_heads", "patch_size")
-    _at_least(model, path, 0, "head_dim", "num_classes")
-    _require(model.ch >= 4 and model.ch % 2 == 0, f"{path}.ch", model.ch, "even, >= 4")
-    ok = len(model.ch_mult) >= 1 and min(model.ch_mult) >= 1
-    _require(ok, f"{path}.ch_mult", model.ch_mult, "at least one factor, each >= 1")
-    _check_levels(model, image_shape)
-    field = "head_dim" if model.head_dim else "num_heads"
-    value = getattr(model, field)
-    ok = all(model.ch * mult % value == 0 for mult in model.ch_mult)
-    rule = f"a divisor of each level's channels, {model.ch} times {model.ch_mult}"
-    _require(ok, f"{path}.{field}", value, rule)
-
-
-def _check_levels(model: ModelConfig, image_shape: tuple[int, int, int]) -> None:
-    """The image halves evenly from level to level, and attention is at one of them."""
-    halvings = len(model.ch_mult) - 1
-    factor = model.patch_size * 2**halvings
-    ok = all(side % factor == 0 for side in image_shape[:2])
-    rule = f"divisible by {factor} (patch_size times 2 a level of ch_mult)"
-    _require(ok, "config.data.image_shape", image_shape, rule)
-    top = image_shape[0] // model.patch_size
-    heights = [top // 2**level for level in range(halvings + 1)]
-    ok = set(model.attn_resolutions) <= set(heights)
-    rule = f"among the heights of the feature maps, {heights}"
-    _require(ok, "config.model.attn_resolutions", model.attn_resolutions, rule)
-
-
 def _check_training(training: Training, path: str) -> None:
     _at_least(training, path, 1, "num_updates", "batch_size")
     _at_least(training, path, 0, "warmup_updates", "weight_decay", "clip_norm")
@@ -237,9 +237,7 @@ def _check_rounds(distill: Distillation) -> None:
     if distill.long_rounds:
         _at_least(distill, path, 1, "long_num_updates")
     try:
-        rounds = phases.num_rounds(
-            distill.start_steps, distill.end_steps, distill.ratio
-        )
+        rounds = plan.num_rounds(distill.start_steps, distill.end_steps, distill.ratio)
     except ValueError as error:
         raise ConfigError(f"{path}.{error}") from None
     rule = f"at most the {rounds} rounds"

@@ -1,11 +1,11 @@
-"""Draws images from any finished round of a run.
+"""Samples images from any finished round of a run.
 
   python -m progdist.sample --workdir=runs/digits --num_steps=4 --out=grid.png
 
---out is a grid as .png, all images as .npz (the array `images`, uint8), or a directory,
-with a / at its end, for a PNG of each image: what tools like pytorch-fid read.
+--out is a grid (.png), all images (.npz, the array `images`, uint8), or a directory
+(with a / at its end) that gets a PNG of each image, as tools like pytorch-fid read.
 
-Image i depends on the seed and i alone. Exit codes: 0 done; 2 bad input, in one line.
+Image i depends on the seed and on i alone. Exit codes: 0 done; 2 bad input, one line.
 """
 
 import itertools
@@ -20,40 +20,46 @@ from jaxtyping import UInt8
 
 from progdist import checkpoint, cli, parallel, preflight, report
 from progdist.config import Config
+from progdist.diffusion import solvers
+from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError, end_on_sigterm, exit_with
 from progdist.evaluate import sampling
-from progdist.model import make_model, make_sampler, param_template
+from progdist.model import param_template
 from progdist.workdir import files
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
 flags.DEFINE_integer(
-    "num_steps", None, "Network calls an image.", 1, cli.MOST_STEPS, flag_values=FLAGS
+    "num_steps", None, "Network calls per image.", 1, cli.MOST_STEPS, flag_values=FLAGS
 )
-flags.DEFINE_integer("num", 64, "How many images.", 1, flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Of the noise.", 0, 2**32 - 1, flag_values=FLAGS)
-flags.DEFINE_string("out", None, "grid.png, all.npz or images/.", flag_values=FLAGS)
+flags.DEFINE_integer("num", 64, "Number of images.", 1, flag_values=FLAGS)
+flags.DEFINE_integer(
+    "seed", 0, "Random seed of the initial noise.", 0, 2**32 - 1, flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "out", None, "Output: grid.png, all.npz or images/.", flag_values=FLAGS
+)
 flags.DEFINE_enum(
-    "sampler", "ddim", get_args(sampling.SamplerName), "Kind.", flag_values=FLAGS
+    "sampler", "ddim", get_args(SolverName), "Sampler.", flag_values=FLAGS
 )
 flags.DEFINE_bool(
-    "teacher", False, "Draw from the undistilled teacher.", flag_values=FLAGS
+    "teacher", False, "Sample from the undistilled teacher.", flag_values=FLAGS
 )
 _SUFFIXES = (".png", ".npz")
 
 
 class Request(NamedTuple):
-    """What to draw: num images in num_steps network calls each, from a seed."""
+    """Request for num images, in num_steps network calls each, from a seed."""
 
     num_steps: int
     num: int
     seed: int
-    sampler: sampling.SamplerName
+    sampler: SolverName
     teacher: bool
 
 
 def draw(config: Config, workdir: Path, request: Request) -> UInt8[np.ndarray, "n *d"]:
-    """Returns what `draw_batches` draws, in one."""
+    """Returns the images of `draw_batches` in one array."""
     return np.concatenate(list(draw_batches(config, workdir, request)))
 
 
@@ -70,11 +76,11 @@ def draw_batches(
     path = checkpoint.find_model(
         workdir, None if request.teacher else request.num_steps
     )
-    preflight.check_card(config, path, checkpoint.read_card(path))
-    model = make_model(config)
+    model = preflight.make_model(config)
+    preflight.check_card(model, path, checkpoint.read_card(path))
     params = checkpoint.load_model(path, param_template(model, mesh))
     return sampling.draw_images(
-        make_sampler(model, mesh, request.sampler, config.evaluation.gamma),
+        sampling.make_sampler(model, mesh, request.sampler, config.evaluation.gamma),
         params,
         request.seed,
         request.num,
@@ -85,16 +91,16 @@ def draw_batches(
 
 
 def main(argv: list[str]) -> None:
-    """Draws what the flags describe."""
+    """Samples as the flags describe."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
     out, one_each = Path(values["out"]).expanduser(), values["out"].endswith("/")
     _check_out(out, one_each)
-    workdir, config = cli.open_run(values["workdir"])
+    workdir, config = preflight.open_run(values["workdir"])
     cli.prepare_devices(config)
     request = Request(*(values[name] for name in Request._fields))
     try:
-        sampling.check_calls(request.sampler, request.num_steps)
+        solvers.check_calls(request.sampler, request.num_steps)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if one_each:
@@ -119,7 +125,7 @@ def _many(count: int, noun: str) -> str:
 
 def _check_out(out: Path, one_each: bool) -> None:
     if one_each and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out={out}/: is there already, and not empty")
+        raise UsageError(f"--out={out}/: exists and is not empty")
     if not one_each and (out.suffix not in _SUFFIXES or out.is_dir()):
         accepted = ", ".join(_SUFFIXES)
         raise UsageError(f"--out={out}: must be a file in {accepted}, or end in /")

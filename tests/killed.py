@@ -23,7 +23,7 @@ from progdist.checkpoint import Checkpoints, models
 from progdist.errors import exit_with
 from progdist.trainer import step
 from progdist.trainer.phase_end import Results
-from progdist.trainer.preemption import Pulse
+from progdist.trainer.preemption import Preemption
 from progdist.trainer.state import make_optimizer
 from progdist.workdir.journal import Journal
 
@@ -62,8 +62,8 @@ def at_update(number, act=die):
     make = step.make_train_step
     before(Checkpoints, "save", lambda store, *_: STORES.append(store))
 
-    def make_killing(*args):
-        train_step = make(*args)
+    def make_killing(*args, **settings):
+        train_step = make(*args, **settings)
 
         def killing(state, round_, batch):
             result = jax.block_until_ready(train_step(state, round_, batch))
@@ -95,15 +95,17 @@ def at_hang(number):
 
 def at_terminated_sampling(number):
     """Asked to stop before a batch of samples."""
-    before(Pulse, "check", counted(number, lambda *_: terminate() or time.sleep(0.2)))
+    before(
+        Preemption, "check", counted(number, lambda *_: terminate() or time.sleep(0.2))
+    )
 
 
 def at_compilation(number):
     """In that of the base step, 1, or of the rounds', 2."""
     make, numbers = step.make_train_step, itertools.count(1)
 
-    def make_killing(*args):
-        train_step, here = make(*args), next(numbers)
+    def make_killing(*args, **settings):
+        train_step, here = make(*args, **settings), next(numbers)
 
         def killing(*inputs):
             if here == number:
@@ -193,16 +195,16 @@ def losing(name):
         found = restore(self, template_of)
         if found is None:
             return None
-        progress, snapshot = found
-        state, teacher = snapshot.state, snapshot.teacher_params
-        if name == "ema" and state.ema_params is not None:
-            state = state._replace(ema_params=jax.tree.map(jnp.copy, state.params))
+        tree, facts = found
+        state = tree["state"]
+        copy = jax.tree.map(jnp.copy, state["params"])
+        if name == "ema" and state["ema_params"] is not None:
+            state["ema_params"] = copy
         if name == "optimizer":
-            fresh = make_optimizer(1.0, 0.0).init(state.params)
-            state = state._replace(opt_state=fresh)
-        if name == "teacher" and snapshot.phase:
-            teacher = jax.tree.map(jnp.copy, state.params)
-        return progress, snapshot._replace(state=state, teacher_params=teacher)
+            state["opt_state"] = make_optimizer(1.0, 0.0).init(state["params"])
+        if name == "teacher" and facts["phase"]:
+            tree["teacher_params"] = copy
+        return tree, facts
 
     Checkpoints.restore_newest = lost
 
@@ -212,7 +214,7 @@ def remember_start():
 
     def remembered(self, template_of):
         found = restore(self, template_of)
-        UPDATES[0] = found[0].global_step if found else 0
+        UPDATES[0] = found[1]["global_step"] if found else 0
         return found
 
     Checkpoints.restore_newest = remembered

@@ -1,14 +1,21 @@
 import dataclasses
 import importlib
+import json
 
 import jax
-import numpy as np
 import pytest
 
-from progdist.config import Config, ConfigError, Data, differences, from_json, to_json
-from progdist.model import make_model
-from progdist.preflight import check, check_devices
-from progdist.trainer.recipes import make_plan
+from progdist.config import (
+    Config,
+    ConfigError,
+    Data,
+    differences,
+    from_json,
+    plan_of,
+    to_json,
+)
+from progdist.model import param_shapes
+from progdist.preflight import check, check_devices, make_model
 
 PUBLISHED = {
     "cifar10": (60_004_099, "x", 8192, 800_000, 128, 5e-5),
@@ -25,10 +32,7 @@ def load(name, variant=None) -> Config:
 
 def num_parameters(config):
     model = make_model(config)
-    z = jax.ShapeDtypeStruct((1, *config.data.image_shape), np.float32)
-    logsnr, label = (jax.ShapeDtypeStruct((1,), t) for t in (np.float32, np.int32))
-    tree = jax.eval_shape(model.net.init, jax.random.key(0), z, logsnr, label)
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+    return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(model)))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -37,7 +41,7 @@ def test_the_published_values(name):
     distill = config.distill
     assert PUBLISHED[name] == (
         num_parameters(config),
-        config.model.output,
+        config.parameterization,
         distill.start_steps,
         config.base.num_updates,
         distill.batch_size,
@@ -59,15 +63,16 @@ def test_every_configuration_passes_its_check(name, variant):
     config = load(name, variant)
     check(config)
     check_devices(config, 8)
-    assert make_plan(config)[-1].num_steps == 1
+    assert plan_of(config)[-1].num_steps == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_smoke_variant_keeps_what_is_special(name):
     full, small = load(name), load(name, "smoke")
-    assert bool(full.model.attn_resolutions) == bool(small.model.attn_resolutions)
-    for field in ("output", "num_classes", "patch_size"):
-        assert getattr(full.model, field) == getattr(small.model, field)
+    assert bool(full.net.attn_resolutions) == bool(small.net.attn_resolutions)
+    assert full.parameterization == small.parameterization
+    for field in ("num_classes", "patch_size"):
+        assert getattr(full.net, field) == getattr(small.net, field)
     assert full.data.flip == small.data.flip
     assert num_parameters(small) < 300_000
 
@@ -88,9 +93,9 @@ def test_another_variant_is_refused():
         ("data.image_shape", [8, 8, 1], "must be a tuple of integers"),
         ("data.image_shape", (9, 8, 1), "divisible by 2"),
         ("data.name", "tfds", "config.data.tfds_name='': must be a TFDS data set"),
-        ("model.ch", 7, "config.model.ch=7: must be even"),
-        ("model.ch_mult", (), "at least one factor"),
-        ("model.attn_resolutions", (8,), r"among the heights of .* \[4\]"),
+        ("net.ch", 7, "config.net.ch=7: must be even"),
+        ("net.ch_mult", (), "at least one factor"),
+        ("net.attn_resolutions", (8,), r"among the heights of .* \[4\]"),
         (
             "distill.long_rounds",
             7,
@@ -99,8 +104,8 @@ def test_another_variant_is_refused():
         ("base.learning_rate", float("inf"), "must be above 0 and finite"),
         ("evaluation.grid_images", 4096, "at most num_samples=2048"),
         ("evaluation.seed", 2**32, r"below 2\*\*32"),
-        ("model.num_heads", 5, "config.model.num_heads=5: must be a divisor"),
-        ("model.head_dim", 36, "config.model.head_dim=36: must be a divisor"),
+        ("net.num_heads", 5, "config.net.num_heads=5: must be a divisor"),
+        ("net.head_dim", 36, "config.net.head_dim=36: must be a divisor"),
         ("base.learning_rate", 0.0, "config.base.learning_rate=0.0: must be above 0"),
         ("base.ema_decay", 1.0, r"must be in \[0, 1\)"),
         ("distill.weight", "snr2", "config.distill.weight='snr2': must be one of"),
@@ -145,3 +150,12 @@ def test_differences_name_old_and_new_of_what_matters():
     new.keep_checkpoints += 1
     assert differences(old, new) == ["base.learning_rate: 0.001 → 0.5"]
     assert differences(old, dataclasses.replace(old)) == []
+
+
+def test_a_configuration_of_version_0_1_0_is_read_under_its_new_names(tmp_path):
+    """It had `model`, with the network's fields and `output` among them."""
+    config = load("digits")
+    values = json.loads(to_json(config))
+    values["model"] = {"output": values.pop("parameterization"), **values.pop("net")}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert from_json(tmp_path / "config.json") == config

@@ -34,11 +34,11 @@ def finished(tmp_path_factory):
     config.evaluation.num_samples = 32
     config.evaluation.batch_size = 31  # on one device, which compiles faster
     mesh = parallel.make_mesh(jax.devices()[:1])
-    shapes = model.param_shapes(model.make_model(config))
+    shapes = model.param_shapes(preflight.make_model(config))
     for phase, num_steps in enumerate((4, 2, 1)):
         path = checkpoint.model_dir(workdir, phase, num_steps)
         rng = np.random.default_rng(phase)
-        params = parallel.replicate(
+        params = parallel.place(
             jax.tree.map(
                 lambda s, rng=rng: np.float32(0.1) * rng.normal(size=s.shape), shapes
             ),

@@ -1,6 +1,7 @@
 """A round of a run as files: what they draw, and that they need nothing of ours."""
 
 import copy
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -21,10 +22,9 @@ import safetensors.numpy
 
 from progdist import checkpoint, preflight
 from progdist.config import ConfigError, to_json
-from progdist.denoiser import bind
 from progdist.diffusion import samplers
 from progdist.export import __main__ as export, formats
-from progdist.model import make_model, param_shapes
+from progdist.model import bind, param_shapes
 from progdist.workdir import provenance
 from tests import tiny
 from tests.test_main import answer
@@ -39,6 +39,8 @@ STRANGER = """
 import json, sys, zipfile
 sys.modules["progdist"] = sys.modules["flax"] = None
 import jax, numpy as np
+from progdist.preflight import make_model
+from progdist.nets.conditioning import Conditioning
 with zipfile.ZipFile(sys.argv[1]) as archive:
     card = json.loads(archive.read("card.json"))
     exported = jax.export.deserialize(bytearray(archive.read("exported")))
@@ -62,12 +64,16 @@ class Case:
         self.params = self._make_run()
         rng = np.random.default_rng(1)
         noise = rng.standard_normal((max(SIZES), *self.model.image_shape), np.float32)
-        label = rng.integers(0, self.model.net.num_classes or 1, max(SIZES), np.int32)
-        conditional = self.model.net.num_classes > 0
+        label = rng.integers(0, self.model.num_classes or 1, max(SIZES), np.int32)
+        conditional = self.model.num_classes > 0
         self.inputs = {"noise": noise} | ({"label": label} if conditional else {})
-        denoise = bind(self.model.net, self.params, self.model.output, jnp.array(label))
+        denoise = functools.partial(
+            bind(self.model, self.params), conditioning=Conditioning(jnp.array(label))
+        )
         draw = jax.jit(
-            lambda z_1: samplers.sample(denoise, self.model.schedule, z_1, num_steps)
+            lambda z_1: samplers.sample(
+                denoise, self.model.schedule, z_1, num_steps=num_steps
+            )
         )
         self.images = np.asarray(draw(noise))
 
@@ -80,8 +86,12 @@ class Case:
         )
         self.workdir.mkdir(parents=True)
         (self.workdir / "config.json").write_text(to_json(self.config))
-        model = self.config.model
-        facts = {"phase": 1, "output": model.output, "schedule": self.config.schedule}
+        config = self.config
+        facts = {
+            "phase": 1,
+            "output": config.parameterization,
+            "schedule": config.schedule,
+        }
         checkpoint.save_model(self.path, params, facts | {"num_steps": self.num_steps})
         return jax.tree.map(np.asarray, params)
 
@@ -90,9 +100,9 @@ class Case:
         config = self.config
         assert card["num_steps"] == self.num_steps
         assert card["schedule"] == config.schedule
-        assert card["output"] == config.model.output
+        assert card["output"] == config.parameterization
         assert card["image_shape"] == list(config.data.image_shape)
-        assert card["num_classes"] == config.model.num_classes
+        assert card["num_classes"] == config.net.num_classes
         assert card["params"] == checkpoint.fingerprint_of(self.params)[:16]
         assert card["commit"] == (provenance.commit() or export._version())
 

@@ -57,10 +57,10 @@ def run(losses, first=0, calls=None, tally=NOTHING, stops=(), bars=None, **pace)
             step,
             STATE._replace(step=jnp.int32(first)),
             ROUND,
-            range(first, len(losses)),
-            loop.Pace(len(losses), **settings),
-            hooks,
-            tally,
+            batches=range(first, len(losses)),
+            pace=loop.Pace(len(losses), **settings),
+            hooks=hooks,
+            tally=tally,
         )
     except loop.Stopped as stopped:
         calls.append(("stopped", stopped.step))
@@ -156,4 +156,4 @@ def test_the_number_that_is_not_finite_is_named():
 
     hooks = loop.Hooks(lambda _: None, lambda *_: None)
     with pytest.raises(loop.NonFiniteError, match="param_norm"):
-        loop.run(step, STATE, ROUND, [0], loop.Pace(1, 1, 1), hooks)
+        loop.run(step, STATE, ROUND, batches=[0], pace=loop.Pace(1, 1, 1), hooks=hooks)

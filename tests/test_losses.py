@@ -13,12 +13,11 @@ from progdist.diffusion.losses import (
     by_logsnr,
     distill_loss,
     loss_weight,
-    multi_step_target,
-    two_step_target,
 )
 from progdist.diffusion.prediction import Prediction, from_output
 from progdist.diffusion.samplers import sample
 from progdist.diffusion.schedules import Cosine
+from progdist.diffusion.targets import multi_step_target, two_step_target
 from tests import toy
 from tests.toy import alpha_sigma, float64, unchecked
 
@@ -84,7 +83,7 @@ def _target_of(ratio):
     """One compilation for every N."""
     return jax.jit(
         lambda z, i, num_steps: multi_step_target(
-            TEACHER, SCHEDULE, z, i, num_steps, ratio
+            TEACHER, SCHEDULE, z, i=i, num_steps=num_steps, ratio=ratio
         )
     )
 
@@ -110,9 +109,9 @@ def test_each_weight_is_the_error_that_it_claims(weight):
         "truncated_snr": np.maximum(error_x, error_eps),
         "snr_plus_one": error_v,
     }[weight]
-    loss = jax.jit(lambda *batch: base_loss(TEACHER, SCHEDULE, *batch, weight=weight))(
-        x, t, eps
-    )
+    loss = jax.jit(
+        lambda x, t, eps: base_loss(TEACHER, SCHEDULE, x=x, t=t, eps=eps, weight=weight)
+    )(x, t, eps)
     np.testing.assert_allclose(loss, expected, rtol=1e-9)
 
 
@@ -128,7 +127,7 @@ def test_the_exact_denoiser_has_the_smallest_base_loss():
     x, t = 0.2 + 0.5 * noise, jnp.full(4096, 0.4)
     loss = jax.jit(base_loss, static_argnames=("denoise", "schedule", "weight"))
     right, *wrong = (
-        loss(toy.gaussian(*data), SCHEDULE, x, t, eps, "constant").mean()
+        loss(toy.gaussian(*data), SCHEDULE, x=x, t=t, eps=eps, weight="constant").mean()
         for data in [(0.2, 0.5), (0.5, 0.5), (0.2, 1.0), (0.2, 0.2)]
     )
     assert right < min(wrong)
@@ -194,7 +193,9 @@ def test_the_two_step_target_has_the_stated_weights():
     x_mid = _x_hat(toy.ddim_step(z_t, x_t, t[:, None], mid[:, None]), mid)
     w = (np.expm1((mid - t) / 2) / np.expm1((s - t) / 2))[:, None]
     arrays = jnp.asarray(z_t), jnp.asarray(i), num_steps
-    target = jax.jit(functools.partial(two_step_target, TEACHER, SCHEDULE))(*arrays)
+    target = jax.jit(
+        lambda z, i, n: two_step_target(TEACHER, SCHEDULE, z, i=i, num_steps=n)
+    )(*arrays)
     np.testing.assert_allclose(target, w * x_t + (1 - w) * x_mid, atol=1e-12)
     np.testing.assert_array_equal(_target_of(2)(*arrays), target)
 
@@ -205,7 +206,9 @@ def test_a_constant_teacher_is_its_own_target(ratio):
     # the weights are a partition of one, and one teacher step is a student step
     i = jnp.arange(1, 9)
     target = jax.jit(
-        lambda z: multi_step_target(toy.point_mass(0.3), SCHEDULE, z, i, 8, ratio)
+        lambda z: multi_step_target(
+            toy.point_mass(0.3), SCHEDULE, z, i=i, num_steps=8, ratio=ratio
+        )
     )(jnp.ones((8, 2)))
     np.testing.assert_allclose(target, np.full((8, 2), 0.3), rtol=1e-14)
 
@@ -239,11 +242,11 @@ def _loss(student, teacher, num_steps):
         _bound(student),
         _bound(teacher),
         SCHEDULE,
-        x,
-        i,
-        eps,
-        num_steps,
-        "truncated_snr",
+        x=x,
+        i=i,
+        eps=eps,
+        num_steps=num_steps,
+        weight="truncated_snr",
     )
 
 
@@ -281,7 +284,14 @@ def test_the_loss_is_the_weighted_distance_to_the_target():
     expected = np.maximum(np.exp(t), 1) * np.mean(np.square(x_tilde - x_hat), axis=1)
     loss = jax.jit(
         lambda x, i, eps: distill_loss(
-            student, TEACHER, SCHEDULE, x, i, eps, num_steps, "truncated_snr"
+            student,
+            TEACHER,
+            SCHEDULE,
+            x=x,
+            i=i,
+            eps=eps,
+            num_steps=num_steps,
+            weight="truncated_snr",
         )
     )(x, i, eps)
     assert loss.shape == (4,)
@@ -294,7 +304,7 @@ def test_one_trace_serves_every_number_of_steps():
     @jax.jit
     def target(z, i, num_steps):
         traces.append(num_steps)
-        return two_step_target(TEACHER, SCHEDULE, z, i, num_steps)
+        return two_step_target(TEACHER, SCHEDULE, z, i=i, num_steps=num_steps)
 
     for num_steps in ALL_STEPS:
         target(_z(), jnp.asarray(_indices(num_steps)), num_steps)
@@ -350,7 +360,14 @@ def _distilled(teacher, std):
     def slope(gains):
         n, students = len(gains), _linear(gains)
         return distill_loss(
-            students, _linear(teacher), SCHEDULE, x, i, eps, n, "constant"
+            students,
+            _linear(teacher),
+            SCHEDULE,
+            x=x,
+            i=i,
+            eps=eps,
+            num_steps=n,
+            weight="constant",
         ).sum()
 
     # The loss is quadratic in each gain; its curvature sets the learning rate.
@@ -376,8 +393,8 @@ def test_a_linear_student_converges_to_the_closed_form():
         np.testing.assert_allclose(student, expected, rtol=1e-9)
         teacher = student
     z_1 = jnp.linspace(-2.0, 2.0, 5)[None]
-    one_step = sample(_linear(teacher), SCHEDULE, z_1, 1, clip_x=False)
-    eight = sample(_linear(first), SCHEDULE, z_1, 8, clip_x=False)
+    one_step = sample(_linear(teacher), SCHEDULE, z_1, num_steps=1, clip_x=False)
+    eight = sample(_linear(first), SCHEDULE, z_1, num_steps=8, clip_x=False)
     np.testing.assert_allclose(one_step, eight, atol=1e-9)
 
 
@@ -395,11 +412,11 @@ def test_the_gain_of_a_linear_student_is_the_least_squares_one():
             lambda z, logsnr: Prediction(gain * z, z, z),
             TEACHER,
             SCHEDULE,
-            x,
-            i,
-            eps,
-            num_steps,
-            "snr",
+            x=x,
+            i=i,
+            eps=eps,
+            num_steps=num_steps,
+            weight="snr",
         ).mean()
 
     target = np.asarray(_target_of(2)(jnp.asarray(z_t), i, num_steps))

@@ -41,12 +41,23 @@ def answer(command, *flags, capsys, monkeypatch):
         (["--config=configs/digits.py:x", "--workdir=W"], "variant 'x'"),
         ([DIGITS, "--workdir=W", "--config.base.lr=1"], "Field lr not found"),
         ([DIGITS, "--workdir=W", "--config.seed=x"], "invalid literal"),
-        ([DIGITS, "--workdir=W", "--config.model.output=w"], "one of <x|eps|v|both>"),
+        (
+            [DIGITS, "--workdir=W", "--config.model.ch=8"],
+            "--config.model.ch: is --config.net.ch now",
+        ),
+        (
+            [DIGITS, "--workdir=W", "--config.model.output=x"],
+            "--config.model.output: is --config.parameterization now",
+        ),
+        (
+            [DIGITS, "--workdir=W", "--config.parameterization=w"],
+            "<x|eps|v|both>",
+        ),
         ([DIGITS, "--workdir=W", "--config.seed=-1"], "config.seed=-1: must be"),
         ([DIGITS, "--workdir=/dev/null/w"], "--workdir=/dev/null/w: Not a directory"),
         ([DIGITS, "--workdir=W", "--config.teacher=W/t"], "w/t: holds no model"),
         ([DIGITS, "--workdir=W", "--config.seed=99999999999"], "below 2**32"),
-        ([DIGITS, "--workdir=W", "--process_id=1"], "goes with --distributed"),
+        ([DIGITS, "--workdir=W", "--process_id=1"], "needs --distributed"),
         ([*CLUSTER, "--process_id=1"], "--coordinator, --num_processes and --process"),
         ([*CLUSTER, "--coordinator=a", *SECOND], "--coordinator=a: must be HOST:PORT"),
         (

@@ -10,17 +10,19 @@ from flax.traverse_util import flatten_dict
 from progdist.nets.blocks import (
     AttnBlock,
     Conv3x3,
+    Dropout,
     GroupNorm,
     ResNetBlock,
     attention,
     depth_to_space,
     downsample,
-    dropout,
+    drop,
     materialised,
     num_groups,
     space_to_depth,
     upsample,
 )
+from progdist.nets.conditioning import Conditioning
 from progdist.nets.unet import UNet, embed_logsnr
 
 PUBLISHED = {
@@ -53,7 +55,6 @@ NET = UNet(
     num_res_blocks=1,
     attn_resolutions=(4,),
     head_dim=8,
-    dropout=0.3,
     num_classes=3,
 )
 
@@ -79,7 +80,11 @@ def quick(function):
 def inputs(batch):
     keys = jax.random.split(jax.random.key(1), 2)
     z = jax.random.normal(keys[0], (batch, 8, 8, 3))
-    return z, jnp.linspace(-6.0, 6.0, batch), jnp.arange(batch) % 3
+    return z, jnp.linspace(-6.0, 6.0, batch), Conditioning(jnp.arange(batch) % 3)
+
+
+def dropout(batch, rate=0.3, seed=7):
+    return Dropout(jax.random.split(jax.random.key(seed), batch), rate)
 
 
 def shapes_of(net, size):
@@ -88,7 +93,7 @@ def shapes_of(net, size):
         jax.random.key(0),
         jnp.zeros((1, size, size, 3)),
         jnp.zeros((1,)),
-        None if net.num_classes == 0 else jnp.zeros((1,), jnp.int32),
+        None if net.num_classes == 0 else Conditioning(jnp.zeros((1,), jnp.int32)),
     )["params"]
 
 
@@ -282,33 +287,33 @@ def test_a_fresh_block_is_the_identity(block):
 
 
 def test_dropout_of_an_example_depends_on_its_own_key_alone(apply, params):
-    args = (*inputs(4), jax.random.split(jax.random.key(7), 4))
+    args = (*inputs(4), dropout(4))
     whole = apply(params, *args)
-    halves = [apply(params, *(x[i : i + 2] for x in args)) for i in (0, 2)]
+    halves = [
+        apply(params, *jax.tree.map(lambda x, i=i: x[i : i + 2], args)) for i in (0, 2)
+    ]
     np.testing.assert_allclose(whole, np.concatenate(halves), rtol=1e-4, atol=1e-4)
-    others = args[3].at[1:].set(jax.random.split(jax.random.key(8), 3))
-    changed = apply(params, *args[:3], others)
+    others = args[3].keys.at[1:].set(dropout(3, seed=8).keys)
+    changed = apply(params, *args[:3], args[3].replace(keys=others))
     np.testing.assert_array_equal(whole[0], changed[0])
     assert all(np.any(whole[i] != changed[i]) for i in (1, 2, 3))
 
 
 def test_dropout_zeroes_at_its_rate_keeps_the_mean_and_differs_between_sites():
     x = jnp.ones((2, 32, 32, 16))
-    keys = jax.random.split(jax.random.key(0), 2)
-    kept = dropout(x, keys, 0.25, "a")
+    quarter = dropout(2, rate=0.25)
+    kept = drop(x, quarter, "a")
     assert set(np.unique(kept)) == {0.0, np.float32(1 / 0.75)}
     # Five standard deviations of a mean of 32768 draws of variance rate / (1 - rate).
     np.testing.assert_allclose(kept.mean(), 1, atol=5 * (1 / 3 / 32768) ** 0.5)
-    assert np.any(kept != dropout(x, keys, 0.25, "b"))
+    assert np.any(kept != drop(x, quarter, "b"))
 
 
-def test_without_keys_there_is_no_dropout(apply, params):
-    always = FLAT.copy(dropout=0.0).apply
-    keys = jax.random.split(jax.random.key(7), 4)
-    still = quick(lambda p, *args: always({"params": p}, *args))(
-        params, *inputs(4), keys
-    )
-    np.testing.assert_allclose(apply(params, *inputs(4)), still, rtol=1e-4, atol=1e-4)
+def test_dropout_is_applied_if_and_only_if_it_is_given(apply, params):
+    still, dropped = apply(params, *inputs(4)), apply(params, *inputs(4), dropout(4))
+    assert np.abs(still - dropped).max() > 0.01
+    nearly = apply(params, *inputs(4), dropout(4, rate=1e-9))
+    np.testing.assert_allclose(still, nearly, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +326,7 @@ def gradient(params):
 
         return quick(jax.value_and_grad(loss))(params)
 
-    args = (*inputs(4), jax.random.split(jax.random.key(7), 4))
+    args = (*inputs(4), dropout(4))
     return of
 
 
@@ -355,7 +360,7 @@ def test_the_noise_level_reaches_the_output(apply, params):
 
 def test_labels_act_through_the_class_embedding_alone(apply, params):
     z, logsnr, label = inputs(4)
-    other = (label + 1) % 3
+    other = Conditioning((label.label + 1) % 3)
     assert np.any(apply(params, z, logsnr, label) != apply(params, z, logsnr, other))
     blind = {**params, "class_emb": jax.tree.map(jnp.zeros_like, params["class_emb"])}
     np.testing.assert_array_equal(

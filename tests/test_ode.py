@@ -105,7 +105,9 @@ def test_velocity_is_the_published_right_hand_side(name, t):
 def test_integrators_have_their_order_and_cost(method, order, steps):
     z_1, denoise = jnp.linspace(-2.0, 2.0, 5)[None], Counted(toy.gaussian(MEAN, STD))
     exact = toy.gaussian_flow(z_1, -20.0, 20.0, MEAN, STD)
-    solve = jax.jit(lambda n: ode.integrate(denoise, Cosine(), z_1, n, method))
+    solve = jax.jit(
+        lambda n: ode.integrate(denoise, Cosine(), z_1, num_steps=n, method=method)
+    )
     errors = []
     for num_steps in steps:
         calls, solution = denoise.during(lambda n=num_steps: solve(n))
@@ -127,7 +129,9 @@ def test_the_last_stage_is_finite_in_float32(name):
     # It is at t = 0, or beside it: N (1/N) is not 1 in float32 for every N.
     z_1, denoise = jnp.linspace(-2.0, 2.0, 5)[None], toy.gaussian(MEAN, STD)
     schedule = make_schedule(name)
-    solve = jax.jit(lambda n: ode.integrate(denoise, schedule, z_1, n, "rk4").z)
+    solve = jax.jit(
+        lambda n: ode.integrate(denoise, schedule, z_1, num_steps=n, method="rk4").z
+    )
     for num_steps in [1, 7, 41, 47, 55]:
         assert np.isfinite(solve(num_steps)).all()
 
@@ -148,7 +152,7 @@ def test_the_adaptive_solver_counts_its_calls(problem, rtol, monkeypatch):
     )
     z_1, denoise = jnp.linspace(-2.0, 2.0, 5)[None], Counted(exact)
     calls, solution = denoise.during(
-        lambda: ode.integrate_adaptive(denoise, Cosine(), z_1, rtol, rtol)
+        lambda: ode.integrate_adaptive(denoise, Cosine(), z_1, rtol=rtol, atol=rtol)
     )
     assert calls == solution.num_calls
     if problem == "two_modes":  # whose sharp turn makes some steps fail
@@ -159,7 +163,7 @@ def test_the_adaptive_solver_counts_its_calls(problem, rtol, monkeypatch):
 def test_the_adaptive_solver_meets_its_tolerance():
     rtol, z_1 = 1e-6, jnp.linspace(-2.0, 2.0, 5)[None]
     denoise = toy.gaussian(MEAN, STD)
-    z = ode.integrate_adaptive(denoise, Cosine(), z_1, rtol, rtol).z
+    z = ode.integrate_adaptive(denoise, Cosine(), z_1, rtol=rtol, atol=rtol).z
     # local errors of size rtol (1 + |z|) add up over a few tens of steps
     exact = toy.gaussian_flow(z_1, -20.0, 20.0, MEAN, STD)
     np.testing.assert_allclose(z, exact, rtol=10 * rtol, atol=10 * rtol)
@@ -178,7 +182,7 @@ def test_ddim_is_euler_in_the_right_variables():
     # With u = z / alpha and rho = sigma / alpha the ODE is du/drho = eps: one explicit
     # Euler step of it is one DDIM step.
     num_steps, z_1, denoise = 6, jnp.array([[-1.5, 0.4, 2.0]]), toy.two_modes(0.5, 0.2)
-    path = trajectory(denoise, Cosine(), z_1, num_steps, clip_x=False)
+    path = trajectory(denoise, Cosine(), z_1, num_steps=num_steps, clip_x=False)
     logsnr = np.asarray(Cosine()(path.t))
     alpha, sigma = alpha_sigma(logsnr)
     u, rho = np.asarray(path.z)[:, 0] / alpha[:, None], sigma / alpha
@@ -191,8 +195,10 @@ def test_ddim_is_euler_in_the_right_variables():
 @float64
 def test_ddim_and_the_ode_share_their_limit():
     z_1, denoise = jnp.array([[-1.5, 0.4, 2.0]]), toy.gaussian(MEAN, STD)
-    euler = jax.jit(lambda n: ode.integrate(denoise, Cosine(), z_1, n, "euler").z)
-    ddim = jax.jit(lambda n: sample(denoise, Cosine(), z_1, n, clip_x=False))
+    euler = jax.jit(
+        lambda n: ode.integrate(denoise, Cosine(), z_1, num_steps=n, method="euler").z
+    )
+    ddim = jax.jit(lambda n: sample(denoise, Cosine(), z_1, num_steps=n, clip_x=False))
     gaps = [np.abs(euler(n) - ddim(n)).max() for n in (64, 128, 256, 512)]
     np.testing.assert_allclose(toy.observed_orders(gaps), 1.0, atol=0.1)
 

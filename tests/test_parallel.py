@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from progdist import parallel
+from progdist.parallel import REPLICATED, ROWS
 
 X = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
 W = np.linspace(-1, 1, 3).astype(np.float32)
@@ -21,8 +22,8 @@ def mapped(num_devices):
     def step(w, x):
         return parallel.value_and_mean_grad(lambda p: mean_loss(p, x), w)
 
-    fn = parallel.pmap(step, mesh, (None, 0), (None, None))
-    return fn(parallel.replicate(W, mesh), parallel.shard(X, mesh))
+    fn = parallel.pmap(step, mesh, (REPLICATED, ROWS), (REPLICATED, REPLICATED))
+    return fn(parallel.place(W, mesh), parallel.shard(X, mesh))
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 8])
@@ -52,22 +53,24 @@ def test_without_the_cast_the_gradient_is_too_large_by_the_number_of_devices():
     def step(w, x):
         return jax.lax.pmean(jax.grad(mean_loss)(w, x), "data")
 
-    naive = parallel.pmap(step, mesh, (None, 0), None)
-    gradient = naive(parallel.replicate(W, mesh), parallel.shard(X, mesh))
+    naive = parallel.pmap(step, mesh, (REPLICATED, ROWS), REPLICATED)
+    gradient = naive(parallel.place(W, mesh), parallel.shard(X, mesh))
     np.testing.assert_allclose(gradient, 8 * jax.grad(mean_loss)(W, X), rtol=1e-5)
 
 
 def test_rows_are_numbered_through_the_global_batch():
     mesh = parallel.make_mesh()
-    rows = parallel.pmap(lambda x: parallel.rows_here(len(x))[0], mesh, (0,), 0)
+    rows = parallel.pmap(lambda x: parallel.rows_here(len(x))[0], mesh, (ROWS,), ROWS)
     np.testing.assert_array_equal(rows(parallel.shard(X, mesh)), np.arange(16))
 
 
 def test_donating_a_replica_leaves_the_original():
     mesh = parallel.make_mesh(jax.devices()[:1])
     original = jax.device_put(jnp.ones(3), jax.devices()[0])
-    replica = parallel.replicate(original, mesh)
-    add = parallel.pmap(lambda x: x + 1, mesh, (None,), None, donate_argnums=(0,))
+    replica = parallel.place(original, mesh)
+    add = parallel.pmap(
+        lambda x: x + 1, mesh, (REPLICATED,), REPLICATED, donate_argnums=(0,)
+    )
     add(replica)
     assert replica.is_deleted()
     np.testing.assert_array_equal(original, np.ones(3))

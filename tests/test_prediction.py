@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from progdist.diffusion.prediction import Target, clip, from_output, num_outputs
+from progdist.diffusion.prediction import clip, from_output, num_outputs
+from progdist.diffusion.settings import Parameterization
 from tests.toy import alpha_sigma, float64, quick, unchecked
 
-TARGETS = get_args(Target)
+PARAMETERIZATIONS = get_args(Parameterization)
 number = st.floats(-2, 2)
-completed = jax.jit(from_output, static_argnames="target")
-every_target = pytest.mark.parametrize("target", TARGETS)
+completed = jax.jit(from_output, static_argnames="parameterization")
+every_kind = pytest.mark.parametrize("kind", PARAMETERIZATIONS)
 
 
 def _truth(x, eps, logsnr):
-    """z_t and every target's output for one image of two channels, all float64."""
+    """z_t and every kind of output for one image of two channels, in float64."""
     alpha, sigma = alpha_sigma(logsnr)
     x, eps = np.full((1, 1, 2), x), np.full((1, 1, 2), eps)
     outputs = {
@@ -31,13 +32,13 @@ def _truth(x, eps, logsnr):
     return z_t, {name: jnp.asarray(value) for name, value in outputs.items()}
 
 
-@every_target
+@every_kind
 @quick
 @given(x=number, eps=number, logsnr=st.floats(-20, 20))
 @float64
-def test_every_target_recovers_what_z_was_made_of(target, x, eps, logsnr):
+def test_every_kind_recovers_what_z_was_made_of(kind, x, eps, logsnr):
     z_t, outputs = _truth(x, eps, logsnr)
-    prediction = completed(outputs[target], z_t, jnp.array([logsnr]), target)
+    prediction = completed(outputs[kind], z_t, jnp.array([logsnr]), kind)
     # dividing by alpha or sigma, down to 4.5e-5, costs as many digits
     for name in ("x", "eps", "v"):
         np.testing.assert_allclose(
@@ -46,7 +47,7 @@ def test_every_target_recovers_what_z_was_made_of(target, x, eps, logsnr):
 
 
 @pytest.mark.parametrize("last", ["x", "eps", "v"])
-@pytest.mark.parametrize("first", TARGETS)
+@pytest.mark.parametrize("first", PARAMETERIZATIONS)
 @quick
 @given(out=number, other=number, z=number, logsnr=st.floats(-10, 10))
 @float64
@@ -62,19 +63,19 @@ def test_conversions_go_round(first, last, out, other, z, logsnr):
         np.testing.assert_allclose(part, same, atol=atol, err_msg=name)
 
 
-@every_target
+@every_kind
 @quick
 @given(out=number, z=number, logsnr=st.floats(-10, 10))
 @float64
-def test_a_prediction_explains_z(target, out, z, logsnr):
+def test_a_prediction_explains_z(kind, out, z, logsnr):
     # z_t = alpha x + sigma eps holds whatever the network says
-    shape = (1, 2, 2 * num_outputs(target))
+    shape = (1, 2, 2 * num_outputs(kind))
     z_t, at = jnp.full((1, 2, 2), z), jnp.array([logsnr])
     p = completed(
         jnp.asarray(np.linspace(-1, out, np.prod(shape))).reshape(shape),
         z_t,
         at,
-        target,
+        kind,
     )
     alpha, sigma = alpha_sigma(logsnr)
     np.testing.assert_allclose(alpha * p.x + sigma * p.eps, z_t, atol=1e-11)
@@ -123,19 +124,19 @@ def test_clip_limits_x_and_recomputes_the_noise(x, z, logsnr):
 
 
 @pytest.mark.parametrize("logsnr", [-20.0, 0.0, 20.0])
-@every_target
-def test_float32_predictions_are_finite_at_both_ends(target, logsnr):
+@every_kind
+def test_float32_predictions_are_finite_at_both_ends(kind, logsnr):
     z_t = jnp.linspace(-2, 2, 8).reshape(1, 2, 2, 2)
-    output = jnp.concatenate([z_t] * num_outputs(target), axis=-1)
-    p = completed(output, z_t, jnp.array([logsnr]), target)
+    output = jnp.concatenate([z_t] * num_outputs(kind), axis=-1)
+    p = completed(output, z_t, jnp.array([logsnr]), kind)
     assert all(np.isfinite(part).all() and part.dtype == np.float32 for part in p)
 
 
 def test_both_needs_twice_the_channels():
-    assert [num_outputs(target) for target in TARGETS] == [1, 1, 1, 2]
+    assert [num_outputs(kind) for kind in PARAMETERIZATIONS] == [1, 1, 1, 2]
 
 
-def test_an_unknown_target_is_refused():
+def test_an_unknown_parameterization_is_refused():
     one = jnp.ones((1, 1))
-    with pytest.raises(ValueError, match="target: 'score' is not one of"):
+    with pytest.raises(ValueError, match="parameterization: 'score' is not one of"):
         unchecked(from_output)(one, one, jnp.ones(1), "score")

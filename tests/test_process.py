@@ -38,8 +38,8 @@ def test_two_forward_steps_are_one(x, pair):
         alpha_sigma(logsnr_s),
         alpha_sigma(logsnr_t),
     )
-    q = forward(_one(alpha_s * x), _one(logsnr_s), _one(logsnr_t))
-    gain = forward(_one(1.0), _one(logsnr_s), _one(logsnr_t)).mean
+    q = forward(_one(alpha_s * x), logsnr_s=_one(logsnr_s), logsnr_t=_one(logsnr_t))
+    gain = forward(_one(1.0), logsnr_s=_one(logsnr_s), logsnr_t=_one(logsnr_t)).mean
     np.testing.assert_allclose(q.mean, [alpha_t * x], atol=1e-13)
     np.testing.assert_allclose(
         gain**2 * sigma_s**2 + q.variance, [sigma_t**2], rtol=1e-13
@@ -60,21 +60,21 @@ def test_posterior_is_bayes_rule(x, z_t, pair):
     gain = alpha_t / alpha_s * sigma_s**2 / sigma_t**2
     mean = alpha_s * x + gain * (z_t - alpha_t * x)
     variance = sigma_s**2 - gain**2 * sigma_t**2
-    q = posterior(_one(z_t), _one(x), _one(logsnr_t), _one(logsnr_s))
+    q = posterior(_one(z_t), _one(x), logsnr_t=_one(logsnr_t), logsnr_s=_one(logsnr_s))
     np.testing.assert_allclose(q.mean, [mean], atol=1e-13)
     np.testing.assert_allclose(q.variance, [variance], atol=1e-14 * float(sigma_s**2))
 
 
 @float64
 def test_posterior_golden_values():
-    q = posterior(_one(0.2), _one(0.5), _one(-1.0), _one(2.0))
+    q = posterior(_one(0.2), _one(0.5), logsnr_t=_one(-1.0), logsnr_s=_one(2.0))
     np.testing.assert_allclose(q.mean, [0.46391121], atol=5.1e-9)
     np.testing.assert_allclose(q.variance, [0.11326816], atol=5.1e-9)
 
 
 @float64
 def test_forward_variance_is_the_upper_golden_value():
-    q = forward(_one(0.2), _one(2.0), _one(-1.0))
+    q = forward(_one(0.2), logsnr_s=_one(2.0), logsnr_t=_one(-1.0))
     np.testing.assert_allclose(q.variance, [0.69466132], atol=5.1e-9)
 
 
@@ -84,8 +84,8 @@ def test_variances_of_a_short_step_do_not_cancel_in_float32(exponent):
     share = -np.expm1(-step)
     logsnr_t, logsnr_s = _one(jnp.float32(1 - step)), _one(jnp.float32(1.0))
     z = _one(jnp.float32(0.5))
-    lower = posterior(z, z, logsnr_t, logsnr_s).variance
-    upper = forward(z, logsnr_s, logsnr_t).variance
+    lower = posterior(z, z, logsnr_t=logsnr_t, logsnr_s=logsnr_s).variance
+    upper = forward(z, logsnr_s=logsnr_s, logsnr_t=logsnr_t).variance
     np.testing.assert_allclose(lower, [share * alpha_sigma(1.0)[1] ** 2], rtol=1e-6)
     np.testing.assert_allclose(
         upper, [share * alpha_sigma(1 - step)[1] ** 2], rtol=1e-6
@@ -94,10 +94,12 @@ def test_variances_of_a_short_step_do_not_cancel_in_float32(exponent):
 
 def test_every_image_has_its_own_time():
     z, logsnr = jnp.ones((2, 3, 3, 1)), np.array([-1.0, 0.5], np.float32)
-    q = posterior(z, z, jnp.asarray(logsnr), jnp.asarray(logsnr + 1))
+    q = posterior(z, z, logsnr_t=jnp.asarray(logsnr), logsnr_s=jnp.asarray(logsnr + 1))
     assert q.mean.shape == z.shape
     for j, at in enumerate(logsnr):
-        alone = posterior(z[:1], z[:1], jnp.array([at]), jnp.array([at + 1]))
+        alone = posterior(
+            z[:1], z[:1], logsnr_t=jnp.array([at]), logsnr_s=jnp.array([at + 1])
+        )
         np.testing.assert_allclose(np.asarray(q.mean)[j], alone.mean[0], rtol=1e-6)
 
 

@@ -4,9 +4,13 @@ import subprocess
 import pytest
 
 from configs import cifar10, digits, lsun_bedroom
-from progdist.config import Config, defaults_of_changed, to_json
+from progdist.config import (
+    Config,
+    defaults_of_changed,
+    plan_of as plan_of_config,
+    to_json,
+)
 from progdist.report.rounds import plan_of
-from progdist.trainer import recipes as trainer
 from progdist.workdir import provenance
 
 
@@ -17,7 +21,7 @@ def test_a_start_is_a_row_of_json():
     assert row["global_step"] == 30
     assert row["devices"]["count"] == 8  # simulated by the tests
     assert row["versions"]["jax"].count(".") >= 2
-    assert row["defaults"]["model.ch_mult"] == [1, 2]
+    assert row["defaults"]["net.ch_mult"] == [1, 2]
 
 
 def test_only_what_differs_has_its_default_noted():
@@ -66,4 +70,4 @@ def test_a_repository_around_the_code_is_not_the_codes(tmp_path, monkeypatch):
 def test_the_report_reads_the_plan_as_the_run_does(module, teacher):
     config = module.get_config()
     config.teacher = teacher
-    assert plan_of(json.loads(to_json(config))) == trainer.make_plan(config)
+    assert plan_of(json.loads(to_json(config))) == plan_of_config(config)

@@ -66,7 +66,7 @@ def test_ddim_golden_values(target, num_steps, expected):
         return from_output(output, z, logsnr, target)
 
     z_1 = jnp.linspace(-1.5, 1.5, 12).reshape(1, 2, 2, 3)
-    x = np.asarray(sample(denoise, SCHEDULE, z_1, num_steps)).ravel()
+    x = np.asarray(sample(denoise, SCHEDULE, z_1, num_steps=num_steps)).ravel()
     np.testing.assert_allclose(x[[0, 3, 6, 9, 11]], expected, atol=5.1e-7)
 
 
@@ -97,7 +97,9 @@ def test_a_point_mass_is_reached_exactly(rule):
     # x̂ is the point whatever z is, and the last step returns x̂ itself.
     step = ddim_step if rule == "ddim" else make_ancestral_step(_keys(3), 0.5)
     denoise, z_1 = toy.point_mass(0.375), _noise((3, 4))
-    run = jax.jit(lambda num_steps: sample(denoise, SCHEDULE, z_1, num_steps, step))
+    run = jax.jit(
+        lambda num_steps: sample(denoise, SCHEDULE, z_1, num_steps=num_steps, step=step)
+    )
     for num_steps in [1, 2, 3, 16]:
         np.testing.assert_array_equal(
             run(num_steps), np.full((3, 4), np.float32(0.375))
@@ -124,7 +126,7 @@ def test_ddim_has_order_one_on_gaussian_data():
     exact = toy.gaussian_flow(z_1, _logsnr(1.0), _logsnr(0.25), MEAN, STD)
     errors = []
     for num_steps in [32, 64, 128]:
-        path = trajectory(denoise, SCHEDULE, z_1, num_steps, clip_x=False)
+        path = trajectory(denoise, SCHEDULE, z_1, num_steps=num_steps, clip_x=False)
         at_quarter = np.asarray(path.z)[num_steps * 3 // 4]
         errors.append(np.abs(at_quarter - exact).max())
     np.testing.assert_allclose(toy.observed_orders(errors), 1.0, atol=0.1)
@@ -134,7 +136,7 @@ def test_ddim_has_order_one_on_gaussian_data():
 def test_ddim_samples_gaussian_data_in_the_limit():
     z_1, denoise = jnp.linspace(-2.0, 2.0, 9)[None], toy.gaussian(MEAN, STD)
     exact = MEAN + STD * z_1  # the flow from N(0, 1) to the data
-    run = jax.jit(lambda n: sample(denoise, SCHEDULE, z_1, n, clip_x=False))
+    run = jax.jit(lambda n: sample(denoise, SCHEDULE, z_1, num_steps=n, clip_x=False))
     errors = [np.abs(run(n) - exact).max() for n in (32, 64, 128, 256)]
     # the log-SNR ends at 20, so that N(0, 1) is met to e^-10 = 4.5e-5
     np.testing.assert_allclose(toy.observed_orders(errors), 1.0, atol=0.1)
@@ -147,11 +149,15 @@ def test_ddim_samples_gaussian_data_in_the_limit():
 def test_n_steps_are_n_network_calls(rule):
     step = ddim_step if rule == "ddim" else make_ancestral_step(_keys(2), 0.5)
     denoise, z_1 = Counted(toy.two_modes(0.5, 0.2)), _noise((2, 3))
-    traced = jax.jit(lambda num_steps: sample(denoise, SCHEDULE, z_1, num_steps, step))
+    traced = jax.jit(
+        lambda num_steps: sample(denoise, SCHEDULE, z_1, num_steps=num_steps, step=step)
+    )
     for num_steps in [1, 2, 3, 5]:
         assert denoise.during(lambda n=num_steps: traced(n))[0] == num_steps
     for run in (sample, trajectory):  # with N known beforehand
-        calls, _ = denoise.during(lambda run=run: run(denoise, SCHEDULE, z_1, 3, step))
+        calls, _ = denoise.during(
+            lambda run=run: run(denoise, SCHEDULE, z_1, num_steps=3, step=step)
+        )
         assert calls == 3
 
 
@@ -161,25 +167,27 @@ def test_one_compilation_serves_every_number_of_steps():
     @jax.jit
     def run(num_steps):
         traces.append(num_steps)
-        return sample(denoise, SCHEDULE, z_1, num_steps)
+        return sample(denoise, SCHEDULE, z_1, num_steps=num_steps)
 
     x = {num_steps: run(num_steps) for num_steps in [1, 2, 3, 5, 64]}
     assert len(traces) == 1
-    np.testing.assert_allclose(x[3], sample(denoise, SCHEDULE, z_1, 3), atol=1e-6)
+    np.testing.assert_allclose(
+        x[3], sample(denoise, SCHEDULE, z_1, num_steps=3), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("rule", ["ddim", "ancestral"])
 def test_the_trajectory_is_the_samples_way(rule):
     step = ddim_step if rule == "ddim" else make_ancestral_step(_keys(2), 0.5)
     denoise, z_1 = toy.two_modes(0.5, 0.2), _noise((2, 3))
-    path = trajectory(denoise, SCHEDULE, z_1, 4, step)
+    path = trajectory(denoise, SCHEDULE, z_1, num_steps=4, step=step)
     np.testing.assert_allclose(path.t, [1, 0.75, 0.5, 0.25, 0], atol=0)
     np.testing.assert_array_equal(path.z[0], z_1)
     assert path.z.shape == (5, 2, 3)
     assert path.x.shape == (4, 2, 3)
     np.testing.assert_array_equal(path.z[-1], path.x[-1])
     np.testing.assert_allclose(
-        path.z[-1], sample(denoise, SCHEDULE, z_1, 4, step), atol=1e-6
+        path.z[-1], sample(denoise, SCHEDULE, z_1, num_steps=4, step=step), atol=1e-6
     )
     if rule == "ddim":
         for j, (t, s) in enumerate([(1.0, 0.75), (0.75, 0.5), (0.5, 0.25)]):
@@ -190,7 +198,9 @@ def test_the_trajectory_is_the_samples_way(rule):
 @pytest.mark.parametrize("clip_x", [False, True])
 def test_clipping_limits_the_images_and_only_on_request(clip_x):
     denoise = toy.gaussian(0.0, 3.0)
-    x = sample(denoise, SCHEDULE, jnp.array([[-2.0, 0.1, 2.0]]), 8, clip_x=clip_x)
+    x = sample(
+        denoise, SCHEDULE, jnp.array([[-2.0, 0.1, 2.0]]), num_steps=8, clip_x=clip_x
+    )
     assert (np.abs(x).max() <= 1) == clip_x
     assert abs(x[0, 1]) < 1
 
@@ -273,7 +283,14 @@ def test_ancestral_follows_the_recursion_draw_by_draw():
     num_steps, b, gamma = 4, 3, 0.3
     keys, z_1 = _keys(b), _noise((b, 2)).astype(float)
     step = make_ancestral_step(keys, gamma)
-    path = trajectory(toy.gaussian(MEAN, STD), SCHEDULE, z_1, num_steps, step, False)
+    path = trajectory(
+        toy.gaussian(MEAN, STD),
+        SCHEDULE,
+        z_1,
+        num_steps=num_steps,
+        step=step,
+        clip_x=False,
+    )
     z, t = np.asarray(z_1), np.arange(num_steps, -1, -1) / num_steps
     for j, i in enumerate(range(num_steps - 1, 0, -1)):
         alpha, sigma = alpha_sigma(_logsnr(t[j : j + 2]))
@@ -295,7 +312,14 @@ def test_ancestral_follows_the_recursion_draw_by_draw():
 def test_ancestral_samples_have_the_recursions_moments(gamma):
     num, num_steps = 20_000, 16
     step, z_1 = make_ancestral_step(_keys(num), gamma), _noise((num, 1))
-    path = trajectory(toy.gaussian(MEAN, STD), SCHEDULE, z_1, num_steps, step, False)
+    path = trajectory(
+        toy.gaussian(MEAN, STD),
+        SCHEDULE,
+        z_1,
+        num_steps=num_steps,
+        step=step,
+        clip_x=False,
+    )
     z = np.asarray(path.z[1:, :, 0], np.float64)
     mean, variance = _recursion(MEAN, STD, gamma, num_steps, (0.0, 1.0)).T
     # five standard errors of a Gaussian's mean and variance
@@ -305,13 +329,23 @@ def test_ancestral_samples_have_the_recursions_moments(gamma):
 
 def test_an_image_depends_on_its_own_key_alone():
     denoise, z_1, keys = toy.two_modes(0.5, 0.2), _noise((3, 2, 2, 1)), _keys(3)
-    together = sample(denoise, SCHEDULE, z_1, 4, make_ancestral_step(keys, 0.5))
-    alone = sample(denoise, SCHEDULE, z_1[1:2], 4, make_ancestral_step(keys[1:2], 0.5))
+    together = sample(
+        denoise, SCHEDULE, z_1, num_steps=4, step=make_ancestral_step(keys, 0.5)
+    )
+    alone = sample(
+        denoise,
+        SCHEDULE,
+        z_1[1:2],
+        num_steps=4,
+        step=make_ancestral_step(keys[1:2], 0.5),
+    )
     together = np.asarray(together)
     np.testing.assert_allclose(together[1:2], alone, atol=1e-6)
     others = _keys(3, 9).at[1].set(keys[1])
     changed = np.asarray(
-        sample(denoise, SCHEDULE, z_1, 4, make_ancestral_step(others, 0.5))
+        sample(
+            denoise, SCHEDULE, z_1, num_steps=4, step=make_ancestral_step(others, 0.5)
+        )
     )
     np.testing.assert_array_equal(changed[1], together[1])
     assert np.all(np.abs(changed - together).max((1, 2, 3))[np.array([0, 2])] > 1e-3)

@@ -29,7 +29,9 @@ def test_the_average_follows_its_recursion():
     expected = now.ema_params["w"]
     for k in range(3):
         gradient = {"w": jnp.full(2, 1.0 + k)}
-        now = state.apply_gradient(now, gradient, optimizer, jnp.float32(0.1), 0.9)
+        now = state.apply_gradient(
+            now, gradient, optimizer, rate=jnp.float32(0.1), ema_decay=0.9
+        )
         expected = 0.9 * expected + 0.1 * now.params["w"]
     np.testing.assert_allclose(now.ema_params["w"], expected, rtol=1e-6)
     assert state.sampling_params(now) is now.ema_params
@@ -51,7 +53,9 @@ def test_the_first_update_is_adams(clip_norm, weight_decay):
     before = {"w": jnp.array([1.0, -2.0])}
     now = state.init_state(before, optimizer, keep_ema=False)
     gradient = {"w": jnp.array([30.0, -40.0])}
-    after = state.apply_gradient(now, gradient, optimizer, jnp.float32(0.01), 0.0)
+    after = state.apply_gradient(
+        now, gradient, optimizer, rate=jnp.float32(0.01), ema_decay=0.0
+    )
     expected = before["w"] - 0.01 * (jnp.array([1, -1]) + weight_decay * before["w"])
     np.testing.assert_allclose(after.params["w"], expected, rtol=1e-5)
     assert after.step == 1

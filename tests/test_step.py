@@ -10,28 +10,42 @@ import pytest
 from progdist import parallel
 from progdist.diffusion import logsnr_bins
 from progdist.diffusion.schedules import Cosine
+from progdist.parallel import REPLICATED, ROWS
 from progdist.trainer import step
-from progdist.trainer.state import init_state, learning_rate, make_optimizer
+from progdist.trainer.state import (
+    TrainState,
+    init_state,
+    learning_rate,
+    make_optimizer,
+)
 from tests import tiny
 
 RATE = functools.partial(learning_rate, peak=0.1, warmup_updates=0, anneal="linear")
 LOSSES = {
-    "base": step.make_base_loss(tiny.TinyNet(), "v", Cosine(), "truncated_snr"),
+    "base": step.make_base_loss(tiny.model(), weight="truncated_snr"),
     "distill": step.make_distill_loss(
-        tiny.TinyNet(), "v", Cosine(), "truncated_snr", ratio=2
+        tiny.model(), tiny.model(), weight="truncated_snr", ratio=2
     ),
 }
+
+
+def make_train_step(loss, optimizer, mesh, rate=RATE):
+    return step.make_train_step(loss, optimizer, rate=rate, ema_decay=0.9, mesh=mesh)
+
+
+def state_of(params):
+    return TrainState(jnp.int32(0), params, None, ())
 
 
 def train(loss, num_devices, num_steps=(4,), updates=3, optimizer=None):
     """Parameters and metrics after some updates of each round, on some devices."""
     mesh = parallel.make_mesh(jax.devices()[:num_devices])
     optimizer = optimizer or optax.identity()
-    train_step = step.make_train_step(loss, optimizer, RATE, 0.9, mesh)
-    state = parallel.replicate(init_state(tiny.params(), optimizer, True), mesh)
+    train_step = make_train_step(loss, optimizer, mesh)
+    state = parallel.place(init_state(tiny.params(), optimizer, True), mesh)
     for n in num_steps:
         constants = jnp.int32(n), jnp.int32(10), jax.random.key(n)
-        round_ = step.Round(*parallel.replicate((tiny.params(1), *constants), mesh))
+        round_ = step.Round(*parallel.place((tiny.params(1), *constants), mesh))
         for _ in range(updates):
             batch = parallel.shard(tiny.batch(8), mesh)
             state, metrics = jax.block_until_ready(train_step(state, round_, batch))
@@ -68,8 +82,8 @@ def test_random_numbers_do_not_depend_on_the_number_of_devices():
 
     def drawn(num_devices):
         mesh = parallel.make_mesh(jax.devices()[:num_devices])
-        draw = parallel.pmap(step._draw, mesh, (None, 0), 0)
-        draws = draw(parallel.replicate(key, mesh), parallel.shard(image, mesh))
+        draw = parallel.pmap(step.draw, mesh, (REPLICATED, ROWS), ROWS)
+        draws = draw(parallel.place(key, mesh), parallel.shard(image, mesh))
         return draws.u, draws.eps, jax.random.key_data(draws.dropout_keys)
 
     for a, b in zip(drawn(1), drawn(8), strict=True):
@@ -78,7 +92,7 @@ def test_random_numbers_do_not_depend_on_the_number_of_devices():
 
 def test_times_cover_the_unit_interval_evenly():
     mesh = parallel.make_mesh(jax.devices()[:1])
-    draw = parallel.pmap(step._draw, mesh, (None, 0), 0)
+    draw = parallel.pmap(step.draw, mesh, (REPLICATED, ROWS), ROWS)
     u = np.sort(draw(jax.random.key(3), tiny.batch(64).image).u)
     assert u[0] >= 0
     assert u[-1] < 1
@@ -88,7 +102,7 @@ def test_times_cover_the_unit_interval_evenly():
 def test_two_updates_see_different_noise():
     key, image = jax.random.key(0), tiny.batch(8).image
     mesh = parallel.make_mesh(jax.devices()[:1])
-    draw = parallel.pmap(step._draw, mesh, (None, 0), 0)
+    draw = parallel.pmap(step.draw, mesh, (REPLICATED, ROWS), ROWS)
     first, second = (draw(jax.random.fold_in(key, s), image) for s in (0, 1))
     assert not np.allclose(first.eps, second.eps)
     assert len(np.unique(np.asarray(first.eps))) == first.eps.size
@@ -124,18 +138,20 @@ def test_a_loss_says_at_which_logsnr_it_was_taken(kind):
     seen = []
 
     class Spy(tiny.TinyNet):
-        def __call__(self, z, logsnr, label=None, dropout_keys=None):
+        def __call__(self, z, logsnr, conditioning=None, dropout=None):
             seen.append(logsnr)
             return z
 
-    make = {"base": step.make_base_loss, "distill": step.make_distill_loss}[kind]
-    ratio = {"ratio": 2} if kind == "distill" else {}
-    loss = make(Spy(), "v", Cosine(), "constant", **ratio)
+    model = tiny.model(net=Spy())
+    loss = {
+        "base": step.make_base_loss(model, weight="constant"),
+        "distill": step.make_distill_loss(model, model, weight="constant", ratio=2),
+    }[kind]
     round_ = step.Round({}, jnp.int32(3), jnp.int32(10), jax.random.key(0))
     batch = jax.tree.map(jnp.asarray, tiny.batch(4))
     keys = jax.random.split(jax.random.key(1), 4)
     draws = step.Draws(jnp.linspace(0, 0.9, 4), jnp.ones_like(batch.image), keys)
-    examples = loss({}, round_, batch, draws)
+    examples = loss(state_of({}), round_, batch, draws)
     np.testing.assert_array_equal(examples.logsnr_t, seen[-1])
 
 
@@ -148,7 +164,8 @@ def test_the_distilled_round_leaves_its_teacher_alone():
 
     def loss(teacher_params):
         round_now = round_._replace(teacher_params=teacher_params)
-        return LOSSES["distill"](tiny.params(), round_now, batch, draws).loss.sum()
+        state = state_of(tiny.params())
+        return LOSSES["distill"](state, round_now, batch, draws).loss.sum()
 
     gradient = jax.grad(loss)(round_.teacher_params)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
@@ -162,16 +179,16 @@ def test_an_update_that_is_not_finite_is_not_committed(bad, where):
     optimizer, rate = make_optimizer(1.0, 0.1), RATE
     if where == "rate":
         rate = functools.partial(RATE, peak=3e38 if bad > 0 else bad)
-    train_step = step.make_train_step(LOSSES["base"], optimizer, rate, 0.9, mesh)
+    train_step = make_train_step(LOSSES["base"], optimizer, mesh, rate)
     params, batch = tiny.params(), tiny.batch(8)
     if where == "batch":
         batch.image[3, 0, 0, 0] = bad
     if where == "params":
         params["Dense_0"]["kernel"] = params["Dense_0"]["kernel"].at[0, 0].set(bad)
-    state = parallel.replicate(init_state(params, optimizer, True), mesh)
+    state = parallel.place(init_state(params, optimizer, True), mesh)
     before = jax.tree.map(np.array, state)
     constants = jnp.int32(1), jnp.int32(10), jax.random.key(0)
-    round_ = step.Round((), *parallel.replicate(constants, mesh))
+    round_ = step.Round((), *parallel.place(constants, mesh))
     after, metrics = train_step(state, round_, parallel.shard(batch, mesh))
     assert not all(np.isfinite(value) for value in metrics[:-1])
     assert after.step == before.step + 1
@@ -186,10 +203,10 @@ def test_an_update_that_is_not_finite_is_not_committed(bad, where):
 def test_the_step_reduces_gradients_in_one_group_and_asks_nothing_of_the_host():
     mesh = parallel.make_mesh(jax.devices()[:8])
     optimizer = make_optimizer(1.0, 0.0)
-    train_step = step.make_train_step(LOSSES["distill"], optimizer, RATE, 0.9, mesh)
-    state = parallel.replicate(init_state(tiny.params(), optimizer, True), mesh)
+    train_step = make_train_step(LOSSES["distill"], optimizer, mesh)
+    state = parallel.place(init_state(tiny.params(), optimizer, True), mesh)
     constants = jnp.int32(1), jnp.int32(10), jax.random.key(0)
-    round_ = step.Round(*parallel.replicate((tiny.params(1), *constants), mesh))
+    round_ = step.Round(*parallel.place((tiny.params(1), *constants), mesh))
     batch = parallel.shard(tiny.batch(8), mesh)
     text = train_step.lower(state, round_, batch).compile().as_text()
     assert len(re.findall(r"= .* all-reduce(?:-start)?\(", text)) == 1

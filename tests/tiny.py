@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from progdist.data import Batch
+from progdist.diffusion.schedules import Cosine
+from progdist.model import Model
 
 SHAPE = (4, 4, 1)
 
@@ -14,10 +16,15 @@ class TinyNet(nn.Module):
     """A pixel-wise two-layer network of z and logsnr, called as the U-Net is."""
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, dropout_keys=None):
+    def __call__(self, z, logsnr, conditioning=None, dropout=None):
         level = jnp.broadcast_to(logsnr[:, None, None, None] / 20, z.shape)
         hidden = nn.tanh(nn.Dense(8)(jnp.concatenate([z, level], axis=-1)))
         return nn.Dense(z.shape[-1])(hidden)
+
+
+def model(parameterization="v", net=None) -> Model:
+    net = net or TinyNet()
+    return Model(net, parameterization, Cosine(), SHAPE, num_classes=0)
 
 
 def params(seed: int = 0):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from progdist.checkpoint.digests import CheckpointError
-from progdist.trainer.state import Params
+from progdist.checkpoint.trees import Params
 
 _SAFE = ".safetensors"
 _NUMBERS = "num_steps", "phase", "num_classes"  # of a card, whose notes are strings

@@ -12,7 +12,7 @@ from progdist import parallel
 from progdist.checkpoint import digests, files, trees
 from progdist.checkpoint.digests import CheckpointError
 from progdist.checkpoint.snapshots import SaveError
-from progdist.trainer.state import Params
+from progdist.checkpoint.trees import Params
 
 
 def model_dir(workdir: Path, phase: int, num_steps: int) -> Path:
@@ -56,7 +56,7 @@ def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
     tree = {"params": params}
     card = trees.make_card(facts, tree)
     try:
-        if parallel.first_says(_is_kept(path, card)):
+        if parallel.broadcast_from_zero(_is_kept(path, card)):
             return
         ocp.save(trees.location(path), tree, custom_metadata=card, overwrite=True)
         if jax.process_index() == 0:

@@ -93,6 +93,7 @@ def integrate(
     denoise: Denoise,
     schedule: Schedule,
     z_1: Float[Array, "b *d"],
+    *,
     num_steps: int | Int[Array, ""],
     method: Method,
 ) -> Solution:
@@ -119,6 +120,7 @@ def integrate_adaptive(
     denoise: Denoise,
     schedule: Schedule,
     z_1: Float[Array, "b *d"],
+    *,
     rtol: float = 1e-4,
     atol: float = 1e-4,
 ) -> Solution:

@@ -1,18 +1,17 @@
-"""What a network may predict, and how one prediction fixes the others.
+"""Predictions: x, eps and v, of which any one fixes the others.
 
 With z_t = alpha x + sigma eps and v = alpha eps - sigma x (paper, section 4), any one
 of x, eps and v gives the other two.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from progdist.diffusion.schedules import alpha_sigma, over_pixels
-
-Target = Literal["x", "eps", "v", "both"]
+from progdist.diffusion.settings import Parameterization
 
 
 class Prediction(NamedTuple):
@@ -31,7 +30,7 @@ def from_output(
     output: Float[Array, "b *o"],
     z_t: Float[Array, "b *d"],
     logsnr_t: Float[Array, " b"],
-    target: Target,
+    parameterization: Parameterization,
 ) -> Prediction:
     """Completes a raw network output to a full `Prediction`.
 
@@ -41,13 +40,13 @@ def from_output(
         the v-prediction v = alpha eps_out - sigma x_out.
       z_t: the noisy images.
       logsnr_t: log-SNR of z_t; finite.
-      target: what the output stands for.
+      parameterization: meaning of the output.
 
     Raises:
-      ValueError: if `target` is not one of `Target`.
+      ValueError: if it is not one of `Parameterization`.
     """
     alpha, sigma = alpha_sigma(over_pixels(logsnr_t, z_t))
-    match target:
+    match parameterization:
         case "x":
             x = output
             return Prediction(x, (z_t - alpha * x) / sigma, (alpha * z_t - x) / sigma)
@@ -62,7 +61,10 @@ def from_output(
             x_out, eps_out = jnp.split(output, 2, axis=-1)
             v = alpha * eps_out - sigma * x_out
         case _:
-            raise ValueError(f"target: {target!r} is not one of {get_args(Target)}")
+            known = get_args(Parameterization)
+            raise ValueError(
+                f"parameterization: {parameterization!r} is not one of {known}"
+            )
     return Prediction(alpha * z_t - sigma * v, sigma * z_t + alpha * v, v)
 
 
@@ -73,6 +75,6 @@ def clip(
     return from_output(jnp.clip(prediction.x, -1.0, 1.0), z_t, logsnr_t, "x")
 
 
-def num_outputs(target: Target) -> int:
+def num_outputs(parameterization: Parameterization) -> int:
     """Returns how many times the image's channels the network has to put out."""
-    return 2 if target == "both" else 1
+    return 2 if parameterization == "both" else 1

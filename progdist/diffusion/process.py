@@ -25,6 +25,7 @@ def diffuse(
 
 def forward(
     z_s: Float[Array, "b *d"],
+    *,
     logsnr_s: Float[Array, " b"],
     logsnr_t: Float[Array, " b"],
 ) -> Gaussian:
@@ -43,6 +44,7 @@ def forward(
 def posterior(
     z_t: Float[Array, "b *d"],
     x: Float[Array, "b *d"],
+    *,
     logsnr_t: Float[Array, " b"],
     logsnr_s: Float[Array, " b"],
 ) -> Gaussian:

@@ -58,7 +58,7 @@ def make_ancestral_step(keys: Key[Array, " b"], gamma: float) -> Step:
 
     Args:
       keys: image j's noise at step i is drawn from fold_in(keys[j], i) alone.
-      gamma: in [0, 1]; 0 is the lower bound of the reverse variance, 1 the upper.
+      gamma: 0 is the lower bound of the reverse variance, 1 the upper.
 
     Raises:
       ValueError: if gamma is outside [0, 1].
@@ -67,7 +67,9 @@ def make_ancestral_step(keys: Key[Array, " b"], gamma: float) -> Step:
         raise ValueError(f"gamma: {gamma} is not in [0, 1]")
 
     def step(prediction: Prediction, move: Move) -> Float[Array, "b *d"]:
-        q = posterior(move.z_t, prediction.x, move.logsnr_t, move.logsnr_s)
+        q = posterior(
+            move.z_t, prediction.x, logsnr_t=move.logsnr_t, logsnr_s=move.logsnr_s
+        )
         _, sigma_t = alpha_sigma(over_pixels(move.logsnr_t, move.z_t))
         _, sigma_s = alpha_sigma(over_pixels(move.logsnr_s, move.z_t))
         # Both bounds hold the factor 1 - r; they differ in sigma_s² against sigma_t².
@@ -86,6 +88,7 @@ def sample(
     denoise: Denoise,
     schedule: Schedule,
     z_1: Float[Array, "b *d"],
+    *,
     num_steps: Index,
     step: Step = ddim_step,
     clip_x: bool = True,
@@ -97,7 +100,7 @@ def sample(
       schedule: the schedule the model was trained with.
       z_1: noise at t = 1.
       num_steps: N >= 1; a Python integer or a traced one.
-      step: `ddim_step`, or what `make_ancestral_step` returns.
+      step: `ddim_step`, or a step of `make_ancestral_step`.
       clip_x: whether x̂ is clipped to [-1, 1] at every step.
 
     Returns:
@@ -106,7 +109,9 @@ def sample(
 
     def body(j: Array, z_t: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
         i = num_steps - 1 - j
-        return advance(denoise, schedule, z_t, i, num_steps, step, clip_x)[0]
+        return advance(
+            denoise, schedule, z_t, i=i, num_steps=num_steps, step=step, clip_x=clip_x
+        )[0]
 
     return jax.lax.fori_loop(0, num_steps, body, z_1)
 
@@ -115,6 +120,7 @@ def trajectory(
     denoise: Denoise,
     schedule: Schedule,
     z_1: Float[Array, "b *d"],
+    *,
     num_steps: int,
     step: Step = ddim_step,
     clip_x: bool = True,
@@ -124,7 +130,9 @@ def trajectory(
     def body(
         z_t: Float[Array, "b *d"], i: Int[Array, ""]
     ) -> tuple[Float[Array, "b *d"], tuple[Array, Array]]:
-        z_s, x = advance(denoise, schedule, z_t, i, num_steps, step, clip_x)
+        z_s, x = advance(
+            denoise, schedule, z_t, i=i, num_steps=num_steps, step=step, clip_x=clip_x
+        )
         return z_s, (z_s, x)
 
     _, (z, x) = jax.lax.scan(body, z_1, jnp.arange(num_steps - 1, -1, -1))
@@ -136,6 +144,7 @@ def advance(
     denoise: Denoise,
     schedule: Schedule,
     z_t: Float[Array, "b *d"],
+    *,
     i: Index,
     num_steps: Index,
     step: Step = ddim_step,

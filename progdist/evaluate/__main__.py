@@ -26,17 +26,16 @@ from absl import flags
 
 from progdist import checkpoint, cli, cluster, parallel, preflight
 from progdist.config import Config
+from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError, exit_with
 from progdist.evaluate import (
     evaluator,
     extraction,
     metrics,
     references,
-    sampling,
     sweep,
 )
 from progdist.evaluate.evaluator import Drawing
-from progdist.model import make_model
 from progdist.workdir.lock import Lock
 
 FLAGS = flags.FlagValues()
@@ -69,7 +68,7 @@ def main(argv: list[str]) -> None:
     """Measures what the flags describe."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir",))
     given: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
-    workdir, config = cli.open_run(given["workdir"])
+    workdir, config = preflight.open_run(given["workdir"])
     config = _with_flags(config, given)
     preflight.check(config)
     drawings = _plan(config, workdir, given)
@@ -77,7 +76,7 @@ def main(argv: list[str]) -> None:
     cli.prepare_devices(config, given["num_processes"] or 1)
     cluster.join(FLAGS)
     with ExitStack() as stack:
-        parallel.first_does(lambda: stack.enter_context(Lock(workdir)) and None)
+        parallel.on_process_zero(lambda: stack.enter_context(Lock(workdir)) and None)
         _run(config, workdir, given, drawings)
 
 
@@ -110,7 +109,7 @@ def _plan(config: Config, workdir: Path, given: dict[str, Any]) -> list[Drawing]
             checkpoint.finished_models(workdir),
             _numbers(given, "round", int),
             num_steps,
-            _words(given, "sampler", sampling.SamplerName),
+            _words(given, "sampler", SolverName),
             gammas,
         )
     except ValueError as error:
@@ -148,7 +147,9 @@ def _run(
     models = dict.fromkeys((one.phase, one.trained_steps) for one in drawings)
     for phase, trained_steps in models:
         path = checkpoint.model_dir(workdir, phase, trained_steps)
-        preflight.check_card(config, path, checkpoint.read_card(path))
+        preflight.check_card(
+            preflight.make_model(config), path, checkpoint.read_card(path)
+        )
     gauge = _gauge(config, given)
     note = print if jax.process_index() == 0 else lambda text: None
     sweep.run(gauge, workdir, drawings, note)
@@ -164,7 +165,7 @@ def _gauge(config: Config, given: dict[str, Any]) -> evaluator.Gauge:
     source = preflight.open_source(config)
     _check_count(wanted, len(source), f"the data's {config.data.split}")
     return evaluator.make_gauge(
-        make_model(config),
+        preflight.make_model(config),
         parallel.make_mesh(parallel.devices_sharing(size) if processes == 1 else None),
         evaluator.Samples(settings.num_samples, settings.seed, size),
         [

@@ -17,11 +17,12 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from progdist import checkpoint, parallel
+from progdist.diffusion.settings import SolverName
 from progdist.evaluate import extraction, metrics, references, sampling
 from progdist.evaluate.extraction import Extractor
 from progdist.evaluate.references import Reference
-from progdist.model import Model, make_sampler
-from progdist.trainer.state import Params
+from progdist.evaluate.sampling import make_sampler
+from progdist.model import Model, Params
 from progdist.workdir.rows import EvalRow, Floor, Reference as Compared
 
 Number = tuple[Extractor, metrics.Metric]
@@ -35,7 +36,7 @@ class Drawing(NamedTuple):
     phase: int
     trained_steps: int
     num_steps: int
-    sampler: sampling.SamplerName
+    sampler: SolverName
     gamma: float | None = None  # of the ancestral sampler alone
 
     def facts(self) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class Gauge(NamedTuple):
     samples: Samples
     numbers: Sequence[Number]
     reference: Reference
-    make_sampler: Callable[[sampling.SamplerName, float], sampling.Sampler]
+    make_sampler: Callable[[SolverName, float], sampling.Sampler]
     real: Callable[[Extractor], metrics.Statistics | None]
     floor: Callable[[Extractor, metrics.Metric], Floors]
 
@@ -133,7 +134,7 @@ def missing(
     return [
         number
         for number in gauge.numbers
-        if not parallel.first_says(_is_there(gauge, one, model, number, rows))
+        if not parallel.broadcast_from_zero(_is_there(gauge, one, model, number, rows))
     ]
 
 
@@ -194,7 +195,7 @@ def _unmeasured(
     return EvalRow(
         **one.facts(),
         params=model.digest,
-        output=gauge.model.output,
+        output=gauge.model.parameterization,
         schedule=type(gauge.model.schedule).__name__.lower(),
         num_samples=gauge.samples.num,
         seed=gauge.samples.seed,

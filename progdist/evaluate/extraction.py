@@ -71,8 +71,10 @@ def network_extractor(
 ) -> Extractor:
     """Returns the extractor of a network that has been read."""
     mesh = parallel.make_mesh()
-    params = parallel.replicate(network.params, mesh)
-    apply = parallel.pmap(network.apply, mesh, (None, 0), 0)
+    params = parallel.place(network.params, mesh)
+    apply = parallel.pmap(
+        network.apply, mesh, (parallel.REPLICATED, parallel.ROWS), parallel.ROWS
+    )
     blank = jax.ShapeDtypeStruct((1, *image_shape), np.uint8)
     shapes = jax.eval_shape(network.apply, network.params, blank)
     size = _piece(max_rows)

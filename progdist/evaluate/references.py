@@ -161,7 +161,7 @@ def cached(key: dict[str, Any], make: Callable[[], Arrays]) -> Arrays | None:
     """
     path, text = path_of(key), json.dumps(key, sort_keys=True)
     found = _load(path, text) if jax.process_index() == 0 else None
-    if parallel.first_says(found is not None):
+    if parallel.broadcast_from_zero(found is not None):
         return found
     arrays = make()
     if jax.process_index() == 0:

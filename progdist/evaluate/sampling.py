@@ -1,10 +1,12 @@
-"""Draws images, one key an image."""
+"""Images of a model, one key an image.
+
+Image i depends on the seed and on i alone: its noise, its class, and the noise of the
+ancestral sampler.
+"""
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Literal, get_args
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,42 +14,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from progdist import data, parallel
-from progdist.denoiser import bind
-from progdist.diffusion import ode, samplers
-from progdist.diffusion.prediction import Denoise, Target
-from progdist.diffusion.schedules import Schedule
-from progdist.trainer.state import Params
+from progdist.diffusion import samplers, solvers
+from progdist.diffusion.prediction import Denoise
+from progdist.diffusion.settings import SolverName
+from progdist.model import Model, Params, bind, param_specs
+from progdist.nets.conditioning import Conditioning
 
-SamplerName = Literal["ddim", "ancestral", "euler", "heun", "rk4"]
 Sampler = Callable[[Params, Key[Array, ""], Array, Array], Array]
-
-
-_Solver = Callable[
-    [Denoise, Schedule, Float[Array, "b *d"], Int[Array, ""]], Float[Array, "b *d"]
-]
-
-
-def calls_a_step(name: SamplerName) -> int:
-    """Returns the network calls of one step of a sampler; N is always one of calls.
-
-    Euler's, Heun's and the Runge-Kutta method of order 4 solve the probability-flow
-    ODE in N / 1, N / 2 and N / 4 steps, without clipping.
-    """
-    return {"heun": 2, "rk4": 4}.get(name, 1)
-
-
-def check_calls(name: SamplerName, num_steps: int) -> None:
-    """Refuses a number of network calls that the sampler's steps cannot make.
-
-    Raises:
-      ValueError: if it is not a multiple of `calls_a_step`.
-    """
-    calls = calls_a_step(name)
-    if num_steps % calls:
-        raise ValueError(
-            f"--sampler={name}: makes {calls} network calls a step, and N = "
-            f"{num_steps} is not a multiple of it"
-        )
 
 
 def image_noise(
@@ -58,26 +31,23 @@ def image_noise(
     return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
 
 
+def conditioning_of(indices: Int[Array, " b"], num_classes: int) -> Conditioning:
+    """Returns the conditioning of images: image i has class i modulo the classes."""
+    return Conditioning(indices % num_classes if num_classes else None)
+
+
 def make_sampler(
-    net: nn.Module,
-    output: Target,
-    schedule: Schedule,
-    image_shape: tuple[int, ...],
-    num_classes: int,
-    mesh: Mesh,
-    name: SamplerName = "ddim",
-    gamma: float = 0.0,
+    model: Model, mesh: Mesh, name: SolverName = "ddim", gamma: float = 0.0
 ) -> Sampler:
     """Returns the compiled (params, key, indices, num_steps) -> images in [-1, 1].
 
     One compilation serves every number of steps, which is one of network calls: it has
-    to be a multiple of `calls_a_step(name)`. Indices are split over the devices; image
-    i of a conditional network has the class i modulo the number of classes.
+    to be a multiple of `solvers.calls_per_step(name)`. Indices are split over the
+    devices.
 
     Raises:
-      ValueError: if `name` is not one of `SamplerName`.
+      ValueError: if `name` is not one of `SolverName`.
     """
-    make_solver = _solver_maker(name, gamma)
 
     def draw(
         params: Params,
@@ -85,13 +55,14 @@ def make_sampler(
         indices: Int[Array, " b"],
         num_steps: Int[Array, ""],
     ) -> Float[Array, "b *d"]:
-        label = indices % num_classes if num_classes else None
-        solve = make_solver(_image_keys(key, indices, 1))
-        z_1 = image_noise(key, indices, image_shape)
-        denoise = bind(net, params, output, label)
-        return solve(denoise, schedule, z_1, num_steps)
+        keys = _image_keys(key, indices, 1)
+        solve = solvers.make_solver(name, keys=keys, gamma=gamma)
+        z_1 = image_noise(key, indices, model.image_shape)
+        denoise = _denoise(model, params, indices)
+        return solve(denoise, model.schedule, z_1, num_steps)
 
-    return parallel.pmap(draw, mesh, (None, None, 0, None), 0)
+    specs = param_specs(model), parallel.REPLICATED, parallel.ROWS, parallel.REPLICATED
+    return parallel.pmap(draw, mesh, specs, parallel.ROWS)
 
 
 def draw_images(
@@ -108,7 +79,7 @@ def draw_images(
     Every batch is computed at its full size, so an image does not depend on how many
     are asked for. Every process receives all of them.
     """
-    key, steps = parallel.replicate((jax.random.key(seed), jnp.int32(num_steps)), mesh)
+    key, steps = parallel.place((jax.random.key(seed), jnp.int32(num_steps)), mesh)
     rows = parallel.local_rows(batch_size)
     for first in range(0, num_images, batch_size):
         indices = np.arange(first, first + batch_size, dtype=np.int32)[rows]
@@ -117,54 +88,31 @@ def draw_images(
 
 
 def draw_trajectory(
-    net: nn.Module,
+    model: Model,
     params: Params,
-    output: Target,
-    schedule: Schedule,
-    z_1: Float[Array, "b *d"],
+    *,
+    seed: int,
+    num_images: int,
     num_steps: int,
-    label: Int[Array, " b"] | None = None,
 ) -> Float[np.ndarray, "states b *d"]:
     """Returns the DDIM states z_t from the noise to the image, t = 1 first.
 
     Computed by each process for itself, on one device.
     """
+    indices = jnp.arange(num_images)
 
     @jax.jit
-    def states(
-        params: Params, z_1: Float[Array, "b *d"]
-    ) -> Float[Array, "states b *d"]:
-        denoise = bind(net, params, output, label)
-        return samplers.trajectory(denoise, schedule, z_1, num_steps).z
+    def states(params: Params) -> Float[Array, "states b *d"]:
+        z_1 = image_noise(jax.random.key(seed), indices, model.image_shape)
+        denoise = _denoise(model, params, indices)
+        return samplers.trajectory(denoise, model.schedule, z_1, num_steps=num_steps).z
 
-    return np.asarray(states(jax.tree.map(np.asarray, params), z_1))
-
-
-def _solver_maker(
-    name: SamplerName, gamma: float
-) -> Callable[[Key[Array, " b"]], _Solver]:
-    """Returns keys -> solver; only the ancestral one has a use for the keys."""
-    match name:
-        case "ddim":
-            return lambda keys: samplers.sample
-        case "ancestral":
-            return lambda keys: functools.partial(
-                samplers.sample, step=samplers.make_ancestral_step(keys, gamma)
-            )
-        case "euler" | "heun" | "rk4":
-            return lambda keys: functools.partial(_integrate, name)
-    raise ValueError(f"sampler: {name!r} is not one of {get_args(SamplerName)}")
+    return np.asarray(states(jax.tree.map(np.asarray, params)))
 
 
-def _integrate(
-    method: ode.Method,
-    denoise: Denoise,
-    schedule: Schedule,
-    z_1: Float[Array, "b *d"],
-    num_calls: Int[Array, ""],
-) -> Float[Array, "b *d"]:
-    num_steps = num_calls // calls_a_step(method)
-    return ode.integrate(denoise, schedule, z_1, num_steps, method).z
+def _denoise(model: Model, params: Params, indices: Int[Array, " b"]) -> Denoise:
+    conditioning = conditioning_of(indices, model.num_classes)
+    return functools.partial(bind(model, params), conditioning=conditioning)
 
 
 def _image_keys(

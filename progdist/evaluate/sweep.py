@@ -10,7 +10,9 @@ from pathlib import Path
 
 from progdist import checkpoint, parallel
 from progdist.data.progress import counting
-from progdist.evaluate import evaluator, sampling
+from progdist.diffusion import solvers
+from progdist.diffusion.settings import SolverName
+from progdist.evaluate import evaluator
 from progdist.evaluate.evaluator import Drawing, Gauge, Identified
 from progdist.model import param_template
 from progdist.workdir import journal
@@ -21,7 +23,7 @@ def plan(
     finished: dict[int, int],
     rounds: Sequence[int],
     num_steps: Sequence[int],
-    names: Sequence[sampling.SamplerName],
+    names: Sequence[SolverName],
     gammas: Sequence[float],
 ) -> list[Drawing]:
     """Returns the ways to draw.
@@ -53,7 +55,7 @@ def plan(
     else:
         pairs = [(of_steps[n], n) for n in num_steps or finished.values()]
     for name, (_, n) in itertools.product(names, pairs):
-        sampling.check_calls(name, n)
+        solvers.check_calls(name, n)
     return [
         Drawing(phase, finished[phase], n, name, gamma)
         for phase, n in pairs
@@ -77,7 +79,7 @@ def run(
       note: shows a line to the user.
     """
     path = workdir / "eval.jsonl"
-    parallel.first_does(lambda: journal.mend(path))
+    parallel.on_process_zero(lambda: journal.mend(path))
     template = param_template(gauge.model, gauge.mesh)
     loaded: dict[int, Identified] = {}
     for one in drawings:

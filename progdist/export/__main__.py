@@ -11,6 +11,7 @@ or not at all. Needs pip install 'progdist[export]'. Exit codes: 0 done; 2 bad i
 one line; 4 not written.
 """
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import sys
@@ -27,8 +28,7 @@ from progdist.config import Config
 from progdist.errors import UsageError, end_on_sigterm, exit_with
 from progdist.export import formats
 from progdist.export.formats import Card
-from progdist.model import Model, make_model, param_template
-from progdist.trainer.state import Params
+from progdist.model import Model, Params, param_template
 from progdist.workdir import files, provenance
 
 # With the packages that each takes beyond those that this one requires.
@@ -63,8 +63,10 @@ def write(
       ConfigError: if it is of another output or schedule.
       SaveError: if the two samplers draw different images.
     """
-    model, found = make_model(config), checkpoint.read_card(model_path)
-    preflight.check_card(config, model_path, found)
+    # Other precisions are of this machine's training, not of the sampler.
+    config.net = dataclasses.replace(config.net, dtype="float32", remat=False)
+    model, found = preflight.make_model(config), checkpoint.read_card(model_path)
+    preflight.check_card(model, model_path, found)
     params = _load(model_path, model)
     card = _card(config, found["phase"], params, num_steps)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ def main(argv: list[str]) -> None:
     names = _check_formats(values["formats"])
     if out.exists():
         raise UsageError(f"--out={out}: is there already, and is not overwritten")
-    workdir, config = cli.open_run(values["workdir"])
+    workdir, config = preflight.open_run(values["workdir"])
     num_steps = values["num_steps"]
     found = checkpoint.find_model(workdir, None if values["teacher"] else num_steps)
     cli.prepare_devices(config)
@@ -108,9 +110,9 @@ def _card(config: Config, phase: int, params: Params, num_steps: int) -> Card:
         "sampler": "ddim",
         "num_steps": num_steps,
         "schedule": config.schedule,
-        "output": config.model.output,
+        "output": config.parameterization,
         "image_shape": list(config.data.image_shape),
-        "num_classes": config.model.num_classes,
+        "num_classes": config.net.num_classes,
         "phase": phase,
         "params": checkpoint.fingerprint_of(params)[:16],  # as in eval.jsonl
         "commit": provenance.commit() or _version(),

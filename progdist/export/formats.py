@@ -10,6 +10,7 @@ are part of it; b is free. Every file carries its card: what it is, and what mad
 """
 
 import contextlib
+import functools
 import json
 import logging
 import warnings
@@ -25,11 +26,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from progdist.checkpoint import SaveError, digests, trees
-from progdist.denoiser import bind
 from progdist.diffusion import samplers
-from progdist.model import Model
-from progdist.nets.unet import UNet
-from progdist.trainer.state import Params
+from progdist.diffusion.prediction import Denoise
+from progdist.model import Model, Params, bind
+from progdist.nets.conditioning import Conditioning
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 JAX_NAME, ONNX_NAME = "sampler.jax.zip", "sampler.onnx"
@@ -44,29 +44,29 @@ Sampler = Callable[..., Array]
 
 def make_sampler(model: Model, params: Params, num_steps: int) -> Sampler:
     """Returns noise [b, h, w, c] (and labels [b]) -> images; see the module."""
-    net = _network(model)
 
     def draw(
         noise: Float[Array, "b h w c"], label: Int[Array, " b"] | None = None
     ) -> Float[Array, "b h w c"]:
-        denoise = bind(net, params, model.output, label)
-        return samplers.sample(denoise, model.schedule, noise, num_steps)
+        denoise = _denoise(model, params, label)
+        return samplers.sample(denoise, model.schedule, noise, num_steps=num_steps)
 
     return draw
 
 
 def make_step(model: Model, params: Params, num_steps: int) -> Sampler:
     """Returns (j, z_t (, labels)) -> z_s, the sampler's step number j = 0 … N - 1."""
-    net = _network(model)
 
     def step(
         j: Int[Array, ""],
         z_t: Float[Array, "b h w c"],
         label: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b h w c"]:
-        denoise = bind(net, params, model.output, label)
+        denoise = _denoise(model, params, label)
         i = num_steps - 1 - j
-        return samplers.advance(denoise, model.schedule, z_t, i, num_steps)[0]
+        return samplers.advance(denoise, model.schedule, z_t, i=i, num_steps=num_steps)[
+            0
+        ]
 
     return step
 
@@ -156,8 +156,9 @@ def largest_difference(directory: Path, model: Model, batch: int = 2) -> float:
     return float(np.abs(ours - theirs).max())
 
 
-def _network(model: Model) -> UNet:
-    return model.net.clone(dtype=jnp.float32, remat=False)
+def _denoise(model: Model, params: Params, label: Array | None) -> Denoise:
+    conditioning = Conditioning(label)
+    return functools.partial(bind(model, params), conditioning=conditioning)
 
 
 def _convert(step: Sampler, model: Model) -> Any:
@@ -222,7 +223,7 @@ def _inputs(model: Model, batch: Any) -> list[jax.ShapeDtypeStruct]:
     """What a sampler takes; the size of the batch may be a symbol or a name."""
     noise = jax.ShapeDtypeStruct((batch, *model.image_shape), jnp.float32)
     label = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    return [noise, label] if model.net.num_classes else [noise]
+    return [noise, label] if model.num_classes else [noise]
 
 
 @contextlib.contextmanager

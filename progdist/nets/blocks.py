@@ -12,11 +12,25 @@ import zlib
 from typing import Any, Literal
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 Resample = Literal["down", "up"]
+
+
+@flax.struct.dataclass
+class Dropout:
+    """Dropout of one pass.
+
+    Attributes:
+      keys: one key an example, the same for every place in the network.
+      rate: probability of a zero, in (0, 1).
+    """
+
+    keys: Key[Array, " b"]
+    rate: float = flax.struct.field(pytree_node=False)
 
 
 def num_groups(channels: int) -> int:
@@ -52,8 +66,8 @@ def depth_to_space(x: Float[Array, "b i j d"], size: int) -> Float[Array, "b h w
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, i * size, j * size, -1)
 
 
-def dropout(
-    x: Float[Array, "b h w c"], keys: Key[Array, " b"], rate: float, site: str
+def drop(
+    x: Float[Array, "b h w c"], dropout: Dropout, site: str
 ) -> Float[Array, "b h w c"]:
     """Drops entries of each example with a mask from that example's own key.
 
@@ -61,17 +75,16 @@ def dropout(
 
     Args:
       x: the features.
-      keys: one key per example, the same for every site.
-      rate: the probability of a zero, in [0, 1).
-      site: the name of this place in the network; different names, different masks.
+      dropout: keys and rate.
+      site: name of this place in the network; different names, different masks.
     """
-    number = zlib.crc32(site.encode())
+    number, rate = zlib.crc32(site.encode()), dropout.rate
 
     def keep(key: Array) -> Array:
         return jax.random.bernoulli(jax.random.fold_in(key, number), 1 - rate, shape)
 
     shape = x.shape[1:]
-    return jnp.where(jax.vmap(keep)(keys), x / (1 - rate), jnp.zeros_like(x))
+    return jnp.where(jax.vmap(keep)(dropout.keys), x / (1 - rate), jnp.zeros_like(x))
 
 
 class GroupNorm(nn.Module):
@@ -107,7 +120,7 @@ class GroupNorm(nn.Module):
 
 @jax.custom_jvp
 def materialised(x: Float[Array, "*d"]) -> Float[Array, "*d"]:
-    """Returns x; on CPU, where it is differentiated, x and its gradient are kept.
+    """Returns x; on CPU, if differentiated, x and its gradient are materialised.
 
     XLA would otherwise recompute whole chains of residual sums, and of gradients of
     norms, in each of their consumers: a gradient then costs a quarter more on CPU. A
@@ -175,7 +188,6 @@ class ResNetBlock(nn.Module):
     """
 
     features: int
-    dropout: float = 0.0
     resample: Resample | None = None
     dtype: Any = jnp.float32
 
@@ -184,9 +196,9 @@ class ResNetBlock(nn.Module):
         self,
         x: Float[Array, "b h w c"],
         emb: Float[Array, "b e"],
-        dropout_keys: Key[Array, " b"] | None = None,
+        dropout: Dropout | None = None,
     ) -> Float[Array, "b h2 w2 d"]:
-        """Returns features at the resampled size; without keys there is no dropout."""
+        """Returns features at the resampled size."""
         h = nn.swish(GroupNorm(self.dtype, name="norm1")(x))
         if self.resample is not None:
             resize = {"down": downsample, "up": upsample}[self.resample]
@@ -195,8 +207,8 @@ class ResNetBlock(nn.Module):
         project = nn.Dense(2 * self.features, dtype=self.dtype, name="temb_proj")
         scale, shift = jnp.split(project(nn.swish(emb)), 2, axis=-1)
         h = nn.swish(GroupNorm(self.dtype, name="norm2")(h, (scale, shift)))
-        if dropout_keys is not None and self.dropout > 0:
-            h = dropout(h, dropout_keys, self.dropout, "/".join(self.path))
+        if dropout is not None:
+            h = drop(h, dropout, "/".join(self.path))
         h = Conv3x3(self.features, zero=True, dtype=self.dtype, name="conv2")(h)
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, dtype=self.dtype, name="nin_shortcut")(x)
@@ -207,12 +219,12 @@ class AttnBlock(nn.Module):
     """Self-attention over all pixels, x + attention(norm(x)).
 
     Attributes:
-      num_heads: number of heads, where `head_dim` is None.
+      num_heads: number of heads, if `head_dim` is 0.
       head_dim: channels of a head; the number of heads follows.
     """
 
     num_heads: int = 1
-    head_dim: int | None = None
+    head_dim: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact

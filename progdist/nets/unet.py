@@ -11,17 +11,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float
 
 from progdist.nets.blocks import (
     AttnBlock,
     Conv3x3,
+    Dropout,
     GroupNorm,
     Resample,
     ResNetBlock,
     depth_to_space,
     space_to_depth,
 )
+from progdist.nets.conditioning import Conditioning
 
 
 def embed_logsnr(logsnr: Float[Array, " b"], channels: int) -> Float[Array, "b c"]:
@@ -45,20 +47,9 @@ class UNet(nn.Module):
     """The published U-Net; at `patch_size=1` it is exactly that of the paper.
 
     Attributes:
-      ch: channels of the first level; even, at least 4.
-      emb_ch: width of the embedding of log-SNR and class.
-      ch_mult: channels of each level over `ch`; each level halves height and width.
-      num_res_blocks: blocks per level on the way down, one more on the way up.
-      attn_resolutions: heights of feature maps (after patching) with attention; the
-        middle has attention always.
-      num_heads: attention heads, where `head_dim` is None.
-      head_dim: channels of a head; the number of heads follows from it.
-      dropout: rate, effective only with `dropout_keys`.
-      num_classes: 0 for an unconditional network, which ignores labels.
       out_ch: channels of the output.
-      patch_size: squares of this many pixels are folded into channels first.
       dtype: dtype of the computation; parameters are float32, the output has z's dtype.
-      remat: recompute each block in the backward pass, for less memory.
+      ch: this and the others are those of `settings.UNetConfig`.
     """
 
     ch: int
@@ -67,8 +58,7 @@ class UNet(nn.Module):
     num_res_blocks: int
     attn_resolutions: tuple[int, ...]
     num_heads: int = 1
-    head_dim: int | None = None
-    dropout: float = 0.0
+    head_dim: int = 0
     num_classes: int = 0
     out_ch: int = 3
     patch_size: int = 1
@@ -80,8 +70,8 @@ class UNet(nn.Module):
         self,
         z: Float[Array, "b h w c"],
         logsnr: Float[Array, " b"],
-        label: Int[Array, " b"] | None = None,
-        dropout_keys: Key[Array, " b"] | None = None,
+        conditioning: Conditioning | None = None,
+        dropout: Dropout | None = None,
     ) -> Float[Array, "b h w o"]:
         """Evaluates the network.
 
@@ -89,18 +79,19 @@ class UNet(nn.Module):
           z: noisy images; height and width divisible by
             `patch_size` * 2^(levels - 1).
           logsnr: log-SNR of `z`.
-          label: classes in [0, num_classes); needed where `num_classes` > 0.
-          dropout_keys: one key per example; None switches dropout off.
+          conditioning: its label is needed if `num_classes` > 0, and ignored else.
+          dropout: None switches it off.
 
         Raises:
-          ValueError: if size, channels or label do not fit the network.
+          ValueError: if size, channels or conditioning do not fit the network.
         """
+        label = conditioning.label if conditioning else None
         self._check(z, label)
         emb = self._embed(logsnr, label)
         h = space_to_depth(z.astype(self.dtype), self.patch_size)
-        skips = self._down(h, emb, dropout_keys)
-        h = self._middle(skips[-1], emb, dropout_keys)
-        h = self._up(h, skips, emb, dropout_keys)
+        skips = self._down(h, emb, dropout)
+        h = self._middle(skips[-1], emb, dropout)
+        h = self._up(h, skips, emb, dropout)
         h = nn.swish(GroupNorm(self.dtype, name="norm_out")(h))
         features = self.out_ch * self.patch_size**2
         h = Conv3x3(features, zero=True, dtype=self.dtype, name="conv_out")(h)
@@ -138,44 +129,46 @@ class UNet(nn.Module):
         """A residual block with the channels of its level."""
         block = nn.remat(ResNetBlock) if self.remat else ResNetBlock
         features = self.ch * self.ch_mult[level]
-        return block(features, self.dropout, resample, self.dtype, name=name)
+        return block(features, resample, self.dtype, name=name)
 
     def _attend(self, h: Array, name: str) -> Array:
         """An attention block."""
         block = nn.remat(AttnBlock) if self.remat else AttnBlock
         return block(self.num_heads, self.head_dim, self.dtype, name=name)(h)
 
-    def _down(self, h: Array, emb: Array, keys: Array | None) -> list[Array]:
+    def _down(self, h: Array, emb: Array, dropout: Dropout | None) -> list[Array]:
         """Every feature map of the way down, the last of them the smallest."""
         skips = [Conv3x3(self.ch, dtype=self.dtype, name="conv_in")(h)]
         for level in range(len(self.ch_mult)):
             for i in range(self.num_res_blocks):
-                h = self._block(level, f"down_{level}.block_{i}")(skips[-1], emb, keys)
+                h = self._block(level, f"down_{level}.block_{i}")(
+                    skips[-1], emb, dropout
+                )
                 if h.shape[1] in self.attn_resolutions:
                     h = self._attend(h, f"down_{level}.attn_{i}")
                 skips.append(h)
             if level + 1 < len(self.ch_mult):
                 shrink = self._block(level, f"down_{level}.downsample", "down")
-                skips.append(shrink(skips[-1], emb, keys))
+                skips.append(shrink(skips[-1], emb, dropout))
         return skips
 
-    def _middle(self, h: Array, emb: Array, keys: Array | None) -> Array:
+    def _middle(self, h: Array, emb: Array, dropout: Dropout | None) -> Array:
         """Block, attention, block at the smallest size."""
         last = len(self.ch_mult) - 1
-        h = self._block(last, "mid.block_1")(h, emb, keys)
+        h = self._block(last, "mid.block_1")(h, emb, dropout)
         h = self._attend(h, "mid.attn_1")
-        return self._block(last, "mid.block_2")(h, emb, keys)
+        return self._block(last, "mid.block_2")(h, emb, dropout)
 
     def _up(
-        self, h: Array, skips: list[Array], emb: Array, keys: Array | None
+        self, h: Array, skips: list[Array], emb: Array, dropout: Dropout | None
     ) -> Array:
         """Back to the first size; consumes `skips` from the end."""
         for level in reversed(range(len(self.ch_mult))):
             for i in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._block(level, f"up_{level}.block_{i}")(h, emb, keys)
+                h = self._block(level, f"up_{level}.block_{i}")(h, emb, dropout)
                 if h.shape[1] in self.attn_resolutions:
                     h = self._attend(h, f"up_{level}.attn_{i}")
             if level > 0:
-                h = self._block(level, f"up_{level}.upsample", "up")(h, emb, keys)
+                h = self._block(level, f"up_{level}.upsample", "up")(h, emb, dropout)
         return h

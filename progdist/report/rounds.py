@@ -9,20 +9,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from progdist.plan import Phase, plan
+from progdist.plan import Phase, make_plan
 from progdist.workdir.rows import MetricsRow
 
 # Network calls that an update makes for an image: forward, and backward as two.
 _STUDENT_CALLS = 3
-# As `plan` takes them, after the updates of the base model.
-_LENGTHS = (
-    "num_updates",
-    "start_steps",
-    "end_steps",
-    "ratio",
-    "long_rounds",
-    "long_num_updates",
-)
 
 
 class Round(NamedTuple):
@@ -48,9 +39,17 @@ def plan_of(config: dict[str, Any]) -> tuple[Phase, ...]:
     """Returns the phases that a configuration leads to; of a malformed one, none."""
     try:
         base, distill = config["base"], config["distill"]
-        trained = 0 if config.get("teacher") else base["num_updates"]
-        lengths = [trained, *(distill[name] for name in _LENGTHS)]
-        return plan(*lengths) if all(type(n) is int for n in lengths) else ()
+        return make_plan(
+            base_updates=0 if config.get("teacher") else base["num_updates"],
+            base_batch_size=base["batch_size"],
+            round_updates=distill["num_updates"],
+            round_batch_size=distill["batch_size"],
+            start_steps=distill["start_steps"],
+            end_steps=distill["end_steps"],
+            ratio=distill["ratio"],
+            long_rounds=distill["long_rounds"],
+            long_updates=distill["long_num_updates"],
+        )
     except (KeyError, TypeError, ValueError):
         return ()
 

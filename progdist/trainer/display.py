@@ -1,36 +1,30 @@
-"""What a run shows while it works: a bar per phase, the numbers, the time left."""
+"""Display of a run at work: a bar per phase, the numbers, the time left."""
 
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-
-class Work(NamedTuple):
-    """Updates ahead: how many in each phase, and what one costs beside the others'."""
-
-    num_updates: int
-    cost: float
+from progdist.plan import Phase
 
 
 class Display:
     """A progress bar per phase on a terminal; elsewhere a line now and then."""
 
     def __init__(
-        self, work: Sequence[Work], active: bool = True, line_seconds: float = 15.0
+        self, phases: Sequence[Phase], active: bool = True, line_seconds: float = 15.0
     ) -> None:
         """Opens the display of a plan.
 
         Args:
-          work: the phases, for the time left of the whole plan.
+          phases: the plan.
           active: whether to show anything.
-          line_seconds: where there is no terminal, the least time between lines.
+          line_seconds: minimum time between lines, without a terminal.
         """
-        self._work = work
+        self._phases = phases
         self._active = active
         self._line_seconds, self._last_line = line_seconds, 0.0
         self._console = Console(stderr=True)
@@ -46,28 +40,29 @@ class Display:
         )
         self._bars.start()
 
-    def start(self, phase: int, title: str, done: int) -> None:
+    def start(self, phase: Phase, done: int) -> None:
         """Begins the bar of a phase, `done` updates into it."""
-        total = self._work[phase].num_updates
-        self._title, self._phase = title, phase
-        self._bar = self._bars.add_task(title, total=total, completed=done, status="")
+        self._phase = phase
+        self._bar = self._bars.add_task(
+            phase.title, total=phase.num_updates, completed=done, status=""
+        )
 
     def update(self, done: int, loss: float, steps_per_second: float) -> None:
         """Shows an interval's numbers and the time that is left."""
-        here = (self._work[self._phase].num_updates - done) / steps_per_second
-        unit = 1 / steps_per_second / self._work[self._phase].cost
+        phase = self._phase
+        here = (phase.num_updates - done) / steps_per_second
+        second_per_pass = 1 / steps_per_second / _passes(phase)
         later = sum(
-            w.num_updates * w.cost * unit for w in self._work[self._phase + 1 :]
+            p.num_updates * _passes(p) * second_per_pass
+            for p in self._phases[phase.number + 1 :]
         )
         status = (
             f"loss {loss:.4g}  {steps_per_second:.3g} steps/s  "
             f"left {_clock(here)}, plan {_clock(here + later)}"
         )
         self._bars.update(self._bar, completed=done, status=status)
-        self._line(
-            f"{self._title}  {done}/{self._work[self._phase].num_updates}  {status}",
-            done,
-        )
+        is_last = done == phase.num_updates
+        self._line(f"{phase.title}  {done}/{phase.num_updates}  {status}", is_last)
 
     def note(self, text: RenderableType) -> None:
         """Shows something that stays."""
@@ -78,9 +73,8 @@ class Display:
         """Leaves the terminal as it is."""
         self._bars.stop()
 
-    def _line(self, text: str, done: int) -> None:
-        last = done == self._work[self._phase].num_updates
-        due = last or time.monotonic() - self._last_line > self._line_seconds
+    def _line(self, text: str, is_last: bool) -> None:
+        due = is_last or time.monotonic() - self._last_line > self._line_seconds
         if self._active and not self._terminal and due:
             print(text, file=sys.stderr, flush=True)
             self._last_line = time.monotonic()
@@ -91,6 +85,11 @@ class _StatusColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["status"])
+
+
+def _passes(phase: Phase) -> int:
+    """Returns the network passes of one update."""
+    return phase.passes * phase.batch_size
 
 
 def _clock(seconds: float) -> str:

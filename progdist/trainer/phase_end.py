@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -14,9 +13,8 @@ from progdist.config import Evaluation
 from progdist.evaluate import evaluator, extraction, sampling
 from progdist.evaluate.evaluator import Drawing, Identified, identified
 from progdist.evaluate.references import Reference
-from progdist.model import Model, param_template
+from progdist.model import Model, Params, param_template
 from progdist.plan import Phase
-from progdist.trainer.state import Params
 from progdist.workdir import files
 from progdist.workdir.journal import Journal
 
@@ -136,23 +134,17 @@ class Results:
             phase: checkpoint.model_dir(self._workdir, phase.number, phase.num_steps)
             for phase in few
         }
-        if not few or parallel.first_says(_is_newer(path, models.values())):
+        if not few or parallel.broadcast_from_zero(_is_newer(path, models.values())):
             return
         template = param_template(self._model, self._mesh)
-        key = jax.random.key(self._evaluation.seed)
-        indices = jnp.arange(_PATHS_DRAWN)
-        z_1 = sampling.image_noise(key, indices, self._model.image_shape)
-        classes = self._model.net.num_classes
         states = {}
         for phase, model in models.items():
             states[f"N{phase.num_steps}"] = sampling.draw_trajectory(
-                self._model.net,
+                self._model,
                 checkpoint.load_model(model, template),
-                self._model.output,
-                self._model.schedule,
-                z_1,
-                phase.num_steps,
-                indices % classes if classes else None,
+                seed=self._evaluation.seed,
+                num_images=_PATHS_DRAWN,
+                num_steps=phase.num_steps,
             )
         if self._first:
             files.write_npz(path, **states)

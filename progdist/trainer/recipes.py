@@ -1,4 +1,4 @@
-"""How each kind of phase is trained, from the configuration."""
+"""Recipes: how each kind of phase is trained, from the configuration."""
 
 import functools
 from typing import NamedTuple
@@ -8,19 +8,38 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from progdist import parallel, plan as phases
+from progdist import parallel
 from progdist.config import Config, Training
-from progdist.model import Model, make_model, param_template
-from progdist.plan import Phase
+from progdist.model import Model, Params, param_specs, param_template
+from progdist.parallel import PyTree
+from progdist.plan import Kind, Phase
 from progdist.trainer import step as steps
-from progdist.trainer.state import Snapshot, init_state, learning_rate, make_optimizer
+from progdist.trainer.state import (
+    Snapshot,
+    init_state,
+    learning_rate,
+    make_optimizer,
+    state_specs,
+)
 
 
-class Trainer(NamedTuple):
-    """How one kind of phase is trained."""
+class Recipe(NamedTuple):
+    """Training of one kind of phase.
+
+    Attributes:
+      settings: its settings.
+      model: the model that is trained.
+      teacher: the model of the frozen teacher; None in a phase without one.
+      optimizer: Adam, without its learning rate.
+      specs: `PartitionSpec` of each leaf of the state.
+      train_step: the compiled step.
+    """
 
     settings: Training
+    model: Model
+    teacher: Model | None
     optimizer: optax.GradientTransformation
+    specs: PyTree
     train_step: steps.TrainStep
 
     @property
@@ -29,73 +48,64 @@ class Trainer(NamedTuple):
         return self.settings.ema_decay > 0
 
 
-class Trainers(NamedTuple):
-    """That of the base model, and that of the rounds."""
-
-    base: Trainer
-    distill: Trainer
-
-    def of(self, phase: int) -> Trainer:
-        """Returns the trainer of a phase."""
-        return self.distill if phase else self.base
-
-
-def make_plan(config: Config) -> tuple[Phase, ...]:
-    """Returns the configured phases; a given teacher is not trained."""
-    distill = config.distill
-    return phases.plan(
-        0 if config.teacher else config.base.num_updates,
-        distill.num_updates,
-        distill.start_steps,
-        distill.end_steps,
-        distill.ratio,
-        distill.long_rounds,
-        distill.long_num_updates,
-    )
-
-
-def make_trainers(config: Config, mesh: Mesh) -> Trainers:
-    """Returns the trainers, with their compiled steps on the mesh."""
+def make_recipes(config: Config, model: Model, mesh: Mesh) -> dict[Kind, Recipe]:
+    """Returns the recipe of each kind of phase, with its step on the mesh."""
     base, distill = config.base, config.distill
-    model = make_model(config, base.dropout)
-    base_loss = steps.make_base_loss(
-        model.net, model.output, model.schedule, base.weight
-    )
-    model = make_model(config, distill.dropout)
+    base_loss = steps.make_base_loss(model, weight=base.weight, dropout=base.dropout)
     distill_loss = steps.make_distill_loss(
-        model.net, model.output, model.schedule, distill.weight, distill.ratio
+        model,
+        model,
+        weight=distill.weight,
+        ratio=distill.ratio,
+        dropout=distill.dropout,
     )
-    return Trainers(
-        _make_trainer(base, base_loss, mesh), _make_trainer(distill, distill_loss, mesh)
-    )
+    return {
+        "base": _make_recipe(base, model, None, base_loss, mesh),
+        "distill": _make_recipe(distill, model, model, distill_loss, mesh),
+    }
 
 
-def make_template(model: Model, trainer: Trainer, phase: int, mesh: Mesh) -> Snapshot:
-    """Returns what a snapshot of a phase looks like: shapes, dtypes and places."""
-    params = param_template(model, mesh)
+def make_template(recipe: Recipe, phase: int, mesh: Mesh) -> Snapshot:
+    """Returns shapes, dtypes and shardings of a snapshot of the phase."""
+    params = param_template(recipe.model, mesh)
     state = jax.eval_shape(
-        lambda p: init_state(p, trainer.optimizer, trainer.keeps_ema), params
+        lambda p: init_state(p, recipe.optimizer, recipe.keeps_ema), params
     )
-    state = parallel.replicated_shapes(state, mesh)
-    return Snapshot(phase, state, params if phase else ())
+    state = parallel.placed_shapes(state, mesh, recipe.specs)
+    teacher = () if recipe.teacher is None else param_template(recipe.teacher, mesh)
+    return Snapshot(phase, state, teacher)
 
 
 def make_round(
-    seed: int, phase: Phase, teacher_params: steps.Params, mesh: Mesh
+    seed: int, phase: Phase, teacher_params: Params, mesh: Mesh
 ) -> steps.Round:
     """Returns the phase's constants, on every device."""
     key = jax.random.fold_in(jax.random.key(seed), 1 + phase.number)
     constants = jnp.int32(phase.num_steps), jnp.int32(phase.num_updates), key
-    return steps.Round(teacher_params, *parallel.replicate(constants, mesh))
+    return steps.Round(teacher_params, *parallel.place(constants, mesh))
 
 
-def _make_trainer(settings: Training, loss: steps.Loss, mesh: Mesh) -> Trainer:
+def _make_recipe(
+    settings: Training,
+    model: Model,
+    teacher: Model | None,
+    loss: steps.Loss,
+    mesh: Mesh,
+) -> Recipe:
     optimizer = make_optimizer(settings.clip_norm, settings.weight_decay)
-    rate = functools.partial(
-        learning_rate,
-        peak=settings.learning_rate,
-        warmup_updates=settings.warmup_updates,
-        anneal=settings.anneal,
+    specs = state_specs(param_specs(model), optimizer, settings.ema_decay > 0)
+    train_step = steps.make_train_step(
+        loss,
+        optimizer,
+        rate=functools.partial(
+            learning_rate,
+            peak=settings.learning_rate,
+            warmup_updates=settings.warmup_updates,
+            anneal=settings.anneal,
+        ),
+        ema_decay=settings.ema_decay,
+        mesh=mesh,
+        state_specs=specs,
+        teacher_specs=() if teacher is None else param_specs(teacher),
     )
-    train_step = steps.make_train_step(loss, optimizer, rate, settings.ema_decay, mesh)
-    return Trainer(settings, optimizer, train_step)
+    return Recipe(settings, model, teacher, optimizer, specs, train_step)

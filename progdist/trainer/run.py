@@ -1,4 +1,4 @@
-"""Composes a run from its configuration, and runs it."""
+"""A run, from its configuration to its report."""
 
 import contextlib
 import functools
@@ -10,18 +10,28 @@ from typing import Any
 import jax
 
 from progdist import checkpoint, data, parallel, preflight
-from progdist.checkpoint import Progress
 from progdist.config import Config, defaults_of_changed
 from progdist.diffusion import logsnr_bins
+from progdist.diffusion.schedules import describe
 from progdist.evaluate import references
-from progdist.model import init_params, make_model
+from progdist.model import Model, init_params
 from progdist.plan import Phase
-from progdist.trainer import loop, recipes as trainer, resume as workdirs, state_machine
+from progdist.trainer import loop, recipes, resume, state_machine
+from progdist.trainer.build import Pieces, build
 from progdist.trainer.display import Display
-from progdist.trainer.parts import Parts, build
 from progdist.trainer.phase_end import Results
 from progdist.trainer.preemption import Interrupt
-from progdist.trainer.state import Snapshot, TrainState, init_state, sampling_params
+from progdist.trainer.state import (
+    Progress,
+    Snapshot,
+    TrainState,
+    facts_of,
+    init_state,
+    progress_of,
+    sampling_params,
+    snapshot_of,
+    tree_of,
+)
 from progdist.workdir import provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
@@ -34,13 +44,13 @@ def run(
     interrupt: Interrupt | None = None,
     override: bool = False,
 ) -> None:
-    """Runs the plan in `workdir` to its end; goes on where an earlier call stopped.
+    """Runs the plan in `workdir` to its end; resumes where an earlier call stopped.
 
     Args:
-      config: the configuration; what may change when a run goes on, see there.
-      workdir: of this run alone, on storage that all processes share.
-      interrupt: what stops the run early; by default nothing does.
-      override: go on with another configuration than the run began with.
+      config: the configuration.
+      workdir: directory of this run alone, on storage that all processes share.
+      interrupt: signals that stop the run early; none by default.
+      override: resume with another configuration than the run began with.
 
     Raises:
       ConfigError: if the configuration does not fit the data, the devices, or the run
@@ -50,170 +60,171 @@ def run(
       LockError: if another run owns the workdir.
       NonFiniteError: if training diverged.
       SaveError: if something could not be written.
-      PeerError: if that happened to process 0, on the others.
-      Interrupted: if it was asked to stop; the state is saved.
+      PeerError: on the other processes, if process 0 failed.
+      Interrupted: if a signal asked it to stop; the state is saved.
     """
     preflight.check_devices(config, jax.device_count())
-    source = preflight.open_source(config)
+    source, model = preflight.open_source(config), preflight.make_model(config)
     if not checkpoint.snapshot_steps(workdir / "checkpoints"):
-        preflight.check_teacher(config, make_model(config))
+        preflight.check_teacher(config, model)
     with ExitStack() as stack:
         own = functools.partial(_own, config, workdir, override, stack)
-        parallel.first_does(own)
-        workdirs.check_same_everywhere(config, workdir, source, override)
-        interrupt = interrupt or Interrupt()
-        parts = build(config, workdir, source, interrupt, override, stack)
-        _run(parts, stack)
+        parallel.on_process_zero(own)
+        resume.check_same_everywhere(config, workdir, source, override)
+        pieces = build(
+            config,
+            workdir,
+            model=model,
+            source=source,
+            interrupt=interrupt or Interrupt(),
+            override=override,
+            stack=stack,
+        )
+        _run(pieces, stack)
 
 
 def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> None:
-    """Makes the workdir this run's, and removes what others left half done."""
-    workdirs.make(workdir)
+    """Takes the workdir for this run, and removes unfinished writes of earlier ones."""
+    resume.make(workdir)
     stack.enter_context(Lock(workdir))
     if not override:
-        workdirs.check_same(config, workdir)
+        resume.check_same(config, workdir)
     for directory in ("checkpoints", "models"):
         checkpoint.clear_leftovers(workdir / directory)
 
 
-def _run(parts: Parts, stack: ExitStack) -> None:
-    global_step, snapshot = _restore(parts)
-    keep = functools.partial(workdirs.keep_config, parts.config, parts.workdir)
-    parallel.first_does(keep)
+def _run(pieces: Pieces, stack: ExitStack) -> None:
+    global_step, snapshot = restore(pieces)
+    parallel.on_process_zero(
+        lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
+    )
     first = jax.process_index() == 0
-    journal = Journal(parts.workdir, global_step, logsnr_bins.EDGES, first)
+    journal = Journal(pieces.workdir, global_step, logsnr_bins.EDGES, first)
     stack.push(journal.close)
-    defaults = defaults_of_changed(parts.config)
-    parallel.first_does(
+    defaults = defaults_of_changed(pieces.config)
+    parallel.on_process_zero(
         lambda: journal.start(provenance.of_start(defaults, global_step))
     )
     results = Results(
-        parts.workdir,
-        parts.model,
-        parts.mesh,
-        parts.config.evaluation,
+        pieces.workdir,
+        pieces.model,
+        pieces.mesh,
+        pieces.config.evaluation,
         references.make_reference(
-            parts.source,
-            parts.config.data.split,
-            parts.config.evaluation.batch_size,
-            parts.config.data.num_workers,
+            pieces.source,
+            pieces.config.data.split,
+            pieces.config.evaluation.batch_size,
+            pieces.config.data.num_workers,
         ),
         journal,
-        parts.display.note,
-        parts.pulse.check,
+        pieces.display.note,
+        pieces.preemption.check,
     )
     state_machine.run(
-        parts.phases,
+        pieces.phases,
         snapshot,
-        train=functools.partial(_train, parts, journal),
-        finish=functools.partial(_finish, parts, results),
-        begin_round=functools.partial(_begin_round, parts),
+        train=functools.partial(_train, pieces, journal),
+        finish=functools.partial(_finish, pieces, results),
+        begin_round=functools.partial(_begin_round, pieces),
     )
-    results.conclude(parts.phases)
-    # Process 0 draws figures; the others would not wait for it as long when they end.
+    results.conclude(pieces.phases)
+    # Process 0 draws figures; at their exit the others would not wait long enough.
     parallel.barrier("the run is concluded")
 
 
-def _restore(parts: Parts) -> tuple[int, Snapshot]:
-    """Where to begin, after how many updates.
-
-    | newest checkpoint       | a teacher given | begin with                 |
-    |-------------------------|-----------------|----------------------------|
-    | none                    | no              | fresh parameters, phase 0  |
-    | none                    | yes             | the teacher's, phase 0     |
-    | of phase p, step s      | either          | that, at p and s           |
-    | damaged                 | either          | the one before             |
-    | all damaged, or lost    | either          | an error                   |
-    """
-    restored = parts.checkpoints.restore_newest(functools.partial(_template, parts))
+def restore(pieces: Pieces) -> tuple[int, Snapshot]:
+    """Returns the updates done, and the snapshot to begin with; see the package."""
+    restored = pieces.checkpoints.restore_newest(
+        lambda facts: tree_of(_template(pieces, progress_of(facts)))
+    )
     if restored is None:
-        workdirs.check_nothing_lost(parts.workdir, bool(parts.config.teacher))
-        return 0, _fresh(parts)
-    progress, snapshot = restored
-    parts.display.note(
+        resume.check_nothing_lost(pieces.workdir, bool(pieces.config.teacher))
+        return 0, _fresh(pieces)
+    snapshot, progress = snapshot_of(*restored), progress_of(restored[1])
+    pieces.display.note(
         f"resuming at update {progress.step} of phase {progress.phase} "
-        f"({parts.phases[progress.phase].title})"
+        f"({pieces.phases[progress.phase].title})"
     )
     return progress.global_step, snapshot
 
 
-def _template(parts: Parts, progress: Progress) -> Snapshot:
-    workdirs.check_progress(parts.phases, progress, parts.workdir)
-    if not parts.override:
-        workdirs.check_same_data(parts.source, progress, parts.workdir)
+def _template(pieces: Pieces, progress: Progress) -> Snapshot:
+    resume.check_progress(pieces.phases, progress, pieces.workdir)
+    if not pieces.override:
+        resume.check_same_data(pieces.source, progress, pieces.workdir)
     phase = progress.phase
-    return trainer.make_template(
-        parts.model, parts.trainers.of(phase), phase, parts.mesh
-    )
+    return recipes.make_template(pieces.recipe(phase), phase, pieces.mesh)
 
 
-def _fresh(parts: Parts) -> Snapshot:
-    params = init_params(parts.model, parts.config.seed, parts.mesh)
-    if parts.config.teacher:
-        params = checkpoint.load_model(Path(parts.config.teacher).expanduser(), params)
-    base = parts.trainers.base
-    state = init_state(params, base.optimizer, base.keeps_ema)
-    return Snapshot(0, parallel.replicate(state, parts.mesh), ())
+def _fresh(pieces: Pieces) -> Snapshot:
+    params = init_params(pieces.model, pieces.config.seed, pieces.mesh)
+    if pieces.config.teacher:
+        params = checkpoint.load_model(Path(pieces.config.teacher).expanduser(), params)
+    recipe = pieces.recipe(0)
+    state = init_state(params, recipe.optimizer, recipe.keeps_ema)
+    return Snapshot(0, parallel.place(state, pieces.mesh, recipe.specs), ())
 
 
 def _train(
-    parts: Parts, journal: Journal, phase: Phase, snapshot: Snapshot
+    pieces: Pieces, journal: Journal, phase: Phase, snapshot: Snapshot
 ) -> Snapshot:
     """Carries a phase to its last update."""
-    config, teacher_params = parts.config, snapshot.teacher_params
-    parts.display.start(phase.number, phase.title, int(snapshot.state.step))
+    config, teacher_params = pieces.config, snapshot.teacher_params
+    pieces.display.start(phase, int(snapshot.state.step))
 
     def save(step: int, state: TrainState, tally: loop.Tally) -> None:
         snapshot_now = Snapshot(phase.number, state, teacher_params, tally)
-        with parts.pulse.saving():
-            parts.checkpoints.save(phase.first_update + step, snapshot_now)
+        global_step = phase.first_update + step
+        facts = facts_of(snapshot_now, global_step, pieces.source.fingerprint)
+        with pieces.preemption.saving():
+            pieces.checkpoints.save(global_step, tree_of(snapshot_now), facts)
 
     where = f"phase {phase.number} ({phase.title})"
     try:
         state = loop.run(
-            parts.trainers.of(phase.number).train_step,
+            pieces.recipe(phase.number).train_step,
             snapshot.state,
-            trainer.make_round(config.seed, phase, teacher_params, parts.mesh),
-            _batches(parts, phase, int(snapshot.state.step)),
-            loop.Pace(
+            recipes.make_round(config.seed, phase, teacher_params, pieces.mesh),
+            batches=_batches(pieces, phase, int(snapshot.state.step)),
+            pace=loop.Pace(
                 phase.num_updates,
                 config.log_every,
                 config.save_every,
                 config.max_skipped,
             ),
-            loop.Hooks(
-                functools.partial(_log, parts.display, journal, phase),
+            hooks=loop.Hooks(
+                functools.partial(_log, pieces.display, journal, phase),
                 save,
-                parts.pulse.stops,
+                pieces.preemption.stops,
             ),
-            snapshot.tally,
+            tally=snapshot.tally,
         )
     except loop.NonFiniteError as error:
         raise loop.NonFiniteError(f"{where}, {error}") from None
     except loop.Stopped as stop:
-        parts.checkpoints.wait()
-        raise parts.pulse.interrupted(
+        pieces.checkpoints.wait()
+        raise pieces.preemption.interrupted(
             f"saved at update {stop.step} of {where}"
         ) from None
     return Snapshot(phase.number, state, teacher_params)
 
 
-def _batches(parts: Parts, phase: Phase, done: int) -> Iterator[Any]:
+def _batches(pieces: Pieces, phase: Phase, done: int) -> Iterator[Any]:
     """Yields the rest of the phase's batches, on the devices."""
-    batch_size = parts.trainers.of(phase.number).settings.batch_size
+    batch_size = pieces.recipe(phase.number).settings.batch_size
     batches = data.batches(
-        parts.source,
-        parts.config.seed,
+        pieces.source,
+        pieces.config.seed,
         phase.first_update + done,
         phase.end_update,
         batch_size,
-        parts.config.data.flip,
+        pieces.config.data.flip,
         parallel.local_rows(batch_size),
-        parts.config.data.num_workers,
+        pieces.config.data.num_workers,
     )
     with contextlib.closing(batches):
         for batch in batches:
-            yield parallel.shard(batch, parts.mesh)
+            yield parallel.shard(batch, pieces.mesh)
 
 
 def _log(
@@ -230,35 +241,36 @@ def _log(
     display.update(interval.step, interval.loss, interval.steps_per_second)
 
 
-def _begin_round(parts: Parts, snapshot: Snapshot) -> Snapshot:
+def _begin_round(pieces: Pieces, snapshot: Snapshot) -> Snapshot:
     """Swaps student into teacher; on the devices as the train step returns it.
 
     A state that is placed otherwise would compile the step once more.
     """
-    distill = parts.trainers.distill
-    begun = state_machine.advance(snapshot, distill.optimizer, distill.keeps_ema)
-    return begun._replace(state=parallel.replicate(begun.state, parts.mesh))
+    recipe = pieces.recipe(snapshot.phase + 1)
+    begun = state_machine.swap(snapshot, recipe.optimizer, keep_ema=recipe.keeps_ema)
+    state = parallel.place(begun.state, pieces.mesh, recipe.specs)
+    return begun._replace(state=state)
 
 
-def _finish(parts: Parts, results: Results, phase: Phase, snapshot: Snapshot) -> None:
+def _finish(pieces: Pieces, results: Results, phase: Phase, snapshot: Snapshot) -> None:
     """Keeps the finished model, then draws and measures."""
-    with parts.pulse.saving():
-        parts.checkpoints.wait()
+    with pieces.preemption.saving():
+        pieces.checkpoints.wait()
     params = sampling_params(snapshot.state)
-    path = checkpoint.model_dir(parts.workdir, phase.number, phase.num_steps)
-    checkpoint.save_model(path, params, _facts(parts.config, phase))
-    teacher = parts.phases[0]
-    first = checkpoint.model_dir(parts.workdir, 0, teacher.num_steps)
+    path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
+    checkpoint.save_model(path, params, _facts(pieces.model, phase))
+    teacher = pieces.phases[0]
+    first = checkpoint.model_dir(pieces.workdir, 0, teacher.num_steps)
     teacher_params = checkpoint.load_model(first, params) if phase.number else params
     results.add(phase, params, teacher, teacher_params)
 
 
-def _facts(config: Config, phase: Phase) -> dict[str, Any]:
-    """What a kept model is, for whoever finds it."""
+def _facts(model: Model, phase: Phase) -> dict[str, Any]:
+    """Returns the card of a kept model."""
     return {
         "phase": phase.number,
         "num_steps": phase.num_steps,
-        "output": config.model.output,
-        "schedule": config.schedule,
-        "image_shape": list(config.data.image_shape),
+        "output": model.parameterization,
+        "schedule": describe(model.schedule),
+        "image_shape": list(model.image_shape),
     }

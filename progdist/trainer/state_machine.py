@@ -1,12 +1,9 @@
 """The state machine of progressive distillation (paper, algorithm 2).
 
-| phase  | teacher                           | student starts from | steps         |
-|--------|-----------------------------------|---------------------|---------------|
-| 0      | none; data, or a teacher is given | random, or given    | N_0           |
-| k >= 1 | the model of phase k - 1, frozen  | the teacher         | N_0 / ratio^k |
+restore -> (train -> keep, evaluate -> swap: teacher <- student, N <- N / ratio)*
 
-A phase ends when its updates are done. The plan is data; where a run is in it follows
-from the newest checkpoint alone.
+A phase ends when its updates are done. The plan (`progdist.plan`) is data; where a run
+is in it follows from the newest checkpoint alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +14,8 @@ from progdist.plan import Phase
 from progdist.trainer.state import Snapshot, init_state, sampling_params
 
 
-def advance(
-    snapshot: Snapshot, optimizer: optax.GradientTransformation, keep_ema: bool
+def swap(
+    snapshot: Snapshot, optimizer: optax.GradientTransformation, *, keep_ema: bool
 ) -> Snapshot:
     """Returns the start of the next round: teacher and student ← the finished model.
 
@@ -33,6 +30,7 @@ def advance(
 def run(
     phases: Sequence[Phase],
     snapshot: Snapshot,
+    *,
     train: Callable[[Phase, Snapshot], Snapshot],
     finish: Callable[[Phase, Snapshot], None],
     begin_round: Callable[[Snapshot], Snapshot],
@@ -41,11 +39,11 @@ def run(
 
     Args:
       phases: the plan.
-      snapshot: the start of phase 0, or what was restored, at any step of any phase.
+      snapshot: start of phase 0, or what was restored, at any step of any phase.
       train: carries a phase to its last update.
-      finish: keeps, draws and measures the finished model; may run again for a phase
-        after an interruption, and then must come to the same.
-      begin_round: `advance`, bound to its settings.
+      finish: keeps, samples and evaluates the finished model; may run again for a phase
+        after an interruption, with the same result.
+      begin_round: `swap`, bound to its settings.
     """
     for phase in phases[snapshot.phase :]:
         if snapshot.phase < phase.number:

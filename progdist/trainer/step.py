@@ -4,10 +4,10 @@ The teacher's parameters, the number of steps and of updates are arguments, so t
 round differs from the last in values alone.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,17 +15,19 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from progdist import parallel
-from progdist.denoiser import bind
 from progdist.diffusion import losses
-from progdist.diffusion.prediction import Target
-from progdist.diffusion.schedules import Schedule
-from progdist.trainer.state import Params, TrainState, apply_gradient
+from progdist.diffusion.settings import Weight
+from progdist.model import Model, Params, bind
+from progdist.nets.blocks import Dropout
+from progdist.nets.conditioning import Conditioning
+from progdist.parallel import PyTree
+from progdist.trainer.state import TrainState, apply_gradient
 
 Scalar = Float[Array, ""]
 
 
 class Round(NamedTuple):
-    """What differs between rounds, on the device.
+    """Constants of a phase, on the devices: values, not shapes, differ between rounds.
 
     Attributes:
       teacher_params: the frozen teacher's; () in the base phase, which has none.
@@ -41,16 +43,16 @@ class Round(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What an update reports.
+    """Metrics of an update.
 
-    Where one of them is not finite, the update was skipped: the state is the one
-    before, a step further.
+    If one of them is not finite, the update was skipped: the state is the one before,
+    a step further.
 
     Attributes:
       loss: mean over the global batch.
-      grad_norm: before clipping.
-      param_norm: of the parameters that the update would have left.
-      learning_rate: of this update.
+      grad_norm: global norm of the gradient, before clipping.
+      param_norm: global norm of the parameters after the update, were it not skipped.
+      learning_rate: learning rate of the update.
       by_logsnr: the loss in parts.
     """
 
@@ -76,54 +78,71 @@ class Draws(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """What was computed of each example: its loss, and the log-SNR of its z_t."""
+    """Loss of each example, and log-SNR of its z_t."""
 
     loss: Float[Array, " b"]
     logsnr_t: Float[Array, " b"]
 
 
-Loss = Callable[[Params, Round, Any, Draws], Examples]
+Loss = Callable[[TrainState, Round, Any, Draws], Examples]
+"""Differentiated with respect to `state.params`; sees the moving average too."""
 TrainStep = Callable[[TrainState, Round, Any], tuple[TrainState, Metrics]]
 
 
-def make_base_loss(
-    net: nn.Module, output: Target, schedule: Schedule, weight: losses.Weight
-) -> Loss:
-    """Returns the denoising loss at continuous t."""
+def make_base_loss(model: Model, *, weight: Weight, dropout: float = 0.0) -> Loss:
+    """Returns the denoising loss at continuous t.
 
-    def loss(params: Params, _: Round, batch: Any, draws: Draws) -> Examples:
-        denoise = bind(net, params, output, batch.label, draws.dropout_keys)
+    Args:
+      model: the model that is trained.
+      weight: weight of the squared error in x.
+      dropout: dropout rate.
+    """
+
+    def loss(state: TrainState, _: Round, batch: Any, draws: Draws) -> Examples:
+        denoise = bind(model, state.params, _dropout(draws, dropout))
         each = losses.base_loss(
-            denoise, schedule, batch.image, draws.u, draws.eps, weight
+            functools.partial(denoise, conditioning=Conditioning(batch.label)),
+            model.schedule,
+            x=batch.image,
+            t=draws.u,
+            eps=draws.eps,
+            weight=weight,
         )
-        return Examples(each, schedule(draws.u))
+        return Examples(each, model.schedule(draws.u))
 
     return loss
 
 
 def make_distill_loss(
-    net: nn.Module,
-    output: Target,
-    schedule: Schedule,
-    weight: losses.Weight,
-    ratio: int,
+    student: Model, teacher: Model, *, weight: Weight, ratio: int, dropout: float = 0.0
 ) -> Loss:
-    """Returns the distillation loss at t = i / N, with the round's teacher."""
+    """Returns the distillation loss at t = i / N.
 
-    def loss(params: Params, round_: Round, batch: Any, draws: Draws) -> Examples:
-        num_steps = round_.num_steps
+    Args:
+      student: the model that is trained; its schedule is the teacher's too.
+      teacher: the model of the round's `teacher_params`.
+      weight: weight of the squared error in x.
+      ratio: teacher steps that one student step replaces.
+      dropout: dropout rate of the student.
+    """
+
+    def loss(state: TrainState, round_: Round, batch: Any, draws: Draws) -> Examples:
+        num_steps, schedule = round_.num_steps, student.schedule
         # u < 1, but u N can round up to N.
         i = jnp.minimum(jnp.floor(draws.u * num_steps).astype(int) + 1, num_steps)
+        conditioning = Conditioning(batch.label)
+        student_denoise = bind(student, state.params, _dropout(draws, dropout))
+        teacher_denoise = bind(teacher, round_.teacher_params)
         each = losses.distill_loss(
-            bind(net, params, output, batch.label, draws.dropout_keys),
-            bind(net, round_.teacher_params, output, batch.label),
+            functools.partial(student_denoise, conditioning=conditioning),
+            functools.partial(teacher_denoise, conditioning=conditioning),
             schedule,
-            batch.image,
-            i,
-            draws.eps,
-            num_steps,
-            weight,
-            ratio,
+            x=batch.image,
+            i=i,
+            eps=draws.eps,
+            num_steps=num_steps,
+            weight=weight,
+            ratio=ratio,
         )
         return Examples(each, schedule(i / num_steps))
 
@@ -133,9 +152,12 @@ def make_distill_loss(
 def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
+    *,
     rate: Callable[[Int[Array, ""], Int[Array, ""]], Scalar],
     ema_decay: float,
     mesh: Mesh,
+    state_specs: PyTree = parallel.REPLICATED,
+    teacher_specs: PyTree = parallel.REPLICATED,
 ) -> TrainStep:
     """Returns (state, round, batch) -> (state, metrics), mapped over the devices.
 
@@ -143,43 +165,44 @@ def make_train_step(
       loss: per example; its mean over the global batch is minimised.
       optimizer: without a learning rate.
       rate: (step, num_updates) to the learning rate.
-      ema_decay: of the parameters' average, where the state keeps one.
-      mesh: of the devices; the batch is split over them, all else replicated.
-        The state passed in is donated.
+      ema_decay: decay of the parameters' average, if the state keeps one.
+      mesh: the devices; the batch is split over them. The state passed in is donated.
+      state_specs: `PartitionSpec` of the state.
+      teacher_specs: `PartitionSpec` of the round's `teacher_params`.
     """
 
     def step(
         state: TrainState, round_: Round, batch: Any
     ) -> tuple[TrainState, Metrics]:
-        draws = _draw(jax.random.fold_in(round_.key, state.step), batch.image)
+        draws = draw(jax.random.fold_in(round_.key, state.step), batch.image)
 
         def mean_loss(params: Params) -> tuple[Scalar, losses.ByLogsnr]:
-            examples = loss(params, round_, batch, draws)
+            examples = loss(state._replace(params=params), round_, batch, draws)
             return jnp.mean(examples.loss), losses.by_logsnr(*examples)
 
         (value, by_logsnr), gradient = parallel.value_and_mean_grad(
             mean_loss, state.params, has_aux=True
         )
         learning_rate = rate(state.step, round_.num_updates)
-        after = apply_gradient(state, gradient, optimizer, learning_rate, ema_decay)
+        after = apply_gradient(
+            state, gradient, optimizer, rate=learning_rate, ema_decay=ema_decay
+        )
         norms = optax.tree.norm(gradient), optax.tree.norm(after.params)
         metrics = Metrics(value, *norms, learning_rate, by_logsnr)
         return _unless_broken(metrics, state, after), metrics
 
-    return parallel.pmap(step, mesh, (None, None, 0), (None, None), donate_argnums=(0,))
+    constants: Any = (parallel.REPLICATED,) * 3
+    return parallel.pmap(
+        step,
+        mesh,
+        (state_specs, Round(teacher_specs, *constants), parallel.ROWS),
+        (state_specs, parallel.REPLICATED),
+        donate_argnums=(0,),
+    )
 
 
-def _unless_broken(
-    metrics: Metrics, before: TrainState, after: TrainState
-) -> TrainState:
-    """Returns the state after the update, or, if it is not finite, the one before."""
-    finite = jnp.all(jnp.isfinite(jnp.hstack(jax.tree.leaves(metrics))))
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
-    return kept._replace(step=after.step)
-
-
-def _draw(key: Key[Array, ""], image: Float[Array, "b *d"]) -> Draws:
-    """Returns this device's rows of the update's random numbers."""
+def draw(key: Key[Array, ""], image: Float[Array, "b *d"]) -> Draws:
+    """Returns this device's rows of an update's random numbers, inside a `pmap`."""
     rows, size = parallel.rows_here(image.shape[0])
     offset_key, noise_key, dropout_key = jax.random.split(key, 3)
     # One uniform offset and an even grid: each u is uniform, and the batch covers
@@ -189,3 +212,16 @@ def _draw(key: Key[Array, ""], image: Float[Array, "b *d"]) -> Draws:
     eps = jax.vmap(lambda k: jax.random.normal(k, image.shape[1:], image.dtype))
     dropout_keys = jax.vmap(jax.random.fold_in, (None, 0))(dropout_key, rows)
     return Draws(u, eps(noise_keys), dropout_keys)
+
+
+def _dropout(draws: Draws, rate: float) -> Dropout | None:
+    return Dropout(draws.dropout_keys, rate) if rate else None
+
+
+def _unless_broken(
+    metrics: Metrics, before: TrainState, after: TrainState
+) -> TrainState:
+    """Returns the state after the update, or, if it is not finite, the one before."""
+    finite = jnp.all(jnp.isfinite(jnp.hstack(jax.tree.leaves(metrics))))
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+    return kept._replace(step=after.step)

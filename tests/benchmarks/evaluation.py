@@ -24,7 +24,9 @@ from progdist import parallel
 from progdist.cli import num_cores
 from progdist.evaluate import extraction, features, metrics, sampling
 from progdist.evaluate.features import inception
-from progdist.model import init_params, make_model, make_sampler
+from progdist.evaluate.sampling import make_sampler
+from progdist.model import init_params
+from progdist.preflight import make_model
 from tests import feature_weights
 
 BATCH, STEPS = 64, 4

@@ -27,33 +27,45 @@ from progdist.config import Config
 from progdist.data import Batch
 from progdist.diffusion.schedules import Cosine
 from progdist.evaluate import sampling
-from progdist.nets.unet import UNet
-from progdist.trainer import run as experiment, step
-from progdist.trainer.state import Snapshot, init_state, make_optimizer
+from progdist.model import make_model, param_shapes
+from progdist.nets.settings import UNetConfig
+from progdist.parallel import REPLICATED, ROWS
+from progdist.trainer import step
+from progdist.trainer.run import run
+from progdist.trainer.state import (
+    Snapshot,
+    facts_of,
+    init_state,
+    make_optimizer,
+    tree_of,
+)
 from tests.benchmarks.timing import Task, alternate
 
 SAMPLING_STEPS = 8
 # Name, network, image shape, batch size.
 CASES = (
-    ("digits", UNet(48, 96, (1,), 1, (), 2, out_ch=1, patch_size=2), (8, 8, 1), 64),
-    ("32x32 colour", UNet(64, 256, (1, 2, 2), 2, (16,)), (32, 32, 3), 16),
+    ("digits", UNetConfig(48, 96, (1,), 1, (), 2, patch_size=2), (8, 8, 1), 64),
+    ("32x32 colour", UNetConfig(64, 256, (1, 2, 2), 2, (16,)), (32, 32, 3), 16),
 )
 
 
 class Case:
     """A network on this machine's devices, with a batch and its tasks."""
 
-    def __init__(self, net: UNet, shape: tuple[int, ...], batch_size: int) -> None:
+    def __init__(
+        self, net: UNetConfig, shape: tuple[int, int, int], batch_size: int
+    ) -> None:
         """Draws parameters and a batch."""
-        self.net, self.shape, self.batch_size = net, shape, batch_size
+        self.model = make_model(
+            net, parameterization="v", schedule=Cosine(), image_shape=shape
+        )
+        self.net, self.batch_size = self.model.net, batch_size
         self.mesh = parallel.make_mesh()
-        z = jnp.zeros((1, *shape))
-        shapes = jax.eval_shape(net.init, jax.random.key(0), z, jnp.zeros(1))
         generator = np.random.default_rng(0)
-        self.params = parallel.replicate(
+        self.params = parallel.place(
             jax.tree.map(
                 lambda leaf: 0.02 * generator.standard_normal(leaf.shape, np.float32),
-                shapes["params"],
+                param_shapes(self.model),
             ),
             self.mesh,
         )
@@ -68,7 +80,7 @@ class Case:
         def apply(params: Any, z: Any, logsnr: Any) -> Any:
             return self.net.apply({"params": params}, z, logsnr)
 
-        fn = parallel.pmap(apply, self.mesh, (None, 0, 0), 0)
+        fn = parallel.pmap(apply, self.mesh, (REPLICATED, ROWS, ROWS), ROWS)
         return lambda: jax.block_until_ready(
             fn(self.params, self.batch.image, self.logsnr)
         )
@@ -83,22 +95,30 @@ class Case:
 
             return parallel.value_and_mean_grad(loss, params)
 
-        fn = parallel.pmap(gradient, self.mesh, (None, 0, 0), (None, None))
+        fn = parallel.pmap(
+            gradient, self.mesh, (REPLICATED, ROWS, ROWS), (REPLICATED, REPLICATED)
+        )
         return lambda: jax.block_until_ready(
             fn(self.params, self.batch.image, self.logsnr)
         )
 
     def distillation(self) -> Task:
         """One whole update of a round."""
-        loss = step.make_distill_loss(self.net, "v", Cosine(), "truncated_snr", ratio=2)
+        loss = step.make_distill_loss(
+            self.model, self.model, weight="truncated_snr", ratio=2
+        )
         optimizer = make_optimizer(clip_norm=1.0, weight_decay=0.0)
         train_step = step.make_train_step(
-            loss, optimizer, lambda *_: jnp.float32(1e-5), 0.0, self.mesh
+            loss,
+            optimizer,
+            rate=lambda *_: jnp.float32(1e-5),
+            ema_decay=0.0,
+            mesh=self.mesh,
         )
         state = init_state(self.params, optimizer, keep_ema=False)
-        state = parallel.replicate(state, self.mesh)
+        state = parallel.place(state, self.mesh)
         constants = jnp.int32(8), jnp.int32(1000), jax.random.key(0)
-        round_ = step.Round(self.params, *parallel.replicate(constants, self.mesh))
+        round_ = step.Round(self.params, *parallel.place(constants, self.mesh))
 
         def update() -> None:
             nonlocal state
@@ -109,12 +129,10 @@ class Case:
 
     def sampling(self) -> Task:
         """A batch of images in SAMPLING_STEPS network calls."""
-        sampler = sampling.make_sampler(
-            self.net, "v", Cosine(), self.shape, 0, self.mesh
-        )
-        key = parallel.replicate(jax.random.key(0), self.mesh)
+        sampler = sampling.make_sampler(self.model, self.mesh)
+        key = parallel.place(jax.random.key(0), self.mesh)
         indices = parallel.shard(np.arange(self.batch_size, dtype=np.int32), self.mesh)
-        steps = parallel.replicate(jnp.int32(SAMPLING_STEPS), self.mesh)
+        steps = parallel.place(jnp.int32(SAMPLING_STEPS), self.mesh)
         return lambda: jax.block_until_ready(sampler(self.params, key, indices, steps))
 
 
@@ -133,7 +151,8 @@ def checkpoint_share(case: Case, update: Task, seconds_an_update: float) -> floa
                 update()
 
         def train_and_save() -> None:
-            checkpoints.save(next(steps), Snapshot(1, state, case.params))
+            snapshot, step = Snapshot(1, state, case.params), next(steps)
+            checkpoints.save(step, tree_of(snapshot), facts_of(snapshot, step))
             train()
             checkpoints.wait()
 
@@ -165,8 +184,8 @@ def count_traces() -> Counter[str]:
     makers = {"base": step.make_base_loss, "distill": step.make_distill_loss}
 
     def counted(kind: str) -> Any:
-        def make(*args: Any) -> step.Loss:
-            inner = makers[kind](*args)
+        def make(*args: Any, **settings: Any) -> step.Loss:
+            inner = makers[kind](*args, **settings)
 
             def loss(*inputs: Any) -> Any:
                 traces[kind] += 1
@@ -179,7 +198,7 @@ def count_traces() -> Counter[str]:
     step.make_base_loss, step.make_distill_loss = counted("base"), counted("distill")
     try:
         with tempfile.TemporaryDirectory() as workdir:
-            experiment.run(config, Path(workdir))
+            run(config, Path(workdir))
     finally:
         step.make_base_loss = makers["base"]
         step.make_distill_loss = makers["distill"]

@@ -24,7 +24,9 @@ from progdist.cli import num_cores
 from progdist.data import Batch
 from progdist.diffusion.schedules import Cosine
 from progdist.evaluate import sampling
-from progdist.nets.unet import UNet
+from progdist.model import Model, make_model, param_shapes
+from progdist.nets.settings import UNetConfig
+from progdist.parallel import REPLICATED, ROWS
 from progdist.trainer import step
 from progdist.trainer.state import init_state, make_optimizer
 from tests.benchmarks.timing import Task, alternate
@@ -43,45 +45,51 @@ class Side(NamedTuple):
 
 def our_side() -> Side:
     """The network, train step and sampler of this library."""
-    net = UNet(64, 256, (1, 2, 2), 2, (16,))
+    model = make_model(
+        UNetConfig(64, 256, (1, 2, 2), 2, (16,)),
+        parameterization="x",
+        schedule=Cosine(),
+        image_shape=(SIZE, SIZE, 3),
+    )
     mesh = parallel.make_mesh()
     generator = np.random.default_rng(0)
     image = generator.uniform(-1, 1, (BATCH, SIZE, SIZE, 3)).astype("float32")
     logsnr = np.linspace(-5, 5, BATCH, dtype="float32")
     batch = parallel.shard(Batch(image, np.zeros(BATCH, "int32")), mesh)
-    params = parallel.replicate(_random_params(net, generator), mesh)
+    params = parallel.place(_random_params(model, generator), mesh)
     forward = parallel.pmap(
-        lambda params, z, logsnr: net.apply({"params": params}, z, logsnr),
+        lambda params, z, logsnr: model.net.apply({"params": params}, z, logsnr),
         mesh,
-        (None, 0, 0),
-        0,
+        (REPLICATED, ROWS, ROWS),
+        ROWS,
     )
     sharded = parallel.shard(logsnr, mesh)
     return Side(
         sum(leaf.size for leaf in jax.tree.leaves(params)),
         lambda: jax.block_until_ready(forward(params, batch.image, sharded)),
-        _our_distillation(net, mesh, params, batch),
-        _our_sampling(net, mesh, params),
+        _our_distillation(model, mesh, params, batch),
+        _our_sampling(model, mesh, params),
     )
 
 
-def _random_params(net: UNet, generator: np.random.Generator) -> Any:
-    shapes = jax.eval_shape(
-        net.init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), jnp.zeros(1)
-    )["params"]
+def _random_params(model: Model, generator: np.random.Generator) -> Any:
     return jax.tree.map(
         lambda leaf: 0.02 * generator.standard_normal(leaf.shape).astype("float32"),
-        shapes,
+        param_shapes(model),
     )
 
 
-def _our_distillation(net: UNet, mesh: Any, params: Any, batch: Any) -> Task:
-    loss = step.make_distill_loss(net, "x", Cosine(), "truncated_snr", ratio=2)
+def _our_distillation(model: Model, mesh: Any, params: Any, batch: Any) -> Task:
+    loss = step.make_distill_loss(model, model, weight="truncated_snr", ratio=2)
     optimizer = make_optimizer(clip_norm=0.0, weight_decay=0.0)
     train_step = step.make_train_step(
-        loss, optimizer, lambda *_: jnp.float32(1e-5), 0.0, mesh
+        loss,
+        optimizer,
+        rate=lambda *_: jnp.float32(1e-5),
+        ema_decay=0.0,
+        mesh=mesh,
     )
-    state = parallel.replicate(init_state(params, optimizer, keep_ema=False), mesh)
+    state = parallel.place(init_state(params, optimizer, keep_ema=False), mesh)
     round_ = step.Round(params, jnp.int32(8), jnp.int32(1000), jax.random.key(0))
     round_ = round_._replace(**_replicated(round_, mesh))
 
@@ -96,14 +104,14 @@ def _our_distillation(net: UNet, mesh: Any, params: Any, batch: Any) -> Task:
 
 def _replicated(round_: step.Round, mesh: Any) -> dict[str, Any]:
     names = ("num_steps", "num_updates", "key")
-    return {name: parallel.replicate(getattr(round_, name), mesh) for name in names}
+    return {name: parallel.place(getattr(round_, name), mesh) for name in names}
 
 
-def _our_sampling(net: UNet, mesh: Any, params: Any) -> Task:
-    sampler = sampling.make_sampler(net, "x", Cosine(), (SIZE, SIZE, 3), 0, mesh)
-    key = parallel.replicate(jax.random.key(0), mesh)
+def _our_sampling(model: Model, mesh: Any, params: Any) -> Task:
+    sampler = sampling.make_sampler(model, mesh)
+    key = parallel.place(jax.random.key(0), mesh)
     indices = parallel.shard(np.arange(BATCH), mesh)
-    num_steps = parallel.replicate(jnp.int32(SAMPLING_STEPS), mesh)
+    num_steps = parallel.place(jnp.int32(SAMPLING_STEPS), mesh)
     return lambda: jax.block_until_ready(sampler(params, key, indices, num_steps))
 
 

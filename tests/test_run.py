@@ -12,10 +12,11 @@ from configs.digits import get_config
 from progdist import checkpoint, cli, parallel, sample
 from progdist.config import ConfigError
 from progdist.evaluate import __main__ as evaluate
-from progdist.model import init_params, make_model
-from progdist.preflight import check
-from progdist.trainer import recipes as trainer, run as experiment
+from progdist.model import init_params
+from progdist.preflight import check, make_model
+from progdist.trainer import recipes
 from progdist.trainer.loop import NonFiniteError
+from progdist.trainer.run import run as run_config
 
 NAMES = [
     "digits",
@@ -36,7 +37,7 @@ def run(workdir, **changes):
     for name, value in changes.items():
         setattr(config, name, value)
     check(config)
-    experiment.run(config, workdir)
+    run_config(config, workdir)
     return config
 
 
@@ -44,11 +45,13 @@ def run(workdir, **changes):
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        make = trainer.steps.make_train_step
+        make = recipes.steps.make_train_step
         patch.setattr(
-            trainer.steps,
+            recipes.steps,
             "make_train_step",
-            lambda *args: TRAIN_STEPS.append(make(*args)) or TRAIN_STEPS[-1],
+            lambda *args, **settings: (
+                TRAIN_STEPS.append(make(*args, **settings)) or TRAIN_STEPS[-1]
+            ),
         )
         run(workdir)
     return workdir
@@ -63,7 +66,7 @@ def test_each_kind_of_step_is_compiled_once(finished):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_smoke_variant_runs(tmp_path, name):
     config = importlib.import_module(f"configs.{name}").get_config("smoke")
-    experiment.run(config, tmp_path)
+    run_config(config, tmp_path)
     assert rows(tmp_path, "eval.jsonl")[-1]["num_steps"] == 1
 
 
@@ -177,18 +180,19 @@ def test_a_given_teacher_skips_its_training(finished, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("output", "x", "its output is 'v', the configuration has 'x'"),
-        ("ch", 32, r"is float32\[.*, the configuration has float32"),
+        ("parameterization", "x", "its output is 'v', the configuration has 'x'"),
+        ("net.ch", 32, r"is float32\[.*, the configuration has float32"),
     ],
 )
 def test_a_teacher_of_another_kind_is_refused_before_anything_is_written(
     finished, tmp_path, field, value, message
 ):
     config = get_config("smoke")
-    setattr(config.model, field, value)
+    node = config.net if field.startswith("net.") else config
+    setattr(node, field.removeprefix("net."), value)
     config.teacher = str(checkpoint.model_dir(finished, 0, 4))
     with pytest.raises(ValueError, match=message):
-        experiment.run(config, tmp_path / "w")
+        run_config(config, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 
@@ -200,7 +204,7 @@ def test_a_student_is_no_teacher_for_other_steps_than_its_own(finished, tmp_path
 
 
 def test_another_configuration_is_refused_for_the_same_workdir(finished):
-    with pytest.raises(ConfigError, match="of another run: seed: 0 → 1; with --over"):
+    with pytest.raises(ConfigError, match="of another run: seed: 0 → 1; --override"):
         run(finished, seed=1)
 
 
@@ -212,7 +216,7 @@ def test_a_run_may_go_on_with_another_configuration_if_it_is_said(finished, tmp_
     config = get_config("smoke")
     config.distill.learning_rate *= 2
     config.log_every = 1
-    experiment.run(config, workdir, override=True)
+    run_config(config, workdir, override=True)
     config_files = sorted(path.name for path in workdir.glob("config*.json"))
     assert config_files == ["config.1.json", "config.json"]
     found = rows(workdir, "metrics.jsonl")
@@ -243,7 +247,7 @@ def test_a_plan_that_does_not_lead_to_the_checkpoint_is_refused(finished):
     config.base.num_updates = 7
     before = (finished / "config.json").read_text()
     with pytest.raises(ConfigError, match="update 10 in phase 2, 30 in all"):
-        experiment.run(config, finished, override=True)
+        run_config(config, finished, override=True)
     assert (finished / "config.json").read_text() == before
 
 
@@ -251,7 +255,7 @@ def test_a_diverging_run_stops_with_phase_and_step_and_saves_nothing_of_it(tmp_p
     config = get_config("smoke")
     config.base.learning_rate, config.base.warmup_updates = 1e38, 0
     with pytest.raises(NonFiniteError, match=r"phase 0 \(teacher\), update \d+: "):
-        experiment.run(config, tmp_path)
+        run_config(config, tmp_path)
     assert not (tmp_path / "checkpoints").exists()
     assert not (tmp_path / "models").exists()
 

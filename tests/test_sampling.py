@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 
 from progdist import parallel
+from progdist.data import to_uint8
+from progdist.diffusion import samplers, solvers
 from progdist.diffusion.schedules import Cosine
+from progdist.diffusion.settings import SolverName
 from progdist.evaluate import sampling
+from progdist.model import Model
 from progdist.nets.unet import UNet
 from tests import tiny, toy
 
 
 def draw(num_images, batch_size, num_devices=1, name="ddim", num_steps=4, seed=0):
     mesh = parallel.make_mesh(jax.devices()[:num_devices])
-    sampler = sampling.make_sampler(
-        tiny.TinyNet(), "v", Cosine(), tiny.SHAPE, 0, mesh, name, 0.5
-    )
-    params = parallel.replicate(tiny.params(), mesh)
+    sampler = sampling.make_sampler(tiny.model(), mesh, name, 0.5)
+    params = parallel.place(tiny.params(), mesh)
     batches = sampling.draw_images(
         sampler, params, seed, num_images, num_steps, batch_size, mesh
     )
@@ -36,16 +38,16 @@ def test_an_image_depends_on_its_number_alone(name):
 
 def test_one_trace_serves_every_number_of_steps(monkeypatch):
     traces = []
-    inner = sampling.samplers.sample
+    inner = samplers.sample
 
-    def counted(*args):
+    def counted(*args, **settings):
         traces.append(1)
-        return inner(*args)
+        return inner(*args, **settings)
 
-    monkeypatch.setattr(sampling.samplers, "sample", counted)
+    monkeypatch.setattr(samplers, "sample", counted)
     mesh = parallel.make_mesh(jax.devices()[:1])
-    sampler = sampling.make_sampler(tiny.TinyNet(), "v", Cosine(), tiny.SHAPE, 0, mesh)
-    params = parallel.replicate(tiny.params(), mesh)
+    sampler = sampling.make_sampler(tiny.model(), mesh)
+    params = parallel.place(tiny.params(), mesh)
     for num_steps in (1, 2, 7):
         list(sampling.draw_images(sampler, params, 0, 4, num_steps, 4, mesh))
     assert len(traces) == 1
@@ -55,11 +57,11 @@ def test_the_path_ends_in_the_image():
     indices = jax.numpy.arange(4)
     z_1 = sampling.image_noise(jax.random.key(0), indices, tiny.SHAPE)
     states = sampling.draw_trajectory(
-        tiny.TinyNet(), tiny.params(), "v", Cosine(), z_1, 4
+        tiny.model(), tiny.params(), seed=0, num_images=4, num_steps=4
     )
     assert states.shape == (5, 4, *tiny.SHAPE)
     np.testing.assert_array_equal(states[0], z_1)
-    np.testing.assert_array_equal(sampling.data.to_uint8(states[-1]), draw(4, 4))
+    np.testing.assert_array_equal(to_uint8(states[-1]), draw(4, 4))
 
 
 @pytest.mark.parametrize("name", ["ancestral", "heun"])
@@ -79,8 +81,10 @@ def test_images_of_a_u_net_are_the_same_for_batches_of_1_7_and_64():
         lambda leaf: np.float32(0.1) * rng.standard_normal(leaf.shape, np.float32),
         shapes,
     )
-    params = parallel.replicate(leaves, mesh)
-    sampler = sampling.make_sampler(net, "v", Cosine(), (8, 8, 1), 0, mesh)
+    params = parallel.place(leaves, mesh)
+    sampler = sampling.make_sampler(
+        Model(net, "v", Cosine(), (8, 8, 1), num_classes=0), mesh
+    )
     drawn = {
         size: np.concatenate(
             list(sampling.draw_images(sampler, params, 0, 20, 2, size, mesh))
@@ -92,21 +96,19 @@ def test_images_of_a_u_net_are_the_same_for_batches_of_1_7_and_64():
     np.testing.assert_array_equal(drawn[7], drawn[64])
 
 
-@pytest.mark.parametrize("name", get_args(sampling.SamplerName))
+@pytest.mark.parametrize("name", get_args(SolverName))
 def test_n_is_the_number_of_network_calls(name):
     calls = []
 
     class Counted(tiny.TinyNet):
         @nn.compact
-        def __call__(self, z, logsnr, label=None, dropout_keys=None):
+        def __call__(self, z, logsnr, conditioning=None, dropout=None):
             jax.debug.callback(lambda: calls.append(1))
-            return super().__call__(z, logsnr, label, dropout_keys)
+            return super().__call__(z, logsnr)
 
     mesh = parallel.make_mesh(jax.devices()[:1])
-    params = parallel.replicate(tiny.params(), mesh)
-    sampler = sampling.make_sampler(
-        Counted(), "v", Cosine(), tiny.SHAPE, 0, mesh, name, 0.5
-    )
+    params = parallel.place(tiny.params(), mesh)
+    sampler = sampling.make_sampler(tiny.model(net=Counted()), mesh, name, 0.5)
     list(sampling.draw_images(sampler, params, 0, 4, 8, 4, mesh))
     jax.effects_barrier()
     assert len(calls) == 8
@@ -114,4 +116,4 @@ def test_n_is_the_number_of_network_calls(name):
 
 def test_an_unknown_sampler_is_refused():
     with pytest.raises(ValueError, match="sampler: 'plms' is not one of"):
-        toy.unchecked(sampling._solver_maker)("plms", 0.0)
+        toy.unchecked(solvers.make_solver)("plms", keys=None, gamma=0.0)

@@ -1,0 +1,13 @@
+"""Closed sets of the method, as plain data that needs no JAX."""
+
+from typing import Literal
+
+Parameterization = Literal["x", "eps", "v", "both"]
+"""Meaning of a network's output; "both" is x, then eps, in twice the channels."""
+
+ScheduleName = Literal["cosine", "linear", "linear_beta", "linear_beta_discrete"]
+
+Weight = Literal["constant", "snr", "truncated_snr", "snr_plus_one"]
+"""w(logsnr) of the squared error in x."""
+
+SolverName = Literal["ddim", "ancestral", "euler", "heun", "rk4"]

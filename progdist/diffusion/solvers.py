@@ -1,0 +1,83 @@
+"""Samplers by name, as one interface: noise to images in N network calls.
+
+DDIM and the ancestral sampler clip x̂ at every step; Euler's, Heun's and the Runge-Kutta
+method of order 4 solve the probability-flow ODE without clipping, in N / 1, N / 2 and
+N / 4 steps.
+"""
+
+from collections.abc import Callable
+from typing import get_args
+
+from jaxtyping import Array, Float, Int, Key
+
+from progdist.diffusion import ode, samplers
+from progdist.diffusion.prediction import Denoise
+from progdist.diffusion.schedules import Schedule
+from progdist.diffusion.settings import SolverName
+
+Solver = Callable[
+    [Denoise, Schedule, Float[Array, "b *d"], Int[Array, ""]], Float[Array, "b *d"]
+]
+"""(denoise, schedule, z_1, num_calls) to images in [-1, 1]."""
+
+
+def calls_per_step(name: SolverName) -> int:
+    """Returns the network calls of one step."""
+    return {"heun": 2, "rk4": 4}.get(name, 1)
+
+
+def check_calls(name: SolverName, num_calls: int) -> None:
+    """Refuses a number of network calls that whole steps cannot make.
+
+    Raises:
+      ValueError: if it is not a multiple of `calls_per_step`.
+    """
+    calls = calls_per_step(name)
+    if num_calls % calls:
+        raise ValueError(
+            f"--sampler={name}: makes {calls} network calls a step, and N = "
+            f"{num_calls} is not a multiple of it"
+        )
+
+
+def make_solver(name: SolverName, *, keys: Key[Array, " b"], gamma: float) -> Solver:
+    """Returns the solver of that name.
+
+    Args:
+      name: one of `SolverName`.
+      keys: one key an image, for the noise of the ancestral sampler.
+      gamma: see `samplers.make_ancestral_step`.
+
+    Raises:
+      ValueError: if `name` is not one of `SolverName`.
+    """
+    match name:
+        case "ddim":
+            return _with_steps(samplers.ddim_step)
+        case "ancestral":
+            return _with_steps(samplers.make_ancestral_step(keys, gamma))
+        case "euler" | "heun" | "rk4":
+            return _along_ode(name)
+    raise ValueError(f"sampler: {name!r} is not one of {get_args(SolverName)}")
+
+
+def _with_steps(step: samplers.Step) -> Solver:
+    def solve(
+        denoise: Denoise, schedule: Schedule, z_1: Array, num_calls: Array
+    ) -> Array:
+        return samplers.sample(denoise, schedule, z_1, num_steps=num_calls, step=step)
+
+    return solve
+
+
+def _along_ode(method: ode.Method) -> Solver:
+    def solve(
+        denoise: Denoise, schedule: Schedule, z_1: Array, num_calls: Array
+    ) -> Array:
+        num_steps = num_calls // calls_per_step(method)
+        solution = ode.integrate(
+            denoise, schedule, z_1, num_steps=num_steps, method=method
+        )
+        return solution.z
+
+    return solve

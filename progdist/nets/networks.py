@@ -1,0 +1,27 @@
+"""Networks by their settings."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from progdist.nets.settings import NetConfig, UNetConfig
+from progdist.nets.unet import UNet
+
+
+def make_net(config: NetConfig, out_ch: int) -> nn.Module:
+    """Returns the network, called as net(z, logsnr, conditioning, dropout).
+
+    Args:
+      config: its settings.
+      out_ch: channels of its output.
+
+    Raises:
+      ValueError: if the settings are not one of `NetConfig`.
+    """
+    match config:
+        case UNetConfig():
+            fields = dataclasses.asdict(config)
+            fields["dtype"] = jnp.dtype(config.dtype)
+            return UNet(**fields, out_ch=out_ch)
+    raise ValueError(f"net: {config!r} is none of the known settings")

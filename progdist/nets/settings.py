@@ -1,0 +1,99 @@
+"""Settings of the networks, as plain data that needs no JAX.
+
+`NetConfig` is the closed set of them; `networks.make_net` makes the network of each.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+DType = Literal["float32", "bfloat16"]
+ImageShape = tuple[int, int, int]
+
+_SMOKE_CHANNELS, _SMOKE_LEVELS = 16, 2
+
+
+@dataclasses.dataclass
+class UNetConfig:
+    """Settings of `progdist.nets.unet.UNet`.
+
+    Attributes:
+      ch: channels of the first level; even, at least 4.
+      emb_ch: width of the embedding of log-SNR and class.
+      ch_mult: channels of each level over `ch`; each level halves height and width.
+      num_res_blocks: blocks per level on the way down, one more on the way up.
+      attn_resolutions: heights of feature maps with attention.
+      num_heads: attention heads, if head_dim is 0.
+      head_dim: channels of an attention head; 0 leaves it to num_heads.
+      num_classes: classes of the labels; 0 ignores them.
+      patch_size: squares of pixels folded into channels; 1 is the published network.
+      dtype: dtype of the computation; parameters are always float32.
+      remat: recompute activations in the backward pass, to save memory.
+    """
+
+    ch: int = 64
+    emb_ch: int = 256
+    ch_mult: tuple[int, ...] = (1, 2)
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...] = ()
+    num_heads: int = 1
+    head_dim: int = 0
+    num_classes: int = 0
+    patch_size: int = 1
+    dtype: DType = "float32"
+    remat: bool = False
+
+    def check(self, image_shape: ImageShape) -> None:
+        """Refuses settings that make no network for images of that shape.
+
+        Raises:
+          ValueError: naming the first bad field, its value and what is accepted.
+        """
+        for field in ("emb_ch", "num_res_blocks", "num_heads", "patch_size"):
+            _require(getattr(self, field) >= 1, self, field, "at least 1")
+        for field in ("head_dim", "num_classes"):
+            _require(getattr(self, field) >= 0, self, field, "at least 0")
+        _require(self.ch >= 4 and self.ch % 2 == 0, self, "ch", "even, >= 4")
+        ok = len(self.ch_mult) >= 1 and min(self.ch_mult) >= 1
+        _require(ok, self, "ch_mult", "at least one factor, each >= 1")
+        factor = self.patch_size * 2 ** (len(self.ch_mult) - 1)
+        ok = all(side % factor == 0 for side in image_shape[:2])
+        rule = (
+            f"such that the image_shape {image_shape} is divisible by {factor} "
+            f"(patch_size={self.patch_size} times 2 a level after the first)"
+        )
+        _require(ok, self, "ch_mult", rule)
+        heights = self.heights(image_shape)
+        ok = set(self.attn_resolutions) <= set(heights)
+        rule = f"among the heights of the feature maps, {heights}"
+        _require(ok, self, "attn_resolutions", rule)
+        field = "head_dim" if self.head_dim else "num_heads"
+        ok = all(self.ch * mult % getattr(self, field) == 0 for mult in self.ch_mult)
+        rule = f"a divisor of each level's channels, {self.ch} times {self.ch_mult}"
+        _require(ok, self, field, rule)
+
+    def smoke(self, image_shape: ImageShape) -> "UNetConfig":
+        """Returns a narrow network of at most two levels, for a first try."""
+        small = dataclasses.replace(
+            self,
+            ch=_SMOKE_CHANNELS,
+            emb_ch=2 * _SMOKE_CHANNELS,
+            ch_mult=self.ch_mult[:_SMOKE_LEVELS],
+            num_res_blocks=1,
+            head_dim=min(self.head_dim, _SMOKE_CHANNELS),
+        )
+        heights = small.heights(image_shape)
+        small.attn_resolutions = tuple(n for n in self.attn_resolutions if n in heights)
+        return small
+
+    def heights(self, image_shape: ImageShape) -> list[int]:
+        """Returns the height of the feature maps of each level."""
+        top = image_shape[0] // self.patch_size
+        return [top // 2**level for level in range(len(self.ch_mult))]
+
+
+NetConfig = UNetConfig
+
+
+def _require(ok: bool, config: Any, field: str, rule: str) -> None:
+    if not ok:
+        raise ValueError(f"{field}={getattr(config, field)!r}: must be {rule}")

@@ -1,0 +1,73 @@
+"""The pieces of a run, built once from its configuration."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from progdist import data, parallel
+from progdist.checkpoint import Checkpoints
+from progdist.config import Config, plan_of
+from progdist.model import Model
+from progdist.plan import Kind, Phase
+from progdist.trainer.display import Display
+from progdist.trainer.preemption import Interrupt, Preemption, Watchdog
+from progdist.trainer.recipes import Recipe, make_recipes
+
+
+class Pieces(NamedTuple):
+    """The pieces of a run."""
+
+    config: Config
+    workdir: Path
+    mesh: Mesh
+    source: data.Source
+    model: Model
+    phases: tuple[Phase, ...]
+    recipes: dict[Kind, Recipe]
+    checkpoints: Checkpoints
+    display: Display
+    preemption: Preemption
+    override: bool
+
+    def recipe(self, phase: int) -> Recipe:
+        """Returns the recipe of the phase of that number."""
+        return self.recipes[self.phases[phase].kind]
+
+
+def build(
+    config: Config,
+    workdir: Path,
+    *,
+    model: Model,
+    source: data.Source,
+    interrupt: Interrupt,
+    override: bool,
+    stack: ExitStack,
+) -> Pieces:
+    """Puts a run together; the stack closes at the end what has to be closed."""
+    mesh, phases = parallel.make_mesh(), plan_of(config)
+    display = Display(phases, jax.process_index() == 0)
+    stack.callback(display.close)
+    watchdog = stack.enter_context(Watchdog(float(config.stuck_seconds)))
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        config.keep_checkpoints,
+        display.note,
+    )
+    stack.callback(checkpoints.close)
+    return Pieces(
+        config=config,
+        workdir=workdir,
+        mesh=mesh,
+        source=source,
+        model=model,
+        phases=phases,
+        recipes=make_recipes(config, model, mesh),
+        checkpoints=checkpoints,
+        display=display,
+        preemption=Preemption(interrupt, watchdog, mesh),
+        override=override,
+    )
