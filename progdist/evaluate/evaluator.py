@@ -4,8 +4,10 @@ A row says all that its value depends on, and what real images would come to, so
 rows of different runs and commands can be compared, and none is computed twice.
 """
 
+import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,10 +23,10 @@ from progdist.evaluate.extraction import Extractor
 from progdist.evaluate.references import Reference
 from progdist.evaluate.sampling import make_sampler
 from progdist.model import Model, Params
+from progdist.workdir.rows import EvalRow, Floor, Reference as Compared
 
-Row = dict[str, Any]
 Number = tuple[Extractor, metrics.Metric]
-Floors = dict[str, dict[str, float]]
+Floors = dict[str, dict[str, Any]]
 Images = UInt8[np.ndarray, "b h w c"]
 
 
@@ -37,16 +39,16 @@ class Drawing(NamedTuple):
     sampler: SolverName
     gamma: float | None = None  # of the ancestral sampler alone
 
-    def facts(self) -> Row:
-        """Returns how a row says it."""
-        row = {
+    def facts(self) -> dict[str, Any]:
+        """Returns the fields of its rows."""
+        return {
             "phase": self.phase,
             "role": "student" if self.phase else "teacher",
             "sampler": self.sampler,
             "num_steps": self.num_steps,
             "trained_steps": self.trained_steps,
+            "gamma": self.gamma,
         }
-        return row if self.gamma is None else row | {"gamma": self.gamma}
 
     def __str__(self) -> str:
         """As a line of output shows it."""
@@ -126,7 +128,7 @@ def identified(params: Params) -> Identified:
 
 
 def missing(
-    gauge: Gauge, one: Drawing, model: Identified, rows: Sequence[Row]
+    gauge: Gauge, one: Drawing, model: Identified, rows: Sequence[EvalRow]
 ) -> list[Number]:
     """Returns the numbers of the gauge that the rows do not have, as process 0 says."""
     return [
@@ -142,7 +144,7 @@ def measure(
     model: Identified,
     numbers: Sequence[Number],
     watch: Callable[[Images], None] = lambda images: None,
-) -> list[Row]:
+) -> list[EvalRow]:
     """Draws once, and returns the rows of all the numbers; on process 0, the others [].
 
     Args:
@@ -167,48 +169,62 @@ def _rows(
     model: Identified,
     number: Number,
     ours: metrics.Statistics,
-) -> list[Row]:
+) -> list[EvalRow]:
     extractor, metric = number
     real, floors = gauge.real(extractor), gauge.floor(extractor, metric)
     if jax.process_index() or real is None:
         return []
-    facts = _facts(gauge, one, model, extractor)
-    found = metrics.measure(metric, extractor.label, ours, real)
     return [
-        facts | {"metric": name, **value, "floor": floors.get(name)}
-        for name, value in found.items()
+        dataclasses.replace(
+            _unmeasured(gauge, one, model, extractor, name),
+            value=details.pop("value"),
+            details=details,
+            floor=Floor(**floors[name]) if name in floors else None,
+        )
+        for name, details in metrics.measure(
+            metric, extractor.label, ours, real
+        ).items()
     ]
 
 
-def _facts(gauge: Gauge, one: Drawing, model: Identified, extractor: Extractor) -> Row:
-    """All that a row's value depends on."""
+def _unmeasured(
+    gauge: Gauge, one: Drawing, model: Identified, extractor: Extractor, name: str
+) -> EvalRow:
+    """All that a value depends on: a row whose value is NaN."""
     reference = gauge.reference
-    return one.facts() | {
-        "params": model.digest,
-        "output": gauge.model.parameterization,
-        "schedule": type(gauge.model.schedule).__name__.lower(),
-        "num_samples": gauge.samples.num,
-        "seed": gauge.samples.seed,
-        "features": extractor.label,
-        "weights": extractor.digest[:16],
-        "reference": {
-            "data": reference.name,
-            "split": reference.split,
-            "count": reference.num_examples,
-            "content": reference.content[:16],
-        },
-    }
+    return EvalRow(
+        **one.facts(),
+        params=model.digest,
+        output=gauge.model.parameterization,
+        schedule=type(gauge.model.schedule).__name__.lower(),
+        num_samples=gauge.samples.num,
+        seed=gauge.samples.seed,
+        features=extractor.label,
+        weights=extractor.digest[:16],
+        reference=Compared(
+            data=reference.name,
+            split=reference.split,
+            count=reference.num_examples,
+            content=reference.content[:16],
+        ),
+        metric=name,
+        value=math.nan,
+    )
 
 
 def _is_there(
-    gauge: Gauge, one: Drawing, model: Identified, number: Number, rows: Sequence[Row]
+    gauge: Gauge,
+    one: Drawing,
+    model: Identified,
+    number: Number,
+    rows: Sequence[EvalRow],
 ) -> bool:
     extractor, metric = number
-    facts = _facts(gauge, one, model, extractor)
-    return all(
-        any((facts | {"metric": name}).items() <= row.items() for row in rows)
+    wanted = [
+        _unmeasured(gauge, one, model, extractor, name)
         for name in metrics.names(metric, extractor.label)
-    )
+    ]
+    return all(any(row.repeats(new) for row in rows) for new in wanted)
 
 
 def _draw(

@@ -8,14 +8,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from progdist import checkpoint, parallel, report
+from progdist import checkpoint, parallel
 from progdist.data.progress import counting
 from progdist.diffusion import solvers
 from progdist.diffusion.settings import SolverName
 from progdist.evaluate import evaluator
-from progdist.evaluate.evaluator import Drawing, Gauge, Identified, Row
+from progdist.evaluate.evaluator import Drawing, Gauge, Identified
 from progdist.model import param_template
 from progdist.workdir import journal
+from progdist.workdir.rows import EvalRow, read_typed
 
 
 def plan(
@@ -87,7 +88,7 @@ def run(
             params = checkpoint.load_model(place, template)
             loaded = {one.phase: evaluator.identified(params)}
         model = loaded[one.phase]
-        missing = evaluator.missing(gauge, one, model, report.read_rows(path))
+        missing = evaluator.missing(gauge, one, model, read_typed(EvalRow, path))
         if not missing:
             note(f"{one}: is there already")
             continue
@@ -96,10 +97,10 @@ def run(
                 gauge, one, model, missing, lambda images: advance(len(images))
             )
         for row in rows:
-            journal.append(path, row)
+            journal.append(path, row.to_json())
             note(_line(one, row))
 
 
-def _line(one: Drawing, row: Row) -> str:
-    text, floor = f"{one!s:40} {row['metric']} {row['value']:.5g}", row["floor"]
-    return f"{text} (real images: {floor['value']:.4g})" if floor else text
+def _line(one: Drawing, row: EvalRow) -> str:
+    text = f"{one!s:40} {row.metric} {row.value:.5g}"
+    return f"{text} (real images: {row.floor.value:.4g})" if row.floor else text

@@ -104,8 +104,8 @@ class Results:
             self._keep_samples(phase, one, np.concatenate(first), samples)
         for row in rows:
             self._journal.evaluation(row, phase.end_update)
-            name = f"{row['role']} {one.sampler:9} N = {one.num_steps:<5}"
-            self._note(f"  {name} {row['metric']} {row['value']:.4g}")
+            name = f"{row.role} {one.sampler:9} N = {one.num_steps:<5}"
+            self._note(f"  {name} {row.metric} {row.value:.4g}")
 
     def _keep_samples(
         self, phase: Phase, one: Drawing, images: evaluator.Images, name: str
