@@ -174,7 +174,7 @@ DIFFUSION = [
 NETS = [
     *_mutants(
         "progdist/nets/blocks.py",
-        "test_nets.py test_unet_published.py",
+        "test_unet_published.py test_nets.py",
         ("64 groups", "math.gcd(64, channels) // 2", "math.gcd(64, channels)"),
         ("every other pixel", ".mean((2, 4))", "[:, :, 0, :, 0]"),
         ("channels outermost in a patch", "x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // size", "x.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // size"),
@@ -210,7 +210,7 @@ NETS = [
     ),
     *_mutants(
         "progdist/nets/unet.py",
-        "test_nets.py test_unet_published.py",
+        "test_unet_published.py test_nets.py",
         ("angle times 100", "1000.0 * angle", "100.0 * angle"),
         ("angle of the SNR", "jnp.exp(-0.5 * jnp.clip(logsnr", "jnp.exp(-1.0 * jnp.clip(logsnr"),
         ("clipped at 10", "jnp.clip(logsnr, -20.0, 20.0)", "jnp.clip(logsnr, -10.0, 10.0)"),
