@@ -129,7 +129,7 @@ class _Unpickler(pickle.Unpickler):
         return self._storage(str(key), dtype, count)
 
 
-def _rebuild_tensor(
+def rebuild_tensor(
     storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: object
 ) -> np.ndarray:
     """A tensor: a view of a storage, offset and strides counted in elements."""
@@ -149,8 +149,8 @@ def _rebuild_parameter(tensor: np.ndarray, *_: object) -> np.ndarray:
 
 _TORCH = {
     "collections.OrderedDict": OrderedDict,
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor": rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
 }
 _reconstruct = np.empty(0).__reduce__()[0]
