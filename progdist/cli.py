@@ -139,7 +139,8 @@ def _literals(cls: type) -> Iterator[Any]:
     """Yields the Literal types of the fields, nested ones too."""
     hints: dict[str, Any] = get_type_hints(cls)
     for hint in hints.values():
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            yield from _literals(hint)
-        elif get_origin(hint) is Literal:
+        if get_origin(hint) is Literal:
             yield hint
+        for inner in get_args(hint) or (hint,):
+            if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+                yield from _literals(inner)

@@ -6,8 +6,9 @@ one field by name and type. What its values must be is checked by `preflight.che
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from progdist import data
 from progdist.diffusion.settings import Parameterization, ScheduleName, Weight
@@ -174,7 +175,7 @@ class Config:
 
 
 def plan_of(config: Config) -> tuple[Phase, ...]:
-    """Returns the configured phases; a given teacher is not trained.
+    """Returns the configured phases; a teacher from elsewhere is not trained.
 
     Raises:
       ValueError: if start_steps is not end_steps times a power of the ratio.
@@ -249,12 +250,21 @@ def _from_dict(cls: type, values: dict[str, Any]) -> Any:
     hints = get_type_hints(cls)
     fields = {}
     for name, value in values.items():
-        if dataclasses.is_dataclass(hints.get(name)):
-            value = _from_dict(hints[name], value)
+        classes = get_args(hints.get(name)) or (hints.get(name),)
+        if dataclasses.is_dataclass(classes[0]):
+            value = _from_dict(_class_of(value, classes), value)
         elif get_origin(hints.get(name)) is tuple:
             value = tuple(value)
         fields[name] = value
     return cls(**fields)
+
+
+def _class_of(values: dict[str, Any], classes: Sequence[Any]) -> Any:
+    """Returns the settings class, of a closed set of them, that has these fields."""
+    for cls in classes:
+        if set(values) <= {field.name for field in dataclasses.fields(cls)}:
+            return cls
+    return classes[0]
 
 
 def _flatten(values: dict[str, Any], path: str = "") -> dict[str, Any]:

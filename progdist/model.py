@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Key
 
 from progdist import parallel
 from progdist.diffusion.prediction import Prediction, from_output, num_outputs
-from progdist.diffusion.schedules import Schedule, make_schedule
-from progdist.diffusion.settings import Parameterization, ScheduleName
+from progdist.diffusion.schedules import Schedule
+from progdist.diffusion.settings import Parameterization
 from progdist.nets.blocks import Dropout
 from progdist.nets.conditioning import Conditioning
 from progdist.nets.networks import make_net
@@ -30,7 +30,7 @@ class Model(NamedTuple):
 
     Attributes:
       net: called as net(z_t, logsnr_t, conditioning, dropout).
-      parameterization: what its output means.
+      parameterization: meaning of its output.
       schedule: the schedule it is trained with.
       image_shape: (height, width, channels).
       num_classes: classes of its labels; 0 without any.
@@ -61,7 +61,7 @@ def make_model(
     net: NetConfig,
     *,
     parameterization: Parameterization,
-    schedule: ScheduleName,
+    schedule: Schedule,
     image_shape: ImageShape,
 ) -> Model:
     """Returns the model of these settings."""
@@ -69,7 +69,7 @@ def make_model(
     return Model(
         make_net(net, out_ch),
         parameterization,
-        make_schedule(schedule),
+        schedule,
         image_shape,
         net.num_classes,
     )

@@ -17,6 +17,7 @@ from progdist.config import (
     Training,
     from_json,
 )
+from progdist.diffusion.schedules import describe, make_schedule
 from progdist.errors import UsageError
 from progdist.model import Model, param_shapes
 
@@ -80,7 +81,7 @@ def make_model(config: Config) -> Model:
     return models.make_model(
         config.net,
         parameterization=config.parameterization,
-        schedule=config.schedule,
+        schedule=make_schedule(config.schedule),
         image_shape=config.data.image_shape,
     )
 
@@ -104,42 +105,42 @@ def open_source(config: Config) -> data.Source:
       DataError: if it is missing, malformed or of another shape.
       ConfigError: if the network has classes that the data lacks, or too few for it.
     """
-    wanted = config.data
+    settings = config.data
     source = data.open_source(
-        wanted.name,
-        wanted.split,
-        wanted.dir,
-        wanted.tfds_name,
-        wanted.image_shape,
-        wanted.skip_bad,
-        wanted.num_workers,
+        settings.name,
+        settings.split,
+        settings.dir,
+        settings.tfds_name,
+        settings.image_shape,
+        settings.skip_bad,
+        settings.num_workers,
     )
-    classes, found = config.net.num_classes, source.num_classes
-    if classes and not found:
+    classes = config.net.num_classes
+    if classes and not source.num_classes:
         raise ConfigError(
             f"config.net.num_classes={classes}: must be 0, since the data has no labels"
         )
-    if classes and found > classes:
+    if classes and source.num_classes > classes:
         raise ConfigError(
             f"config.net.num_classes={classes}: must be 0 or at least the data's "
-            f"{found} classes"
+            f"{source.num_classes} classes"
         )
     return source
 
 
 def check_teacher(config: Config, model: Model) -> None:
-    """Refuses a given teacher that is not of this network, output and schedule.
+    """Refuses a teacher of another network, parameterization or schedule.
 
     Raises:
-      CheckpointError: if there is none, or it belongs to another network.
-      ConfigError: if it predicts something else, or for other steps.
+      CheckpointError: if it is missing, or belongs to another network.
+      ConfigError: if its output means something else, or it takes other steps.
     """
     if not config.teacher:
         return
     path = Path(config.teacher).expanduser()
     checkpoint.check_model(path, param_shapes(model))
     card = checkpoint.read_card(path)
-    check_card(config, path, card)
+    check_card(model, path, card)
     # A student knows no steps but its own.
     if card.get("phase") and card["num_steps"] != config.distill.start_steps:
         raise ConfigError(
@@ -148,28 +149,28 @@ def check_teacher(config: Config, model: Model) -> None:
         )
 
 
-def check_card(config: Config, path: Path, card: dict[str, Any]) -> None:
+def check_card(model: Model, path: Path, card: dict[str, Any]) -> None:
     """Refuses a model whose output means something else, or of another schedule.
 
     Args:
-      config: of the run.
-      path: of the model, for the message.
-      card: what it says of itself; what it does not say is taken to agree.
+      model: the configured model.
+      path: path of the other one, for the message.
+      card: its card; fields that it lacks are taken to agree.
 
     Raises:
       ConfigError: if they differ.
     """
-    wanted = {"output": config.parameterization, "schedule": config.schedule}
-    for name, value in wanted.items():
+    ours = {"output": model.parameterization, "schedule": describe(model.schedule)}
+    for name, value in ours.items():
         if card.get(name, value) != value:
             raise ConfigError(
                 f"{path}: its {name} is {card[name]!r}, the configuration has {value!r}"
             )
 
 
-def _require(ok: bool, field: str, found: object, rule: str) -> None:
+def _require(ok: bool, field: str, value: object, rule: str) -> None:
     if not ok:
-        raise ConfigError(f"{field}={found!r}: must be {rule}")
+        raise ConfigError(f"{field}={value!r}: must be {rule}")
 
 
 def _at_least(node: Any, path: str, bound: int, *fields: str) -> None:
@@ -183,8 +184,8 @@ def _check_types(node: Any, path: str) -> None:
     hints: dict[str, Any] = get_type_hints(type(node))
     for name, hint in hints.items():
         value, field = getattr(node, name), f"{path}.{name}"
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            _require(isinstance(value, hint), field, value, f"a {hint.__name__}")
+        if dataclasses.is_dataclass(get_args(hint)[0] if get_args(hint) else hint):
+            _require(isinstance(value, hint), field, value, f"of type {hint}")
             _check_types(value, field)
         elif get_origin(hint) is Literal:
             _require(

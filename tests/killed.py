@@ -195,16 +195,16 @@ def losing(name):
         found = restore(self, template_of)
         if found is None:
             return None
-        progress, snapshot = found
-        state, teacher = snapshot.state, snapshot.teacher_params
-        if name == "ema" and state.ema_params is not None:
-            state = state._replace(ema_params=jax.tree.map(jnp.copy, state.params))
+        tree, facts = found
+        state = tree["state"]
+        copy = jax.tree.map(jnp.copy, state["params"])
+        if name == "ema" and state["ema_params"] is not None:
+            state["ema_params"] = copy
         if name == "optimizer":
-            fresh = make_optimizer(1.0, 0.0).init(state.params)
-            state = state._replace(opt_state=fresh)
-        if name == "teacher" and snapshot.phase:
-            teacher = jax.tree.map(jnp.copy, state.params)
-        return progress, snapshot._replace(state=state, teacher_params=teacher)
+            state["opt_state"] = make_optimizer(1.0, 0.0).init(state["params"])
+        if name == "teacher" and facts["phase"]:
+            tree["teacher_params"] = copy
+        return tree, facts
 
     Checkpoints.restore_newest = lost
 
@@ -214,7 +214,7 @@ def remember_start():
 
     def remembered(self, template_of):
         found = restore(self, template_of)
-        UPDATES[0] = found[0].global_step if found else 0
+        UPDATES[0] = found[1]["global_step"] if found else 0
         return found
 
     Checkpoints.restore_newest = remembered

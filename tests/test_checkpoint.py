@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 
 from progdist import checkpoint, parallel
-from progdist.checkpoint import CheckpointError, Checkpoints, Progress, digests
+from progdist.checkpoint import CheckpointError, Checkpoints, digests, trees
 from progdist.diffusion import logsnr_bins
-from progdist.trainer.state import Snapshot, Tally, init_state, make_optimizer
+from progdist.trainer.state import (
+    Progress,
+    Snapshot,
+    Tally,
+    facts_of,
+    init_state,
+    make_optimizer,
+    progress_of,
+    snapshot_of,
+    tree_of,
+)
 from tests import tiny
 
 # Orbax leaves an event loop behind where it fails.
@@ -28,11 +38,15 @@ def snapshot(phase=1, step=3, seed=0):
     return Snapshot(phase, state, tiny.params(seed + 1) if phase else (), tally)
 
 
+def save_one(store, global_step, snapshot):
+    store.save(global_step, tree_of(snapshot), facts_of(snapshot, global_step))
+
+
 def save(directory, *steps, keep=10):
     """Snapshots of phase 1 whose parameters are those of seed = step."""
     store = Checkpoints(directory, keep)
     for step in steps:
-        store.save(step, snapshot(step=step, seed=step))
+        save_one(store, step, snapshot(step=step, seed=step))
     store.close()
 
 
@@ -41,9 +55,9 @@ def restore(directory, template=None):
     warnings = []
     store = Checkpoints(directory, 2, warn=warnings.append)
     template = template or snapshot(step=0, seed=99)
-    found = store.restore_newest(lambda progress: template)
+    found = store.restore_newest(lambda facts: tree_of(template))
     store.close()
-    return found and (*found, warnings)
+    return found and (progress_of(found[1]), snapshot_of(*found), warnings)
 
 
 def flip(path, rng):
@@ -67,7 +81,7 @@ def assert_same(a, b):
 def test_a_snapshot_comes_back_bit_for_bit(tmp_path, phase):
     assert restore(tmp_path) is None
     store = Checkpoints(tmp_path, keep=2)
-    store.save(13, snapshot(phase))
+    save_one(store, 13, snapshot(phase))
     store.close()
     progress, restored, warnings = restore(tmp_path, snapshot(phase, 0, seed=5))
     assert progress == Progress(phase, 3, 13)
@@ -78,7 +92,7 @@ def test_a_snapshot_comes_back_bit_for_bit(tmp_path, phase):
 def test_a_snapshot_comes_back_onto_another_number_of_devices(tmp_path):
     meshes = [parallel.make_mesh(jax.devices()[:n]) for n in (2, 8)]
     saved, store = snapshot(), Checkpoints(tmp_path, keep=1)
-    store.save(1, saved._replace(state=parallel.place(saved.state, meshes[0])))
+    save_one(store, 1, saved._replace(state=parallel.place(saved.state, meshes[0])))
     store.close()
     shapes = parallel.replicated_shapes(snapshot(seed=5)[1:3], meshes[1])
     _, restored, _ = restore(tmp_path, Snapshot(1, *shapes))
@@ -94,7 +108,7 @@ def test_the_latest_are_kept(tmp_path):
 def test_a_step_that_is_there_stays_as_it_is(tmp_path):
     save(tmp_path, 4)
     store = Checkpoints(tmp_path, 2)
-    store.save(4, snapshot(seed=7))
+    save_one(store, 4, snapshot(seed=7))
     store.close()
     assert_same(restore(tmp_path)[1], snapshot(step=4, seed=4))
 
@@ -108,10 +122,10 @@ def test_saving_is_not_disturbed_by_the_next_update(tmp_path):
     )
     big = {"w": jnp.zeros((2000, 2000))}
     state = init_state(big, make_optimizer(1.0, 0.0), keep_ema=False)
-    store.save(1, Snapshot(0, parallel.place(state, mesh), ()))
+    save_one(store, 1, Snapshot(0, parallel.place(state, mesh), ()))
     live = parallel.place(state, mesh)
     for k in range(2, 5):
-        store.save(k, Snapshot(0, live, ()))
+        save_one(store, k, Snapshot(0, live, ()))
         live = live._replace(params=add(live.params))
     store.close()
     _, restored, _ = restore(tmp_path, Snapshot(0, state, ()))
@@ -156,12 +170,12 @@ def test_a_flipped_bit_is_found_without_the_manifest(tmp_path):
 def test_the_digest_of_a_leaf_sees_a_bit_that_the_files_do_not_show(tmp_path):
     save(tmp_path, 1)
     where = tmp_path / "1"
-    card = checkpoint.stored.read_card(where)
-    tree = checkpoint.stored.read_arrays(where)
+    card = trees.read_card(where)
+    tree = trees.read_arrays(where)
     values = tree["state"]["params"]["Dense_0"]["kernel"].view(np.uint8)
     values.flat[5] ^= 4
     with pytest.raises(digests.DamageError, match="state/params/Dense_0/kernel"):
-        digests.check_content(where, tree, checkpoint.stored.content_on(card))
+        digests.check_content(where, tree, trees.content_on(card))
 
 
 @pytest.mark.parametrize("damage", ["flip", "lose", "add", "empty", "other", "model"])
@@ -243,7 +257,7 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
     other = snapshot(step=3, seed=3)
     other.state.ema_params["Dense_0"]["bias"] += 1
     store = Checkpoints(tmp_path / "c", 1)
-    store.save(3, other)
+    save_one(store, 3, other)
     store.close()
     changed = checkpoint.fingerprint(tmp_path / "c" / "3")
     assert [name for name in one if one[name] != changed[name]] == ["ema"]
@@ -288,7 +302,7 @@ def test_what_cannot_be_read_for_other_reasons_is_not_called_damaged(
         def load(*_):
             raise error
 
-        monkeypatch.setattr(checkpoint.stored.ocp, "load", load)
+        monkeypatch.setattr(trees.ocp, "load", load)
 
     fail(OSError("the network is down"))
     with pytest.raises(
@@ -305,7 +319,7 @@ def test_a_newer_step_is_an_error_and_no_silence(tmp_path):
     save(tmp_path, 5)
     store = Checkpoints(tmp_path, 2)
     with pytest.raises(checkpoint.SaveError, match="5 is there, and newer"):
-        store.save(4, snapshot())
+        save_one(store, 4, snapshot())
     store.close()
 
 
@@ -365,7 +379,7 @@ def test_another_file_is_refused(tmp_path, content):
 
 def test_a_directory_without_a_model_is_refused(tmp_path):
     store = Checkpoints(tmp_path / "checkpoints", keep=1)
-    store.save(1, snapshot())
+    save_one(store, 1, snapshot())
     store.close()
     for path in (tmp_path, tmp_path / "missing", tmp_path / "checkpoints" / "1"):
         with pytest.raises(CheckpointError, match="holds no model"):

@@ -248,7 +248,7 @@ def test_a_directory_of_files_holds_the_same_images(workdir, monkeypatch, tmp_pa
     assert [p.name for p in paths[:2]] == ["000000.png", "000001.png"]
     files = np.stack([np.asarray(Image.open(path)) for path in paths])
     np.testing.assert_array_equal(files, images[..., 0])
-    with pytest.raises(UsageError, match="is there already, and not empty"):
+    with pytest.raises(UsageError, match="exists and is not empty"):
         command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
 
 

@@ -13,11 +13,12 @@ from progdist.diffusion.schedules import (
     Linear,
     LinearBeta,
     LinearBetaDiscrete,
-    ScheduleName,
     alpha_sigma,
+    describe,
     make_schedule,
     over_pixels,
 )
+from progdist.diffusion.settings import ScheduleName
 from tests.toy import float64, quick, unchecked
 
 NAMES = get_args(ScheduleName)
@@ -197,3 +198,13 @@ def test_an_unknown_name_is_refused():
 
 def test_over_pixels_adds_the_pixel_axes():
     assert over_pixels(jnp.zeros(3), jnp.zeros((3, 4, 4, 1))).shape == (3, 1, 1, 1)
+
+
+@every_schedule
+def test_a_published_schedule_is_described_by_its_name(name):
+    assert describe(make_schedule(name)) == name
+
+
+def test_schedules_of_other_constants_have_other_descriptions():
+    assert describe(LinearBeta(beta_max=10.0)) == "linear_beta(beta_max=10)"
+    assert describe(Cosine(-15.0, 15.0)) == "cosine(logsnr_min=-15, logsnr_max=15)"

@@ -22,7 +22,6 @@ from progdist.checkpoint.models import (
 )
 from progdist.checkpoint.snapshots import (
     Checkpoints as Checkpoints,
-    Progress as Progress,
     SaveError as SaveError,
     fingerprint as fingerprint,
     snapshot_steps as snapshot_steps,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -15,29 +15,15 @@ from progdist import parallel
 from progdist.checkpoint import digests, trees
 from progdist.checkpoint.digests import CheckpointError, DamageError
 from progdist.errors import Error
-from progdist.trainer.state import Snapshot, tally_from_json
+
+Facts = dict[str, Any]
+Tree = Any
 
 
 class SaveError(Error):
     """A file that could not be written."""
 
     exit_code = 4
-
-
-class Progress(NamedTuple):
-    """How far a saved run had come.
-
-    Attributes:
-      phase: index of the phase.
-      step: updates done in it.
-      global_step: updates done in all phases.
-      data: fingerprint of the data that it was trained on; "" where it has none.
-    """
-
-    phase: int
-    step: int
-    global_step: int
-    data: str = ""
 
 
 class Checkpoints:
@@ -47,7 +33,6 @@ class Checkpoints:
         self,
         directory: Path,
         keep: int,
-        data: str = "",
         warn: Callable[[str], None] = print,
     ) -> None:
         """Opens a directory, which need not be there.
@@ -55,19 +40,22 @@ class Checkpoints:
         Args:
           directory: the directory.
           keep: how many of the latest snapshots stay.
-          data: fingerprint of the data, to be noted with each.
           warn: tells a user.
         """
         self._directory, self._keep, self._warn = directory, keep, warn
-        self._data = data
         self._saving: tuple[int, Future[None]] | None = None
         # While it works, nothing else may talk to Orbax.
         self._background = ThreadPoolExecutor(1)
 
-    def save(self, global_step: int, snapshot: Snapshot) -> None:
-        """Starts to write a snapshot; ends the write before it first.
+    def save(self, global_step: int, tree: Tree, facts: Facts) -> None:
+        """Starts to write a snapshot, after the end of the write before it.
 
         A step that is there already is left as it is.
+
+        Args:
+          global_step: updates done in all phases; the name of the snapshot.
+          tree: dictionaries of arrays.
+          facts: plain data of the card, `global_step` among them.
 
         Raises:
           SaveError: if that write failed, or this one cannot begin.
@@ -79,14 +67,6 @@ class Checkpoints:
         if latest is not None and latest.step > global_step:
             reason = RuntimeError(f"{latest.path} is there, and newer")
             raise self._failure(global_step, reason)
-        tree = _as_dict(snapshot)
-        facts = {
-            "phase": snapshot.phase,
-            "step": int(snapshot.state.step),
-            "global_step": global_step,
-            "tally": snapshot.tally._asdict(),
-            "data": self._data,
-        }
         card = trees.make_card(facts, tree)
         try:
             writing = self._orbax.save_async(global_step, tree, custom_metadata=card)
@@ -110,14 +90,15 @@ class Checkpoints:
             raise self._failure(global_step, error) from error
 
     def restore_newest(
-        self, template_of: Callable[[Progress], Snapshot]
-    ) -> tuple[Progress, Snapshot] | None:
+        self, template_of: Callable[[Facts], Tree]
+    ) -> tuple[Tree, Facts] | None:
         """Reads the newest intact snapshot; None if there is none of any kind.
 
-        A damaged one is reported, and put aside once an older one is found good.
+        A damaged one is reported, and put aside once an older one proves good.
 
         Args:
-          template_of: arrays, or shapes with shardings, of the snapshot to expect.
+          template_of: returns the arrays to expect, or their shapes and shardings, from
+            the facts of a snapshot.
 
         Raises:
           CheckpointError: if all are damaged, or the newest intact one belongs to
@@ -136,7 +117,7 @@ class Checkpoints:
                 + "; ".join(damaged.values())
                 + "); put a good one back, or start in another workdir"
             )
-        self._agree(restored[0].global_step if restored else 0)
+        self._agree(restored[1]["global_step"] if restored else 0)
         for global_step, reason in damaged.items():
             self._put_aside(global_step, reason)
         parallel.barrier("the damaged checkpoints are put aside")
@@ -170,20 +151,15 @@ class Checkpoints:
             digests.write_manifest(self._directory / str(global_step))
 
     def _restore(
-        self, global_step: int, template_of: Callable[[Progress], Snapshot]
-    ) -> tuple[Progress, Snapshot]:
+        self, global_step: int, template_of: Callable[[Facts], Tree]
+    ) -> tuple[Tree, Facts]:
         where = self._directory / str(global_step)
         digests.check_manifest(where)
         card = trees.read_card(where)
         if card.get("global_step") != global_step:
             raise DamageError(f"{where}: is no checkpoint of this step")
-        progress = Progress(card["phase"], card["step"], global_step, card["data"])
-        template = template_of(progress)
-        abstract = trees.abstract_of(_as_dict(template))
-        tree = trees.read_tree(where, abstract, trees.content_on(card))
-        state = template.state._replace(**tree["state"])
-        tally = tally_from_json(card["tally"])
-        return progress, Snapshot(progress.phase, state, tree["teacher_params"], tally)
+        abstract = trees.abstract_of(template_of(card))
+        return trees.read_tree(where, abstract, trees.content_on(card)), card
 
     def _agree(self, global_step: int) -> None:
         everywhere = parallel.of_all_processes(global_step)
@@ -239,10 +215,3 @@ def fingerprint(where: Path) -> dict[str, str]:
 
 def _is_step(name: str) -> bool:
     return name.isascii() and name.isdecimal() and str(int(name)) == name
-
-
-def _as_dict(snapshot: Snapshot) -> dict[str, Any]:
-    return {
-        "state": snapshot.state._asdict(),
-        "teacher_params": snapshot.teacher_params,
-    }

@@ -10,7 +10,7 @@ from orbax.checkpoint import v1 as ocp
 from progdist.checkpoint import digests
 from progdist.checkpoint.digests import CheckpointError, Content, DamageError
 
-Params = Any
+Params = Any  # a tree of arrays, or of what stands for them
 
 
 def location(path: Path) -> str:

@@ -4,7 +4,8 @@ A schedule is a frozen, hashable value. `schedule(t)` is the log-SNR at t in [0,
 strictly decreasing; `schedule.inverse(logsnr)` is the t where it is reached.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from typing import Protocol, get_args, runtime_checkable
 
 import jax
@@ -148,6 +149,20 @@ def make_schedule(name: ScheduleName) -> Schedule:
         case "linear_beta_discrete":
             return LinearBetaDiscrete()
     raise ValueError(f"schedule: {name!r} is not one of {get_args(ScheduleName)}")
+
+
+def describe(schedule: Schedule) -> str:
+    """Returns the name of a schedule, with the constants that are not the published.
+
+    "linear_beta", say, or "linear_beta(beta_max=10)"; equal schedules alone agree.
+    """
+    name = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(schedule).__name__).lower()
+    constants = ", ".join(
+        f"{field.name}={value:g}"
+        for field in fields(schedule)  # pyright: ignore[reportArgumentType]
+        if (value := getattr(schedule, field.name)) != field.default
+    )
+    return f"{name}({constants})" if constants else name
 
 
 def alpha_sigma(

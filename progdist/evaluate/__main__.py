@@ -37,7 +37,7 @@ from progdist.evaluate import evaluator, extraction, metrics, references, specs
 from progdist.evaluate.evaluator import Evaluator
 from progdist.evaluate.metrics import MetricSpec
 from progdist.evaluate.specs import SamplerSpec
-from progdist.model import param_template
+from progdist.model import Model, param_template
 from progdist.workdir import journal
 from progdist.workdir.lock import Lock
 
@@ -197,11 +197,12 @@ def _run(
             sampler_specs, lambda spec: (spec.phase, spec.trained_steps)
         )
     }
+    model = preflight.make_model(config)
     for model_dir in groups:
-        preflight.check_card(config, model_dir, checkpoint.read_card(model_dir))
-    evaluation, path = _evaluator(config, values), workdir / "eval.jsonl"
+        preflight.check_card(model, model_dir, checkpoint.read_card(model_dir))
+    evaluation = _evaluator(config, model, values)
+    path, template = workdir / "eval.jsonl", param_template(model, evaluation.mesh)
     parallel.on_process_zero(lambda: journal.mend(path))
-    template = param_template(evaluation.model, evaluation.mesh)
     for model_dir, group in groups.items():
         params = checkpoint.load_model(model_dir, template)
         for result in evaluation.evaluate(params, group, report.read_rows(path)):
@@ -218,7 +219,7 @@ def _write(path: Path, result: evaluator.Result) -> None:
         print(evaluator.line(result.spec, row))
 
 
-def _evaluator(config: Config, values: dict[str, Any]) -> Evaluator:
+def _evaluator(config: Config, model: Model, values: dict[str, Any]) -> Evaluator:
     size, processes = config.evaluation.batch_size, jax.process_count()
     if processes > 1 and size % jax.device_count():
         devices = f"the {jax.device_count()} devices"
@@ -237,7 +238,7 @@ def _evaluator(config: Config, values: dict[str, Any]) -> Evaluator:
     ]
     reference = references.make_reference(source, split, size, config.data.num_workers)
     return Evaluator(
-        preflight.make_model(config),
+        model,
         parallel.make_mesh(devices),
         config.evaluation,
         extractors,

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 
 from progdist import checkpoint, parallel
 from progdist.config import Evaluation
+from progdist.diffusion import schedules
 from progdist.evaluate import extraction, metrics, references, sampling
 from progdist.evaluate.extraction import Extractor
 from progdist.evaluate.metrics import MetricSpec, Statistics
@@ -58,7 +59,7 @@ class Evaluator:
         reference: Reference,
     ) -> None:
         """Takes what all evaluations have in common; parameters come with each."""
-        self.model, self.mesh, self._settings = model, mesh, settings
+        self._model, self.mesh, self._settings = model, mesh, settings
         self._reference = reference
         self._pairs = list(itertools.product(extractors, metric_specs))
         self._num_vectors = metrics.combined_needs(metric_specs).num_vectors
@@ -91,7 +92,9 @@ class Evaluator:
             if missing:
                 yield self._evaluate(params, spec, digest, missing)
             else:
-                yield Result(spec, [], np.zeros((0, *self.model.image_shape), np.uint8))
+                yield Result(
+                    spec, [], np.zeros((0, *self._model.image_shape), np.uint8)
+                )
 
     def _evaluate(
         self,
@@ -131,8 +134,8 @@ class Evaluator:
         settings, reference = self._settings, self._reference
         return spec.facts() | {
             "params": digest,
-            "output": self.model.parameterization,
-            "schedule": type(self.model.schedule).__name__.lower(),
+            "output": self._model.parameterization,
+            "schedule": schedules.describe(self._model.schedule),
             "num_samples": settings.num_samples,
             "seed": settings.seed,
             "features": extractor.label,

@@ -66,7 +66,7 @@ def write(
     # Other precisions are of this machine's training, not of the sampler.
     config.net = dataclasses.replace(config.net, dtype="float32", remat=False)
     model, found = preflight.make_model(config), checkpoint.read_card(model_path)
-    preflight.check_card(config, model_path, found)
+    preflight.check_card(model, model_path, found)
     params = _load(model_path, model)
     card = _card(config, found["phase"], params, num_steps)
     out.parent.mkdir(parents=True, exist_ok=True)

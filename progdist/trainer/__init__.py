@@ -4,10 +4,10 @@ restore -> (train -> keep, evaluate -> swap: teacher <- student, N <- N / ratio)
 
 Phases (`state_machine`, planned by `progdist.plan`):
 
-| kind    | teacher                        | student starts from | ends when            |
-|---------|--------------------------------|---------------------|----------------------|
-| base    | none; data, or a given teacher | random, or given    | its updates are done |
-| distill | model of the phase before      | the teacher         | its updates are done |
+| kind    | teacher                        | student starts from | ends after  |
+|---------|--------------------------------|---------------------|-------------|
+| base    | none; data, or a given teacher | random, or given    | its updates |
+| distill | model of the phase before      | the teacher         | its updates |
 
 Start of a run (`run.restore`):
 

@@ -55,7 +55,6 @@ def build(
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         config.keep_checkpoints,
-        source.fingerprint,
         display.note,
     )
     stack.callback(checkpoints.close)

@@ -10,17 +10,27 @@ from typing import Any
 import jax
 
 from progdist import checkpoint, data, parallel, preflight
-from progdist.checkpoint import Progress
 from progdist.config import Config
+from progdist.diffusion.schedules import describe
 from progdist.evaluate import references
-from progdist.model import init_params
+from progdist.model import Model, init_params
 from progdist.plan import Phase
 from progdist.trainer import loop, recipes, resume, state_machine
 from progdist.trainer.build import Pieces, build
 from progdist.trainer.display import Display
 from progdist.trainer.phase_end import PhaseEnd
 from progdist.trainer.preemption import Interrupt
-from progdist.trainer.state import Snapshot, TrainState, init_state, sampling_params
+from progdist.trainer.state import (
+    Progress,
+    Snapshot,
+    TrainState,
+    facts_of,
+    init_state,
+    progress_of,
+    sampling_params,
+    snapshot_of,
+    tree_of,
+)
 from progdist.workdir import provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
@@ -120,11 +130,13 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
 
 def restore(pieces: Pieces) -> tuple[int, Snapshot]:
     """Returns the updates done, and the snapshot to begin with; see the package."""
-    restored = pieces.checkpoints.restore_newest(functools.partial(_template, pieces))
+    restored = pieces.checkpoints.restore_newest(
+        lambda facts: tree_of(_template(pieces, progress_of(facts)))
+    )
     if restored is None:
         resume.check_nothing_lost(pieces.workdir, bool(pieces.config.teacher))
         return 0, _fresh(pieces)
-    progress, snapshot = restored
+    snapshot, progress = snapshot_of(*restored), progress_of(restored[1])
     pieces.display.note(
         f"resuming at update {progress.step} of phase {progress.phase} "
         f"({pieces.phases[progress.phase].title})"
@@ -158,8 +170,10 @@ def _train(
 
     def save(step: int, state: TrainState, tally: loop.Tally) -> None:
         snapshot_now = Snapshot(phase.number, state, teacher_params, tally)
+        global_step = phase.first_update + step
+        facts = facts_of(snapshot_now, global_step, pieces.source.fingerprint)
         with pieces.preemption.saving():
-            pieces.checkpoints.save(phase.first_update + step, snapshot_now)
+            pieces.checkpoints.save(global_step, tree_of(snapshot_now), facts)
 
     where = f"phase {phase.number} ({phase.title})"
     try:
@@ -242,19 +256,19 @@ def _finish(
         pieces.checkpoints.wait()
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
-    checkpoint.save_model(path, params, _facts(pieces.config, phase))
+    checkpoint.save_model(path, params, _facts(pieces.model, phase))
     teacher = pieces.phases[0]
     first = checkpoint.model_dir(pieces.workdir, 0, teacher.num_steps)
     teacher_params = checkpoint.load_model(first, params) if phase.number else params
     phase_end.add(phase, params, teacher, teacher_params)
 
 
-def _facts(config: Config, phase: Phase) -> dict[str, Any]:
+def _facts(model: Model, phase: Phase) -> dict[str, Any]:
     """Returns the card of a kept model."""
     return {
         "phase": phase.number,
         "num_steps": phase.num_steps,
-        "output": config.parameterization,
-        "schedule": config.schedule,
-        "image_shape": list(config.data.image_shape),
+        "output": model.parameterization,
+        "schedule": describe(model.schedule),
+        "image_shape": list(model.image_shape),
     }

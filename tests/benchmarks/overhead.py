@@ -25,13 +25,20 @@ from progdist.checkpoint import Checkpoints
 from progdist.cli import num_cores
 from progdist.config import Config
 from progdist.data import Batch
+from progdist.diffusion.schedules import Cosine
 from progdist.evaluate import sampling
 from progdist.model import make_model, param_shapes
 from progdist.nets.settings import UNetConfig
 from progdist.parallel import REPLICATED, ROWS
 from progdist.trainer import step
 from progdist.trainer.run import run
-from progdist.trainer.state import Snapshot, init_state, make_optimizer
+from progdist.trainer.state import (
+    Snapshot,
+    facts_of,
+    init_state,
+    make_optimizer,
+    tree_of,
+)
 from tests.benchmarks.timing import Task, alternate
 
 SAMPLING_STEPS = 8
@@ -50,7 +57,7 @@ class Case:
     ) -> None:
         """Draws parameters and a batch."""
         self.model = make_model(
-            net, parameterization="v", schedule="cosine", image_shape=shape
+            net, parameterization="v", schedule=Cosine(), image_shape=shape
         )
         self.net, self.batch_size = self.model.net, batch_size
         self.mesh = parallel.make_mesh()
@@ -144,7 +151,8 @@ def checkpoint_share(case: Case, update: Task, seconds_an_update: float) -> floa
                 update()
 
         def train_and_save() -> None:
-            checkpoints.save(next(steps), Snapshot(1, state, case.params))
+            snapshot, step = Snapshot(1, state, case.params), next(steps)
+            checkpoints.save(step, tree_of(snapshot), facts_of(snapshot, step))
             train()
             checkpoints.wait()
 

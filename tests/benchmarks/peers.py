@@ -22,6 +22,7 @@ import numpy as np
 from progdist import parallel
 from progdist.cli import num_cores
 from progdist.data import Batch
+from progdist.diffusion.schedules import Cosine
 from progdist.evaluate import sampling
 from progdist.model import Model, make_model, param_shapes
 from progdist.nets.settings import UNetConfig
@@ -47,7 +48,7 @@ def our_side() -> Side:
     model = make_model(
         UNetConfig(64, 256, (1, 2, 2), 2, (16,)),
         parameterization="x",
-        schedule="cosine",
+        schedule=Cosine(),
         image_shape=(SIZE, SIZE, 3),
     )
     mesh = parallel.make_mesh()
