@@ -19,6 +19,7 @@ Exit codes: 0 done; 2 bad input, in one line; 4 a row could not be written; 5 an
 process was lost.
 """
 
+import functools
 import itertools
 import sys
 from collections.abc import Sequence
@@ -43,60 +44,27 @@ from progdist.workdir.lock import Lock
 
 FLAGS = flags.FlagValues()
 cluster.define_flags(FLAGS)
-flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=FLAGS)
-flags.DEFINE_list(
-    "num_steps",
-    [],
-    "Network calls per image; by default each model's own.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_list(
-    "round",
-    [],
-    "Phases, 0 for the undistilled teacher; by default, those made for --num_steps.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_list(
-    "sampler",
-    ["ddim"],
-    f"Samplers to evaluate: {', '.join(get_args(SolverName))}.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_list(
-    "gammas",
-    [],
-    "Noise of the ancestral sampler, 0 to 1; by default the run's.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_list(
-    "metrics", ["fd"], "Metrics to compute: fd, kid, is, pr.", flag_values=FLAGS
-)
-flags.DEFINE_list(
-    "features", ["pixels"], "Features to compute them on.", flag_values=FLAGS
-)
-flags.DEFINE_integer(
-    "num", None, "Number of images; by default the run's.", 2, flag_values=FLAGS
-)
-flags.DEFINE_integer(
+_string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
+_list = functools.partial(flags.DEFINE_list, flag_values=FLAGS)
+_integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
+_string("workdir", None, "Directory of the run.")
+_list("num_steps", [], "Network calls per image; by default each model's own.")
+_list("round", [], "Phases, 0 for the undistilled teacher; by default by --num_steps.")
+_list("sampler", ["ddim"], f"Samplers to evaluate: {', '.join(get_args(SolverName))}.")
+_list("gammas", [], "Noise of the ancestral sampler, 0 to 1; by default the run's.")
+_list("metrics", ["fd"], f"Metrics to compute: {', '.join(get_args(metrics.Metric))}.")
+_list("features", ["pixels"], f"Features: {', '.join(get_args(extraction.Name))}.")
+_integer("num", None, "Number of images; by default the run's.", 2)
+_integer(
     "seed",
     None,
     "Random seed of the initial noise; by default the run's.",
     0,
     2**32 - 1,
-    flag_values=FLAGS,
 )
-flags.DEFINE_integer(
-    "batch_size", None, "Images per batch; by default the run's.", 1, flag_values=FLAGS
-)
-flags.DEFINE_string(
-    "split", None, "Split of the data; by default the run's.", flag_values=FLAGS
-)
-flags.DEFINE_string(
-    "inception_weights",
-    "",
-    "File of the Inception's weights; downloaded by default.",
-    flag_values=FLAGS,
-)
+_integer("batch_size", None, "Images sampled together; by default the run's.", 1)
+_string("split", None, "Split of the reference data; by default the run's.")
+_string("inception_weights", "", "File of the Inception's weights; else downloaded.")
 
 
 def main(argv: list[str]) -> None:

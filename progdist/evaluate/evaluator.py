@@ -62,11 +62,18 @@ class Evaluator:
         self._model, self.mesh, self._settings = model, mesh, settings
         self._reference = reference
         self._pairs = list(itertools.product(extractors, metric_specs))
-        self._num_vectors = metrics.combined_needs(metric_specs).num_vectors
-        make_sampler = functools.partial(sampling.make_sampler, model, mesh)
-        self._sampler = functools.cache(make_sampler)
-        self._real = functools.cache(self._read_real)
-        self._floor = functools.cache(self._read_floor)
+        self._sampler = functools.cache(
+            functools.partial(sampling.make_sampler, model, mesh)
+        )
+        needs = metrics.combined_needs(metric_specs)
+        self._real = functools.cache(
+            functools.partial(references.statistics, reference, needs=needs)
+        )
+        self._floor = functools.cache(
+            functools.partial(
+                references.floor, reference, num=settings.num_samples, needs=needs
+            )
+        )
 
     def evaluate(
         self, params: Params, specs: Sequence[SamplerSpec], rows: Sequence[Row]
@@ -89,12 +96,7 @@ class Evaluator:
                     _has(rows, self._facts(spec, digest, extractor), extractor, metric)
                 )
             ]
-            if missing:
-                yield self._evaluate(params, spec, digest, missing)
-            else:
-                yield Result(
-                    spec, [], np.zeros((0, *self._model.image_shape), np.uint8)
-                )
+            yield self._evaluate(params, spec, digest, missing)
 
     def _evaluate(
         self,
@@ -103,7 +105,10 @@ class Evaluator:
         digest: str,
         pairs: Sequence[tuple[Extractor, MetricSpec]],
     ) -> Result:
-        num, images = self._settings.num_samples, []
+        images = [np.zeros((0, *self._model.image_shape), np.uint8)]
+        if not pairs:
+            return Result(spec, [], images[0])
+        num = self._settings.num_samples
         extractors = list(dict.fromkeys(extractor for extractor, _ in pairs))
         needs = metrics.combined_needs([metric for _, metric in pairs])
         with self._reference.counting(str(spec), num) as advance:
@@ -172,22 +177,6 @@ class Evaluator:
                 images.append(batch[: settings.grid_images - first])
             yield np.arange(first, first + len(batch))[rows], batch[rows]
             first += len(batch)
-
-    def _read_real(self, extractor: Extractor) -> Statistics | None:
-        num_vectors = self._num_vectors_of(extractor)
-        return references.statistics(
-            self._reference, extractor, num_vectors=num_vectors
-        )
-
-    def _read_floor(
-        self, extractor: Extractor, metric: MetricSpec
-    ) -> dict[str, dict[str, float]]:
-        num, num_vectors = self._settings.num_samples, self._num_vectors_of(extractor)
-        return references.floor(self._reference, extractor, metric, num, num_vectors)
-
-    def _num_vectors_of(self, extractor: Extractor) -> int:
-        # A network's features cost too much to be computed again for another metric.
-        return self._num_vectors if extractor.name == "pixels" else metrics.MAX_VECTORS
 
 
 def line(spec: SamplerSpec, row: Row) -> str:

@@ -22,6 +22,7 @@ from progdist.data.progress import Counting, counting
 from progdist.data.workers import read_ahead
 from progdist.evaluate import extraction, metrics
 from progdist.evaluate.extraction import Extractor, Part
+from progdist.evaluate.metrics import MAX_VECTORS
 from progdist.workdir.files import cache_dir, write_cache
 
 Arrays = dict[str, np.ndarray]
@@ -74,7 +75,7 @@ def statistics(
     extractor: Extractor,
     which: Which = "all",
     num: int = 0,
-    num_vectors: int = metrics.MAX_VECTORS,
+    needs: metrics.Needs = metrics.ALL,
 ) -> metrics.Statistics | None:
     """Returns the statistics of the reference, or of one of two disjoint halves.
 
@@ -85,10 +86,12 @@ def statistics(
       extractor: the features.
       which: all examples, or one of the halves.
       num: examples of a half.
-      num_vectors: number of examples whose feature vectors are kept.
+      needs: requirements of the metrics.
     """
     indices = chosen_indices(reference, which, num)
     title = f"{extractor.label} of {len(indices):,} images of {reference.name}"
+    # A network's features cost too much to be computed again for another metric.
+    num_vectors = needs.num_vectors if extractor.name == "pixels" else MAX_VECTORS
     needs = metrics.Needs(num_vectors, scores=True)
 
     def make() -> Arrays:
@@ -116,7 +119,7 @@ def floor(
     extractor: Extractor,
     metric: metrics.MetricSpec,
     num: int,
-    num_vectors: int = metrics.MAX_VECTORS,
+    needs: metrics.Needs = metrics.ALL,
 ) -> dict[str, dict[str, float]]:
     """Returns the floor: the same metric between two disjoint halves of the real data.
 
@@ -134,8 +137,8 @@ def floor(
         return {}
 
     def make() -> Arrays:
-        one = statistics(reference, extractor, "one half", count, num_vectors)
-        other = statistics(reference, extractor, "other half", count, num_vectors)
+        one = statistics(reference, extractor, "one half", count, needs)
+        other = statistics(reference, extractor, "other half", count, needs)
         if not (one and other) or jax.process_index():
             return {}
         values = metric.values(one, other)
