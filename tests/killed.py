@@ -137,7 +137,7 @@ def at_row(number):
     """With half of the row on disk."""
 
     def act(journal, row):
-        if row["global_step"] == number:
+        if row.global_step == number:
             with journal._metrics.open("a") as file:
                 file.write('{"global_step": 1')
             die()

@@ -20,6 +20,7 @@ from progdist.errors import UsageError, exit_with
 from progdist.evaluate import __main__ as evaluate, evaluator
 from progdist.report import save_png
 from progdist.workdir.lock import Lock
+from progdist.workdir.rows import read_rows
 from tests import faults, test_processes
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +68,7 @@ def command(module, *flags, monkeypatch):
 
 
 def rows(workdir, **wanted):
-    found = report.read_rows(workdir / "eval.jsonl")
+    found = read_rows(workdir / "eval.jsonl")
     return [r for r in found if wanted.items() <= r.items()]
 
 

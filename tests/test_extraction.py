@@ -160,16 +160,14 @@ def test_the_floor_is_of_one_half_to_the_other(reference, counted):
     moments = [metrics.Moments(h.mean(0), np.cov(h.T)) for h in halves]
     expected = metrics.frechet_distance(*moments)
     (number,) = found.values()
-    assert number["measured"] == pytest.approx(expected, rel=1e-4)
-    assert number["count"] == 40
+    assert number.measured == pytest.approx(expected, rel=1e-4)
+    assert number.count == 40
     size = len(reference.source)
     share = (1 / 40 + 1 / size) / (1 / 40 + 1 / 40)
-    assert number["value"] == pytest.approx(share * expected, rel=1e-4)
+    assert number.value == pytest.approx(share * expected, rel=1e-4)
     assert references.floor(reference, extractor, FD, 40) == found
     assert sum(seen) == 80
-    assert (
-        references.floor(reference, extractor, FD, 9999)["FD-squeezenet"]["count"] == 50
-    )
+    assert references.floor(reference, extractor, FD, 9999)["FD-squeezenet"].count == 50
 
 
 def test_between_images_of_one_kind_the_distance_is_proportional_to_1_n_plus_1_m():

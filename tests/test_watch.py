@@ -15,10 +15,9 @@ import pytest
 from progdist.report import watch as watching
 from progdist.report.__main__ import main
 from progdist.workdir import files, lock
-from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock, Owner
 from tests.faults import command
-from tests.test_journal import row
+from tests.test_journal import open_journal, row
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -296,7 +295,7 @@ def test_a_reader_that_never_rests_meets_no_half_rows(tmp_path):
     ) as reader:
         assert reader.stdout.readline() == b"reading\n"
         while time.monotonic() < end or not written:
-            journal = Journal(workdir, 5)
+            journal = open_journal(workdir, 5)
             for step in range(1, 50):
                 journal.metrics(row(step))
             journal.close()

@@ -30,7 +30,7 @@ from typing import Any, get_args
 import jax
 from absl import flags
 
-from progdist import checkpoint, cli, cluster, parallel, preflight, report
+from progdist import checkpoint, cli, cluster, parallel, preflight
 from progdist.config import Config
 from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError, exit_with
@@ -39,8 +39,9 @@ from progdist.evaluate.evaluator import Evaluator
 from progdist.evaluate.metrics import MetricSpec
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import Model, param_template
-from progdist.workdir import journal
+from progdist.workdir import journal, layout
 from progdist.workdir.lock import Lock
+from progdist.workdir.rows import EvalRow, read_typed
 
 FLAGS = flags.FlagValues()
 cluster.define_flags(FLAGS)
@@ -138,7 +139,7 @@ def _check_words(config: Config, values: dict[str, Any]) -> None:
             )
     if values["gammas"] and "ancestral" not in values["sampler"]:
         raise UsageError("--gammas: needs --sampler=ancestral")
-    if values["inception_weights"] and not any("inception" in name for name in names):
+    if values["inception_weights"] and not any("inception" in n for n in names):
         raise UsageError("--inception_weights: needs --features=inception")
     _check_count(metric_specs, config.evaluation.num_samples, "--num")
 
@@ -169,11 +170,14 @@ def _run(
     for model_dir in groups:
         preflight.check_card(model, model_dir, checkpoint.read_card(model_dir))
     evaluation = _evaluator(config, model, values)
-    path, template = workdir / "eval.jsonl", param_template(model, evaluation.mesh)
+    path, template = (
+        workdir / layout.EVALUATIONS,
+        param_template(model, evaluation.mesh),
+    )
     parallel.on_process_zero(lambda: journal.mend(path))
     for model_dir, group in groups.items():
         params = checkpoint.load_model(model_dir, template)
-        for result in evaluation.evaluate(params, group, report.read_rows(path)):
+        for result in evaluation.evaluate(params, group, read_typed(EvalRow, path)):
             _write(path, result)
 
 
@@ -183,7 +187,7 @@ def _write(path: Path, result: evaluator.Result) -> None:
     if not result.rows:
         print(f"{result.spec}: already evaluated")
     for row in result.rows:
-        journal.append(path, row)
+        journal.append(path, row.to_json())
         print(evaluator.line(result.spec, row))
 
 

@@ -5,10 +5,12 @@ disjoint halves of the real data. So rows of different runs and commands can be
 compared, and none is computed twice.
 """
 
+import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,8 +26,8 @@ from progdist.evaluate.metrics import MetricSpec, Statistics
 from progdist.evaluate.references import Reference
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import Model, Params
-
-Row = dict[str, Any]
+from progdist.workdir import rows as workdir_rows
+from progdist.workdir.rows import EvalRow
 
 
 class Result(NamedTuple):
@@ -39,7 +41,7 @@ class Result(NamedTuple):
     """
 
     spec: SamplerSpec
-    rows: list[Row]
+    rows: list[EvalRow]
     images: UInt8[np.ndarray, "n h w c"]
 
 
@@ -76,7 +78,7 @@ class Evaluator:
         )
 
     def evaluate(
-        self, params: Params, specs: Sequence[SamplerSpec], rows: Sequence[Row]
+        self, params: Params, specs: Sequence[SamplerSpec], rows: Sequence[EvalRow]
     ) -> Iterator[Result]:
         """Yields the result for each way to sample one model.
 
@@ -93,7 +95,10 @@ class Evaluator:
                 (extractor, metric)
                 for extractor, metric in self._pairs
                 if not parallel.broadcast_from_zero(
-                    _has(rows, self._facts(spec, digest, extractor), extractor, metric)
+                    all(
+                        any(row.repeats(blank) for row in rows)
+                        for blank in self._blanks(spec, digest, extractor, metric)
+                    )
                 )
             ]
             yield self._evaluate(params, spec, digest, missing)
@@ -116,42 +121,59 @@ class Evaluator:
             statistics = extraction.collect(extractors, parts, num, needs)
         samples = dict(zip(extractors, statistics, strict=True))
         rows = [
-            self._facts(spec, digest, extractor) | value
+            row
             for extractor, metric in pairs
-            for value in self._values(extractor, metric, samples[extractor])
+            for row in self._rows(
+                self._blanks(spec, digest, extractor, metric),
+                extractor,
+                metric,
+                samples[extractor],
+            )
         ]
         return Result(spec, rows, np.concatenate(images))
 
-    def _values(
-        self, extractor: Extractor, metric: MetricSpec, samples: Statistics
-    ) -> Iterator[Row]:
-        """Yields the values of a metric, with their floors, on process 0."""
+    def _rows(
+        self,
+        blanks: Sequence[EvalRow],
+        extractor: Extractor,
+        metric: MetricSpec,
+        samples: Statistics,
+    ) -> Iterator[EvalRow]:
+        """Yields the rows of a metric, on process 0."""
         real, floors = self._real(extractor), self._floor(extractor, metric)
         if jax.process_index() or real is None:
             return
         values = metric.values(samples, real)
-        for title, value in zip(metric.titles, values, strict=True):
-            name = extractor.metric_name(title)
-            yield {"metric": name, **value, "floor": floors.get(name)}
+        for blank, (value, details) in zip(blanks, values, strict=True):
+            floor = floors.get(blank.metric)
+            yield dataclasses.replace(blank, value=value, details=details, floor=floor)
 
-    def _facts(self, spec: SamplerSpec, digest: str, extractor: Extractor) -> Row:
-        """Returns everything the values depend on."""
+    def _blanks(
+        self, spec: SamplerSpec, digest: str, extractor: Extractor, metric: MetricSpec
+    ) -> list[EvalRow]:
+        """Returns rows of everything the values depend on, without the values."""
         settings, reference = self._settings, self._reference
-        return spec.facts() | {
-            "params": digest,
-            "output": self._model.parameterization,
-            "schedule": schedules.describe(self._model.schedule),
-            "num_samples": settings.num_samples,
-            "seed": settings.seed,
-            "features": extractor.label,
-            "weights": extractor.digest[:16],
-            "reference": {
-                "data": reference.name,
-                "split": reference.split,
-                "count": reference.num_examples,
-                "content": reference.content[:16],
-            },
-        }
+        row = EvalRow(
+            **spec._asdict(),
+            role=spec.role,
+            params=digest,
+            output=self._model.parameterization,
+            schedule=schedules.describe(self._model.schedule),
+            num_samples=settings.num_samples,
+            seed=settings.seed,
+            features=extractor.label,
+            weights=extractor.digest[:16],
+            reference=workdir_rows.Reference(
+                data=reference.name,
+                split=reference.split,
+                count=reference.num_examples,
+                content=reference.content[:16],
+            ),
+            metric="",
+            value=math.nan,
+        )
+        names = map(extractor.metric_name, metric.titles)
+        return [dataclasses.replace(row, metric=name) for name in names]
 
     def _draw(
         self,
@@ -179,19 +201,7 @@ class Evaluator:
             first += len(batch)
 
 
-def line(spec: SamplerSpec, row: Row) -> str:
+def line(spec: SamplerSpec, row: EvalRow) -> str:
     """Returns a row as a line of output."""
-    floor = row["floor"]
-    text = f" (floor {floor['value']:.4g})" if floor else ""
-    return f"{spec!s:34} {row['metric']} {row['value']:.5g}{text}"
-
-
-def _has(
-    rows: Sequence[Row], facts: Row, extractor: Extractor, metric: MetricSpec
-) -> bool:
-    """Whether the rows have all values of the metric."""
-    names = map(extractor.metric_name, metric.titles)
-    return all(
-        any((facts | {"metric": name}).items() <= row.items() for row in rows)
-        for name in names
-    )
+    floor = f" (floor {row.floor.value:.4g})" if row.floor else ""
+    return f"{spec!s:34} {row.metric} {row.value:.5g}{floor}"

@@ -24,6 +24,7 @@ from progdist.evaluate import extraction, metrics
 from progdist.evaluate.extraction import Extractor, Part
 from progdist.evaluate.metrics import MAX_VECTORS
 from progdist.workdir.files import cache_dir, write_cache
+from progdist.workdir.rows import Floor
 
 Arrays = dict[str, np.ndarray]
 LIMIT = 50_000
@@ -120,7 +121,7 @@ def floor(
     metric: metrics.MetricSpec,
     num: int,
     needs: metrics.Needs = metrics.ALL,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Floor]:
     """Returns the floor: the same metric between two disjoint halves of the real data.
 
     Each half has `count` images: `num`, or half of the data if that is fewer. Between
@@ -143,17 +144,17 @@ def floor(
             return {}
         values = metric.values(one, other)
         return {
-            extractor.metric_name(title): np.array(details["value"])
-            for title, details in zip(metric.titles, values, strict=True)
+            extractor.metric_name(title): np.array(value)
+            for title, (value, _) in zip(metric.titles, values, strict=True)
         }
 
     key = _key(reference, extractor) | {"metric": metric.name, "num": count}
     values = {name: float(v) for name, v in (cached(key, make) or {}).items()}
     if metric.name != "fd":
-        return {name: {"value": v, "count": count} for name, v in values.items()}
+        return {name: Floor(value=v, count=count) for name, v in values.items()}
     share = (1 / num + 1 / reference.num_examples) / (2 / count)
     return {
-        name: {"value": share * v, "measured": v, "count": count}
+        name: Floor(value=share * v, measured=v, count=count)
         for name, v in values.items()
     }
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from progdist.diffusion import solvers
 from progdist.diffusion.settings import SolverName
@@ -25,22 +25,15 @@ class SamplerSpec(NamedTuple):
     sampler: SolverName
     gamma: float | None = None
 
-    def facts(self) -> dict[str, Any]:
-        """Returns its fields of a row of eval.jsonl."""
-        fields = {
-            "phase": self.phase,
-            "role": "student" if self.phase else "teacher",
-            "sampler": self.sampler,
-            "num_steps": self.num_steps,
-            "trained_steps": self.trained_steps,
-        }
-        return fields if self.gamma is None else fields | {"gamma": self.gamma}
+    @property
+    def role(self) -> str:
+        """Role of the model in the run."""
+        return "student" if self.phase else "teacher"
 
     def __str__(self) -> str:
         """For a line of output."""
-        role = "student" if self.phase else "teacher"
         gamma = "" if self.gamma is None else f" gamma {self.gamma:g}"
-        return f"{role} {self.sampler}{gamma} N = {self.num_steps}"
+        return f"{self.role} {self.sampler}{gamma} N = {self.num_steps}"
 
 
 def plan_specs(

@@ -16,7 +16,7 @@ from progdist.evaluate.references import Reference
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import Model, Params, param_template
 from progdist.plan import Phase
-from progdist.workdir import files
+from progdist.workdir import files, layout
 from progdist.workdir.journal import Journal
 
 # The last rounds are the ones whose paths can be seen whole, as in the paper's figure.
@@ -82,7 +82,7 @@ class PhaseEnd:
             report.write_curves(self._workdir)
             report.write_trajectories(self._workdir)
             self._note(report.closing_table(self._workdir))
-            self._note(f"figures: {self._workdir / 'figures'}")
+            self._note(f"figures: {self._workdir / layout.FIGURES}")
             self._journal.end("done")
             self._note(f"report: {report.write_page([self._workdir])}")
 
@@ -102,7 +102,7 @@ class PhaseEnd:
         spec = result.spec
         kind = "phase" if spec.phase == phase.number else "baseline"
         files.write_npz(
-            self._workdir / "samples" / f"{kind}_{phase.number:02d}.npz",
+            self._workdir / layout.SAMPLES / f"{kind}_{phase.number:02d}.npz",
             images=result.images,
             num_steps=np.array(spec.num_steps),
             phase=np.array(phase.number),
@@ -118,7 +118,7 @@ class PhaseEnd:
 
     def _save_paths(self, phases: Sequence[Phase]) -> None:
         """Writes all states of a few samples of the last students."""
-        path = self._workdir / "samples" / "trajectories.npz"
+        path = self._workdir / layout.SAMPLES / "trajectories.npz"
         few = [p for p in phases[1:] if p.num_steps <= _MAX_STEPS_SHOWN]
         models = {
             phase: checkpoint.model_dir(self._workdir, phase.number, phase.num_steps)

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 from progdist import checkpoint, data, parallel, preflight
-from progdist.config import Config
+from progdist.config import Config, defaults_of_changed
+from progdist.diffusion import logsnr_bins
 from progdist.diffusion.schedules import describe
 from progdist.evaluate import references
 from progdist.model import Model, init_params
@@ -34,6 +35,7 @@ from progdist.trainer.state import (
 from progdist.workdir import provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
+from progdist.workdir.rows import MetricsRow
 
 
 def run(
@@ -96,10 +98,12 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     parallel.on_process_zero(
         lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
     )
-    journal = Journal(pieces.workdir, global_step, jax.process_index() == 0)
+    first = jax.process_index() == 0
+    journal = Journal(pieces.workdir, global_step, logsnr_bins.EDGES, first)
     stack.push(journal.close)
+    defaults = defaults_of_changed(pieces.config)
     parallel.on_process_zero(
-        lambda: journal.start(provenance.of_start(pieces.config, global_step))
+        lambda: journal.start(provenance.of_start(defaults, global_step))
     )
     phase_end = PhaseEnd(
         pieces.workdir,
@@ -227,12 +231,12 @@ def _log(
     display: Display, journal: Journal, phase: Phase, interval: loop.Interval
 ) -> None:
     journal.metrics(
-        {
-            "global_step": phase.first_update + interval.step,
-            "phase": phase.number,
-            "num_steps": phase.num_steps,
+        MetricsRow(
+            global_step=phase.first_update + interval.step,
+            phase=phase.number,
+            num_steps=phase.num_steps,
             **interval._asdict(),
-        }
+        )
     )
     display.update(interval.step, interval.loss, interval.steps_per_second)
 

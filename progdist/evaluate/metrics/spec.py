@@ -10,8 +10,8 @@ from progdist.evaluate.metrics.moments import frechet_distance
 from progdist.evaluate.metrics.neighbours import precision_recall
 
 Metric = Literal["fd", "kid", "is", "pr"]
-Details = dict[str, Any]
-"""A value, under the key "value", and what has to be known beside it."""
+Value = tuple[float, dict[str, Any]]
+"""A value, and details of it by name."""
 
 
 class MetricSpec(NamedTuple):
@@ -29,7 +29,7 @@ class MetricSpec(NamedTuple):
     titles: tuple[str, ...]
     needs: Needs
     minimum: int
-    values: Callable[[Statistics, Statistics], list[Details]]
+    values: Callable[[Statistics, Statistics], list[Value]]
 
 
 def make_metric(name: Metric) -> MetricSpec:
@@ -60,26 +60,26 @@ def combined_needs(specs: Collection[MetricSpec]) -> Needs:
     )
 
 
-def _frechet(samples: Statistics, reference: Statistics) -> list[Details]:
-    return [{"value": frechet_distance(reference.moments, samples.moments)}]
+def _frechet(samples: Statistics, reference: Statistics) -> list[Value]:
+    return [(frechet_distance(reference.moments, samples.moments), {})]
 
 
-def _kernel(samples: Statistics, reference: Statistics) -> list[Details]:
+def _kernel(samples: Statistics, reference: Statistics) -> list[Value]:
     kid = kernel_distance(samples.vectors, reference.vectors)
     details = {"std": kid.std, "subsets": kid.subsets, "size": kid.size}
-    return [{"value": kid.mean, **details, **_counts(samples, reference)}]
+    return [(kid.mean, details | _counts(samples, reference))]
 
 
-def _inception_score(samples: Statistics, reference: Statistics) -> list[Details]:
+def _inception_score(samples: Statistics, reference: Statistics) -> list[Value]:
     mean, std = samples.score
-    return [{"value": mean, "std": std, "splits": scores.SPLITS}]
+    return [(mean, {"std": std, "splits": scores.SPLITS})]
 
 
-def _neighbours(samples: Statistics, reference: Statistics) -> list[Details]:
+def _neighbours(samples: Statistics, reference: Statistics) -> list[Value]:
     details = {"neighbours": neighbours.NEIGHBOURS, **_counts(samples, reference)}
     pair = precision_recall(samples.vectors, reference.vectors)
-    return [{"value": value, **details} for value in pair]
+    return [(value, details) for value in pair]
 
 
-def _counts(samples: Statistics, reference: Statistics) -> Details:
+def _counts(samples: Statistics, reference: Statistics) -> dict[str, int]:
     return {"kept": len(samples.vectors), "kept_reference": len(reference.vectors)}
