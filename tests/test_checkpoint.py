@@ -10,6 +10,7 @@ import pytest
 from progdist import checkpoint, parallel
 from progdist.checkpoint import CheckpointError, Checkpoints, digests, trees
 from progdist.diffusion import logsnr_bins
+from progdist.parallel import REPLICATED
 from progdist.trainer.state import (
     Progress,
     Snapshot,
@@ -94,7 +95,9 @@ def test_a_snapshot_comes_back_onto_another_number_of_devices(tmp_path):
     saved, store = snapshot(), Checkpoints(tmp_path, keep=1)
     save_one(store, 1, saved._replace(state=parallel.place(saved.state, meshes[0])))
     store.close()
-    shapes = parallel.replicated_shapes(snapshot(seed=5)[1:3], meshes[1])
+    template = snapshot(seed=5)[1:3]
+    specs = jax.tree.map(lambda _: REPLICATED, template)
+    shapes = parallel.placed_shapes(template, meshes[1], specs)
     _, restored, _ = restore(tmp_path, Snapshot(1, *shapes))
     assert_same(restored, saved)
     assert len(jax.tree.leaves(restored.state)[0].sharding.device_set) == 8
@@ -118,7 +121,11 @@ def test_saving_is_not_disturbed_by_the_next_update(tmp_path):
     store = Checkpoints(tmp_path, keep=1)
     mesh = parallel.make_mesh(jax.devices()[:1])
     add = parallel.pmap(
-        lambda tree: jax.tree.map(lambda x: x + 1, tree), mesh, (None,), None, (0,)
+        lambda tree: jax.tree.map(lambda x: x + 1, tree),
+        mesh,
+        (REPLICATED,),
+        REPLICATED,
+        donate_argnums=(0,),
     )
     big = {"w": jnp.zeros((2000, 2000))}
     state = init_state(big, make_optimizer(1.0, 0.0), keep_ema=False)
