@@ -1,3 +1,5 @@
+import hashlib
+import os
 import random
 import shutil
 
@@ -182,7 +184,7 @@ def test_the_digest_of_a_leaf_sees_a_bit_that_the_files_do_not_show(tmp_path):
     values = tree["state"]["params"]["Dense_0"]["kernel"].view(np.uint8)
     values.flat[5] ^= 4
     with pytest.raises(digests.DamageError, match="state/params/Dense_0/kernel"):
-        digests.check_content(where, tree, trees.content_on(card))
+        digests.check_digests(where, tree, trees.leaves_on(card))
 
 
 @pytest.mark.parametrize("damage", ["flip", "lose", "add", "empty", "other", "model"])
@@ -339,6 +341,22 @@ def test_a_damaged_model_is_refused(tmp_path):
         with pytest.raises(digests.DamageError):
             checkpoint.load_model(path, tiny.params())
         file.write_bytes(intact)
+
+
+def test_the_files_of_a_model_are_hashed_once_unless_they_change(tmp_path, monkeypatch):
+    path, hashed, digest = tmp_path / "m", [], hashlib.file_digest
+    checkpoint.save_model(path, tiny.params(1), {"num_steps": 4})
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda *a: hashed.append(a) or digest(*a)
+    )
+    checkpoint.check_model(path, tiny.params())
+    count = len(hashed)
+    assert count == len(files(path)) - 1  # all but the manifest
+    checkpoint.load_model(path, tiny.params())
+    assert len(hashed) == count
+    os.utime(files(path)[0], ns=(0, 1))
+    checkpoint.load_model(path, tiny.params())
+    assert len(hashed) == 2 * count
 
 
 def test_what_a_write_that_was_cut_short_leaves_is_cleared(tmp_path):
