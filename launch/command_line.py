@@ -1,10 +1,11 @@
-"""What the launchers share: flags, and one clear line for a mistake."""
+"""Flags and errors of the launchers; needs nothing but absl."""
 
-import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from absl import flags
+
+RESERVED = "distributed", "coordinator", "num_processes", "process_id"
 
 
 class UsageError(ValueError):
@@ -12,10 +13,10 @@ class UsageError(ValueError):
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str], about: str | None) -> None:
-    """Parses the command line; --help shows `about` and the flags, and ends.
+    """Parses the command line; --help prints `about` and the flags, and exits.
 
     Raises:
-      UsageError: if a flag is missing, unknown or wrong, or a word is left over.
+      UsageError: if a flag is unknown or wrong, or an argument is not a flag.
     """
     if {"--help", "-h"} & set(argv[1:]):
         print(f"{about}\n{values.get_help()}")
@@ -31,45 +32,41 @@ def parse(values: flags.FlagValues, argv: Sequence[str], about: str | None) -> N
         )
 
 
-def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns what stands before the first --, and what stands after it."""
-    words = list(argv)
-    at = words.index("--") if "--" in words else len(words)
-    return words[:at], words[at + 1 :]
-
-
-def value_of(name: str, arguments: Sequence[str]) -> str | None:
-    """Returns the last value of a flag among the arguments, if it is there."""
-    values = [a.partition("=")[2] for a in arguments if a.startswith(f"--{name}=")]
-    return values[-1] if values else None
-
-
-def check_arguments(arguments: Sequence[str], ours: Sequence[str]) -> None:
-    """Refuses arguments of progdist.main that a launcher cannot pass on.
+def parse_both(
+    values: flags.FlagValues,
+    argv: Sequence[str],
+    about: str | None,
+    reserved: Sequence[str] = RESERVED,
+) -> list[str]:
+    """Parses the launcher's flags and returns those of progdist.main, after --.
 
     Raises:
-      UsageError: if --config or --workdir is missing or of no use, or a flag is set by
-        the launcher.
+      UsageError: as `parse`; or if --config or --workdir is missing, the workdir is a
+        URL, or a flag is reserved for the launcher.
     """
+    at = argv.index("--") if "--" in argv else len(argv)
+    parse(values, argv[:at], about)
+    arguments = list(argv[at + 1 :])
     for name in ("config", "workdir"):
         if not value_of(name, arguments):
             raise UsageError(f"--{name}=... is missing after --")
-    if "://" in (value_of("workdir", arguments) or ""):
+    if "://" in value_of("workdir", arguments):
         raise UsageError("--workdir: must be a directory, mounted everywhere; no URL")
     for argument in arguments:
         name = argument.lstrip("-").partition("=")[0]
-        if argument.startswith("-") and name in ours:
+        if argument.startswith("-") and name in reserved:
             raise UsageError(f"{argument}: is set by the launcher")
+    return arguments
 
 
-def quoted(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Returns a command as a line for a shell."""
-    words = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
-    return " ".join([*words, shlex.join(command)])
+def value_of(name: str, arguments: Sequence[str]) -> str:
+    """Returns the last value of a flag among the arguments; empty if there is none."""
+    values = [a.partition("=")[2] for a in arguments if a.startswith(f"--{name}=")]
+    return values[-1] if values else ""
 
 
 def exit_with(main: Callable[[list[str]], int], argv: list[str]) -> None:
-    """Runs a launcher and ends with its code; a mistake is one line and code 2."""
+    """Runs a launcher and exits with its code; a usage error is one line and code 2."""
     try:
         sys.exit(main(argv))
     except UsageError as error:
