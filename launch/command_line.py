@@ -1,4 +1,4 @@
-"""Flags and errors of the launchers; needs nothing but absl."""
+"""Flags and usage errors of the launchers."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -12,41 +12,37 @@ class UsageError(ValueError):
     """A missing, unknown or wrong flag."""
 
 
-def parse(values: flags.FlagValues, argv: Sequence[str], about: str | None) -> None:
-    """Parses the command line; --help prints `about` and the flags, and exits.
+def parse(
+    values: flags.FlagValues,
+    argv: list[str],
+    about: str | None,
+    reserved: Sequence[str] = (),
+) -> list[str]:
+    """Parses a launcher's flags and returns those of progdist.main, after --.
+
+    The launcher itself passes the `reserved` flags to progdist.main; without them it
+    does not run it. --help prints `about` and the flags, and exits.
 
     Raises:
-      UsageError: if a flag is unknown or wrong, or an argument is not a flag.
+      UsageError: if a flag is missing, unknown, wrong or reserved.
     """
-    if {"--help", "-h"} & set(argv[1:]):
+    at = argv.index("--") if reserved and "--" in argv else len(argv)
+    if {"--help", "-h"} & set(argv[1:at]):
         print(f"{about}\n{values.get_help()}")
         sys.exit(0)
     try:
-        rest = values(argv)
+        rest = values(argv[:at])
     except flags.Error as error:
         raise UsageError(str(error).strip().splitlines()[-1].strip()) from None
     if len(rest) > 1:
-        raise UsageError(
-            f"{rest[1]!r} is not a flag; flags are --name=value, and those of "
-            "progdist.main come after --"
-        )
+        rule = "flags are --name=value, and those of progdist.main come after --"
+        raise UsageError(f"{rest[1]!r} is not a flag; {rule}")
+    if reserved:
+        _check_arguments(argv[at + 1 :], reserved)
+    return argv[at + 1 :]
 
 
-def parse_both(
-    values: flags.FlagValues,
-    argv: Sequence[str],
-    about: str | None,
-    reserved: Sequence[str] = RESERVED,
-) -> list[str]:
-    """Parses the launcher's flags and returns those of progdist.main, after --.
-
-    Raises:
-      UsageError: as `parse`; or if --config or --workdir is missing, the workdir is a
-        URL, or a flag is reserved for the launcher.
-    """
-    at = argv.index("--") if "--" in argv else len(argv)
-    parse(values, argv[:at], about)
-    arguments = list(argv[at + 1 :])
+def _check_arguments(arguments: Sequence[str], reserved: Sequence[str]) -> None:
     for name in ("config", "workdir"):
         if not value_of(name, arguments):
             raise UsageError(f"--{name}=... is missing after --")
@@ -56,11 +52,10 @@ def parse_both(
         name = argument.lstrip("-").partition("=")[0]
         if argument.startswith("-") and name in reserved:
             raise UsageError(f"{argument}: is set by the launcher")
-    return arguments
 
 
 def value_of(name: str, arguments: Sequence[str]) -> str:
-    """Returns the last value of a flag among the arguments; empty if there is none."""
+    """Returns the last value of a flag among the arguments, or an empty string."""
     values = [a.partition("=")[2] for a in arguments if a.startswith(f"--{name}=")]
     return values[-1] if values else ""
 

@@ -3,13 +3,10 @@
   python -m launch.jobset --name=my-run --image=REGISTRY/progdist:tpu --claim=my-claim
     --kind=tpu --accelerator=tpu-v4-podslice --topology=2x2x4
     -- --config=configs/X.py --workdir=/workdir/my-run
-  python -m launch.jobset --name=my-run --image=REGISTRY/progdist:cuda --claim=my-claim
-    --kind=gpu --accelerator=nvidia-h100-80gb --nodes=2
-    -- --config=configs/X.py --workdir=/workdir/my-run
 
-Arguments after -- go to progdist.main. --claim is a PersistentVolumeClaim that all
-nodes can write to (ReadWriteMany); it is mounted at /workdir. --dry_run prints the
-manifest instead of applying it.
+On GPUs, --kind=gpu --accelerator=nvidia-h100-80gb --nodes=2. Arguments after -- go to
+progdist.main. --claim is a PersistentVolumeClaim that all nodes can write to
+(ReadWriteMany), mounted at /workdir.
 """
 
 import json
@@ -37,35 +34,33 @@ _TEXTS = {
     "image": ("Image of the trainer.", r"\w[\w./:@-]*", "REGISTRY/progdist:tpu"),
     "claim": ("PersistentVolumeClaim of the workdir.", _WORD, "my-claim"),
     "namespace": ("Namespace of the JobSet.", _WORD, "default"),
-    "accelerator": (
-        *("Accelerator, as GKE labels its nodes.", _WORD),
-        "tpu-v4-podslice or nvidia-h100-80gb",
-    ),
+    "accelerator": ("GKE's node label.", _WORD, "tpu-v4-podslice or nvidia-h100-80gb"),
     "topology": ("TPU: chips of a slice.", r"[1-9]\d*(x[1-9]\d*){1,2}", "2x2x4"),
 }
 
 FLAGS = flags.FlagValues()
-for _name, (_help, _, _example) in _TEXTS.items():
-    _default = "default" if _name == "namespace" else ""
-    flags.DEFINE_string(
-        _name, _default, f"{_help} Example: {_example}.", flag_values=FLAGS
-    )
+_string = partial(flags.DEFINE_string, flag_values=FLAGS)
 _integer = partial(flags.DEFINE_integer, flag_values=FLAGS)
-_bool = partial(flags.DEFINE_bool, flag_values=FLAGS)
+for _name, (_help, _, _example) in _TEXTS.items():
+    _string(_name, "", f"{_help} Example: {_example}.")
+FLAGS.set_default("namespace", "default")
 flags.DEFINE_enum("kind", "tpu", ["tpu", "gpu"], "Kind of nodes.", flag_values=FLAGS)
 _integer("slices", 1, "TPU: number of slices.", 1)
 _integer("nodes", 2, "GPU: number of nodes.", 1)
 _integer("per_node", 0, "Chips or GPUs of a node; 0 for 4 chips or 8 GPUs.", 0)
 _integer("restarts", 100, "Maximum number of restarts, preemptions included.", 0)
 _integer("user", 1000, "User ID in the container.", 0)
-_bool("spot", False, "Use spot nodes.")
-_bool("dry_run", False, "Only print the manifest.")
+flags.DEFINE_bool("spot", False, "Use spot nodes.", flag_values=FLAGS)
+flags.DEFINE_bool("dry_run", False, "Only print the manifest.", flag_values=FLAGS)
 
 
 def main(argv: list[str]) -> int:
     """Prints the manifest or passes it to kubectl; returns the exit code."""
-    arguments = command_line.parse_both(FLAGS, argv, __doc__)
-    _check_texts()
+    arguments = command_line.parse(FLAGS, argv, __doc__, command_line.RESERVED)
+    for name, (_, pattern, example) in _TEXTS.items():
+        is_used = name != "topology" or FLAGS.kind == "tpu"
+        if is_used and not re.fullmatch(pattern, FLAGS[name].value or "", re.ASCII):
+            raise UsageError(f"--{name}={FLAGS[name].value}: must look like {example}")
     workdir = command_line.value_of("workdir", arguments)
     if not re.match(r"/workdir/[^/]", workdir):
         raise UsageError(f"--workdir={workdir}: must be below /workdir, the claim")
@@ -78,11 +73,7 @@ def main(argv: list[str]) -> int:
 
 
 def render(arguments: Sequence[str]) -> str:
-    """Returns the manifest of the flags, for these arguments of progdist.main.
-
-    Raises:
-      UsageError: if the topology does not fit the nodes.
-    """
+    """Returns the manifest of the flags, for these arguments of progdist.main."""
     nodes, per_node = _num_nodes_and_devices()
     # Kubernetes replaces $(NAME) in arguments; $$ stands for one $.
     escaped = [argument.replace("$", "$$") for argument in arguments]
@@ -104,19 +95,9 @@ def _num_nodes_and_devices() -> tuple[int, int]:
     chips = math.prod(map(int, FLAGS.topology.split("x")))
     per_node = FLAGS.per_node or min(4, chips)
     if chips % per_node:
-        raise UsageError(
-            f"--topology={FLAGS.topology}: its {chips} chips are not a multiple of "
-            f"--per_node={per_node}"
-        )
+        shape = f"--topology={FLAGS.topology}: its {chips} chips"
+        raise UsageError(f"{shape} are not a multiple of --per_node={per_node}")
     return chips // per_node, per_node
-
-
-def _check_texts() -> None:
-    for name, (_, pattern, example) in _TEXTS.items():
-        is_used = name != "topology" or FLAGS.kind == "tpu"
-        value = str(FLAGS[name].value)
-        if is_used and not re.fullmatch(pattern, value, re.ASCII):
-            raise UsageError(f"--{name}={value}: must look like {example}")
 
 
 if __name__ == "__main__":

@@ -210,7 +210,7 @@ def test_a_lost_process_starts_all_again(place, start):
     do = "sys.exit(0 if times else 5)|0 if times else lose()"
     code, _, err = finish(start("--restart=2", do=do))
     assert code == 0
-    assert err.count("restarting all processes") == 1
+    assert err.count("launch: restarting") == 1
     assert len([line for line in diary(place) if "started" in line]) == 4
 
 

@@ -51,11 +51,14 @@ def test_the_commands_of_the_page_are_right(command):
 
 
 @pytest.mark.parametrize("command", ["launch/tpu_vm.sh", "launch/slurm.sh"])
-def test_help_is_the_scripts_own_head(command):
-    done = subprocess.run([command, "--help"], cwd=ROOT, capture_output=True, text=True)
+def test_help_is_a_section_of_the_page(command):
+    done = subprocess.run(
+        [command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=20
+    )
     assert done.returncode == 0
     assert f"{command} " in done.stdout
-    assert "set -euo" not in done.stdout
+    assert done.stdout in PAGE
+    assert re.findall("^## ", done.stdout, re.MULTILINE) == ["## "]
 
 
 def test_the_image_takes_what_it_copies():

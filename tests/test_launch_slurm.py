@@ -111,7 +111,7 @@ def test_a_loss_or_the_time_limit_puts_the_job_back_and_a_mistake_does_not(
 def test_the_restarts_have_an_end(tmp_path):
     limits = {"MAX_RESTARTS": "2", "SLURM_RESTART_COUNT": "2"}
     job = start_batch(tmp_path, "sys.exit(5)", **limits)
-    assert "not put back after 2 restarts" in job.communicate(timeout=20)[0]
+    assert "not requeued after 2 restarts" in job.communicate(timeout=20)[0]
     assert [name for name, *_ in fake_commands.calls(tmp_path)] == ["srun"]
 
 

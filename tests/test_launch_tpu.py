@@ -307,7 +307,7 @@ def test_watch_goes_on_after_a_preemption(watch, place):
 def test_watch_gives_up(states, message, watch):
     code, done, errors = watch(tpu_vm=states)
     assert (code, done) == (1, [])
-    assert f"launch: given up: {message}" in errors
+    assert f"launch: giving up: {message}" in errors
 
 
 @pytest.mark.parametrize(
