@@ -19,14 +19,10 @@ from progdist.report import watch as watching
 from progdist.report.__main__ import main
 from tests.faults import command
 from tests.test_journal import row
-from tests.waiting import wait_until
+from tests.waiting import text_of as text, wait_until
 
 ROOT = Path(__file__).parents[1]
 RELOADS = '<meta http-equiv="refresh" content="1">'
-
-
-def text(path):
-    return path.read_text() if path.exists() else ""
 
 
 def begun(workdir):
@@ -253,7 +249,7 @@ def test_it_follows_a_run_in_another_process(tmp_path):
     finally:
         for process in (watcher, run):
             process.kill()
-            process.wait()
+            process.wait(timeout=60)
     assert watcher.returncode == 0
     assert error in ("", f"progdist: waiting for {workdir}\n")  # the run may be first
     assert out.strip() == str(page)
