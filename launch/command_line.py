@@ -20,11 +20,8 @@ def parse(
 ) -> list[str]:
     """Parses a launcher's flags and returns those of progdist.main, after --.
 
-    The launcher itself passes the `reserved` flags to progdist.main; without them it
-    does not run it. --help prints `about` and the flags, and exits.
-
-    Raises:
-      UsageError: if a flag is missing, unknown, wrong or reserved.
+    --help prints `about` and the flags, and exits. The launcher itself passes the
+    `reserved` flags to progdist.main; one without any does not run it.
     """
     at = argv.index("--") if reserved and "--" in argv else len(argv)
     if {"--help", "-h"} & set(argv[1:at]):
@@ -49,8 +46,7 @@ def _check_arguments(arguments: Sequence[str], reserved: Sequence[str]) -> None:
     if "://" in value_of("workdir", arguments):
         raise UsageError("--workdir: must be a directory, mounted everywhere; no URL")
     for argument in arguments:
-        name = argument.lstrip("-").partition("=")[0]
-        if argument.startswith("-") and name in reserved:
+        if argument.startswith("-") and argument.strip("-").split("=")[0] in reserved:
             raise UsageError(f"{argument}: is set by the launcher")
 
 

@@ -1,18 +1,16 @@
 # shellcheck shell=bash
 # Functions of the launchers in shell; to be sourced.
 
-dry_run=''
-arguments=()
+dry_run='' arguments=()
 
-# Prints an error in one line and exits with code 2.
-fail() {
-  echo "launch: $*" >&2
-  exit 2
+# Prints an error in one line and exits with code 2, or another.
+fail() { # MESSAGE [CODE]
+  echo "launch: $1" >&2
+  exit "${2:-2}"
 }
 
-# read_flags FLAGS WORDS...: sets the variable of each flag; FLAGS are `name=` with a
-# value, `name` without. Words after -- become the arguments.
-read_flags() {
+# Sets the variable of each flag, and the arguments from the words after --.
+read_flags() { # 'NAME_OF_A_SWITCH NAME_OF_A_FLAG_WITH_A_VALUE=...' WORDS...
   local flags=" $1 " flag value
   while shift && (($#)); do
     flag=${1#--} value=true
@@ -43,19 +41,16 @@ quote() {
 }
 
 # Runs a command; in a dry run prints it instead.
-execute() {
-  if [[ $dry_run ]]; then quote "$@"; else "$@"; fi
-}
+execute() { if [[ $dry_run ]]; then quote "$@"; else "$@"; fi; }
 
-# check FLAG PATTERN EXAMPLE: fails if the pattern does not match the flag's value.
-check() {
+# Fails if the pattern does not match the flag's value.
+check() { # FLAG PATTERN EXAMPLE
   local value=${!1}
   [[ $value =~ ^($2)$ ]] || fail "--$1=$value: must look like $3"
 }
 
-# check_arguments ROOT RULE: fails on arguments of progdist.main that cannot work on
-# several machines, or a workdir that is not below the root.
-check_arguments() {
+# Fails on arguments of progdist.main that cannot work on several machines.
+check_arguments() { # ROOT_OF_THE_WORKDIR RULE
   local argument config='' workdir=''
   for argument in "${arguments[@]}"; do
     case $argument in

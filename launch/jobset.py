@@ -5,8 +5,7 @@
     -- --config=configs/X.py --workdir=/workdir/my-run
 
 On GPUs, --kind=gpu --accelerator=nvidia-h100-80gb --nodes=2. Arguments after -- go to
-progdist.main. --claim is a PersistentVolumeClaim that all nodes can write to
-(ReadWriteMany), mounted at /workdir.
+progdist.main. The claim (ReadWriteMany) is mounted at /workdir.
 """
 
 import json
@@ -39,10 +38,9 @@ _TEXTS = {
 }
 
 FLAGS = flags.FlagValues()
-_string = partial(flags.DEFINE_string, flag_values=FLAGS)
 _integer = partial(flags.DEFINE_integer, flag_values=FLAGS)
 for _name, (_help, _, _example) in _TEXTS.items():
-    _string(_name, "", f"{_help} Example: {_example}.")
+    flags.DEFINE_string(_name, "", f"{_help} Like {_example}.", flag_values=FLAGS)
 FLAGS.set_default("namespace", "default")
 flags.DEFINE_enum("kind", "tpu", ["tpu", "gpu"], "Kind of nodes.", flag_values=FLAGS)
 _integer("slices", 1, "TPU: number of slices.", 1)

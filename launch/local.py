@@ -2,10 +2,8 @@
 
   python -m launch.local --num_processes=2 -- --config=configs/digits.py --workdir=W
 
-Arguments after -- go to progdist.main. Process 0 has the terminal; the output of the
-others goes to standard error, with the rank in front of each line. Every process gets
-SIGTERM and Ctrl-C once, saves and exits; a second signal kills them all. The exit code
-is that of the process that failed by itself, rather than of those that lost it.
+Arguments after -- go to progdist.main; launch/README.md says what signals, failures and
+restarts do.
 """
 
 import math
@@ -37,8 +35,8 @@ _float("grace_seconds", 30, "Time to exit after a signal, or a failure elsewhere
 flags.DEFINE_bool("dry_run", False, "Only print the commands.", flag_values=FLAGS)
 
 _TICK_SECONDS = 0.1
-# Exit codes of progdist.main: bad input, diverged and not written come first, the
-# consequences of losing another process (5, and SIGABRT from JAX) last.
+# Of exit codes: bad input, diverged, not written; any other; the consequences of losing
+# another process (5, and SIGABRT from JAX).
 _PRIORITIES = {2: 0, 3: 0, 4: 0, 5: 2, 128 + signal.SIGABRT: 2}
 
 
@@ -97,20 +95,17 @@ def make_commands(arguments: Sequence[str]) -> list[list[str]]:
 
 def _make_prefix(rank: int, num_processes: int, num_gpus: int) -> list[str]:
     """Returns the commands that set up a process: devices, label, life and cores."""
-    gpus = _join(range(rank * num_gpus, (rank + 1) * num_gpus))
+    gpus = ",".join(map(str, range(rank * num_gpus, (rank + 1) * num_gpus)))
     # Two processes cannot share a GPU: each takes most of its memory.
     words = ["env", f"CUDA_VISIBLE_DEVICES={gpus}" if gpus else "JAX_PLATFORMS=cpu"]
     if rank:
         label = f'exec "$@" > >(exec sed -u "s/^/[{rank}] /" >&2) 2>&1'
         words += ["bash", "-c", label, "launch"]
     if shutil.which("setpriv") and shutil.which("taskset"):  # on Linux
-        cores = _join(share(sorted(os.sched_getaffinity(0)), rank, num_processes))
-        words += ["setpriv", "--pdeathsig=KILL", "taskset", "--cpu-list", cores]
+        cores = share(sorted(os.sched_getaffinity(0)), rank, num_processes)
+        words += ["setpriv", "--pdeathsig=KILL"]
+        words += ["taskset", "--cpu-list", ",".join(map(str, cores))]
     return words
-
-
-def _join(numbers: Sequence[int]) -> str:
-    return ",".join(map(str, numbers))
 
 
 def share(cores: Sequence[int], rank: int, num_processes: int) -> Sequence[int]:
@@ -122,8 +117,7 @@ def share(cores: Sequence[int], rank: int, num_processes: int) -> Sequence[int]:
 
 def free_port() -> int:
     """Returns a free port of the loopback interface."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
 
@@ -160,8 +154,7 @@ def attend(
 def verdict(ends: Sequence[End]) -> int:
     """Returns the exit code of the process that caused the others to end.
 
-    That is the lowest rank that met bad input, diverged or could not write; else the
-    first that failed for another reason than losing a process; else the first to fail.
+    Among equals that is the lowest rank if it is definite, else the first to end.
     """
 
     def key(end: End) -> tuple[bool, int, int]:

@@ -4,9 +4,7 @@
   python -m launch.notebooks --repository=OWNER/NAME
 
 The second form runs nothing: it writes the address of a published copy on GitHub into
-the notebooks, and Colab's badges into them and README.md. The kernel is this Python
-(pip install 'progdist[test]'), at the top of the checkout. A notebook is written only
-if all of its cells ran.
+the notebooks, and Colab's badges into them and README.md.
 """
 
 import copy
@@ -73,10 +71,8 @@ def notebook_path(name: str) -> Path:
 def execute(notebook: NotebookNode, cell_seconds: int = 3600) -> NotebookNode:
     """Returns a copy of the notebook with the outputs of all its cells, run in order.
 
-    The kernel accepts no connection but from this process, and reads no user settings.
-
-    Raises:
-      CellExecutionError, CellTimeoutError: if a cell fails, or takes longer.
+    The kernel is this Python at the top of the checkout; it accepts no connection but
+    from this process, and reads no user settings.
     """
     notebook = copy.deepcopy(notebook)
     with tempfile.TemporaryDirectory(prefix="notebook") as private:
@@ -121,10 +117,8 @@ def address(notebook: NotebookNode, name: str, repository: str) -> None:
 
 def with_badges(page: str, repository: str) -> str:
     """Returns the page with Colab's badge after each link to a notebook."""
-    link = rf"\]\(launch/(\w+)\.ipynb\)( {BADGE})?"
-    return re.sub(
-        link, lambda m: f"](launch/{m[1]}.ipynb) {_badge(m[1], repository)}", page
-    )
+    link, badge = rf"\]\(launch/(\w+)\.ipynb\)( {BADGE})?", _badge(r"\1", repository)
+    return re.sub(link, rf"](launch/\1.ipynb) {badge}", page)
 
 
 def _badge(name: str, repository: str) -> str:

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Runs the trainer on a worker of a TPU slice, for launch/tpu_vm.sh.
-#
+# Runs the trainer on a worker of a TPU slice, for launch/tpu_vm.sh: COMMAND WORDS...
 # The trainer outlives the connection that starts it. ~/.progdist has its log, its exit
 # code, and a lock that it holds as long as it lives.
 set -euo pipefail
@@ -50,15 +49,10 @@ attend() {
 is_running() { [[ -e $record/lock ]] && ! flock --nonblock "$record/lock" true; }
 
 state() { # prints running, idle, absent, or ended CODE
-  local state=idle
-  if is_running; then
-    state=running
-  elif [[ ! -e .venv/complete ]]; then
-    state=absent
-  elif [[ -e $record/code ]]; then
-    state="ended $(<"$record/code")"
-  fi
-  echo "progdist: $state"
+  if is_running; then echo 'progdist: running'
+  elif [[ ! -e .venv/complete ]]; then echo 'progdist: absent'
+  elif [[ -e $record/code ]]; then echo "progdist: ended $(<"$record/code")"
+  else echo 'progdist: idle'; fi
 }
 
 stop() { # the trainer saves and exits with 143
@@ -66,7 +60,4 @@ stop() { # the trainer saves and exits with 143
   kill -TERM "$(<"$record/pid")"
 }
 
-case ${1:-} in
-  install | start | state | stop | attend) "$@" ;;
-  *) fail "${1:-nothing}: is not one of install, start, state, stop" ;;
-esac
+"$@"
