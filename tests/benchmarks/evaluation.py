@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
     print(f"evaluation / (drawing + features): {wall:.3f}, in CPU time {cpu:.3f}")
     for num in (MANY, 4 * MANY):
         command = [sys.executable, "-m", "tests.benchmarks.evaluation", name, str(num)]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, timeout=3600)
 
 
 def show_memory(name: str, num: int) -> None:
