@@ -13,7 +13,7 @@ from progdist.checkpoint import trees
 from progdist.data import batch_at, open_source
 from progdist.model import init_params
 from progdist.trainer import loop, run
-from progdist.trainer.phase_end import Results
+from progdist.trainer.phase_end import PhaseEnd
 from tests import tiny
 
 SEED, UPDATES, BATCH = 3, 4, 16
@@ -64,8 +64,8 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preflight, "make_model", lambda _: MODEL)
         patch.setattr(loop, "run", spy)
-        patch.setattr(Results, "add", add)
-        patch.setattr(Results, "conclude", lambda *_: None)
+        patch.setattr(PhaseEnd, "add", add)
+        patch.setattr(PhaseEnd, "conclude", lambda *_: None)
         run.run(config_of_run(), workdir)
     return seen
 
