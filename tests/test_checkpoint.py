@@ -1,3 +1,5 @@
+import hashlib
+import os
 import random
 import shutil
 
@@ -10,6 +12,7 @@ import pytest
 from progdist import checkpoint, parallel
 from progdist.checkpoint import CheckpointError, Checkpoints, digests, trees
 from progdist.diffusion import logsnr_bins
+from progdist.parallel import REPLICATED
 from progdist.trainer.state import (
     Progress,
     Snapshot,
@@ -94,7 +97,9 @@ def test_a_snapshot_comes_back_onto_another_number_of_devices(tmp_path):
     saved, store = snapshot(), Checkpoints(tmp_path, keep=1)
     save_one(store, 1, saved._replace(state=parallel.place(saved.state, meshes[0])))
     store.close()
-    shapes = parallel.replicated_shapes(snapshot(seed=5)[1:3], meshes[1])
+    template = snapshot(seed=5)[1:3]
+    specs = jax.tree.map(lambda _: REPLICATED, template)
+    shapes = parallel.placed_shapes(template, meshes[1], specs)
     _, restored, _ = restore(tmp_path, Snapshot(1, *shapes))
     assert_same(restored, saved)
     assert len(jax.tree.leaves(restored.state)[0].sharding.device_set) == 8
@@ -118,7 +123,11 @@ def test_saving_is_not_disturbed_by_the_next_update(tmp_path):
     store = Checkpoints(tmp_path, keep=1)
     mesh = parallel.make_mesh(jax.devices()[:1])
     add = parallel.pmap(
-        lambda tree: jax.tree.map(lambda x: x + 1, tree), mesh, (None,), None, (0,)
+        lambda tree: jax.tree.map(lambda x: x + 1, tree),
+        mesh,
+        (REPLICATED,),
+        REPLICATED,
+        donate_argnums=(0,),
     )
     big = {"w": jnp.zeros((2000, 2000))}
     state = init_state(big, make_optimizer(1.0, 0.0), keep_ema=False)
@@ -175,7 +184,7 @@ def test_the_digest_of_a_leaf_sees_a_bit_that_the_files_do_not_show(tmp_path):
     values = tree["state"]["params"]["Dense_0"]["kernel"].view(np.uint8)
     values.flat[5] ^= 4
     with pytest.raises(digests.DamageError, match="state/params/Dense_0/kernel"):
-        digests.check_content(where, tree, trees.content_on(card))
+        digests.check_digests(where, tree, trees.leaves_on(card))
 
 
 @pytest.mark.parametrize("damage", ["flip", "lose", "add", "empty", "other", "model"])
@@ -332,6 +341,22 @@ def test_a_damaged_model_is_refused(tmp_path):
         with pytest.raises(digests.DamageError):
             checkpoint.load_model(path, tiny.params())
         file.write_bytes(intact)
+
+
+def test_the_files_of_a_model_are_hashed_once_unless_they_change(tmp_path, monkeypatch):
+    path, hashed, digest = tmp_path / "m", [], hashlib.file_digest
+    checkpoint.save_model(path, tiny.params(1), {"num_steps": 4})
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda *a: hashed.append(a) or digest(*a)
+    )
+    checkpoint.check_model(path, tiny.params())
+    count = len(hashed)
+    assert count == len(files(path)) - 1  # all but the manifest
+    checkpoint.load_model(path, tiny.params())
+    assert len(hashed) == count
+    os.utime(files(path)[0], ns=(0, 1))
+    checkpoint.load_model(path, tiny.params())
+    assert len(hashed) == 2 * count
 
 
 def test_what_a_write_that_was_cut_short_leaves_is_cleared(tmp_path):

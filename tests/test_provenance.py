@@ -34,7 +34,9 @@ def test_only_what_differs_has_its_default_noted():
 def git(folder, *words):
     who = ("-c", "user.name=a", "-c", "user.email=a@b")
     command = ["git", "-C", str(folder), *who, *words]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=60
+    )
     return done.stdout.strip()
 
 

@@ -125,7 +125,7 @@ def test_the_command_that_measures_finds_the_runs_rows_and_comes_to_the_same(
     of_the_run = rows(workdir, "eval.jsonl")
     flags = ["", f"--workdir={workdir}", "--round=0,1", "--num_steps=2"]
     importlib.reload(evaluate).main(flags)
-    assert capsys.readouterr().out.count("is there already") == 2
+    assert capsys.readouterr().out.count("already evaluated") == 2
     assert rows(workdir, "eval.jsonl") == of_the_run
     (workdir / "eval.jsonl").unlink()
     importlib.reload(evaluate).main(flags)

@@ -1,9 +1,9 @@
-"""What is kept on disk, by Orbax, with the SHA-256 of its content.
+"""Snapshots and models on disk, by Orbax, with SHA-256 digests.
 
 workdir/checkpoints/<global step>: the newest snapshots of the run, to resume from. The
   data need no more than the step: a batch is a function of seed and step.
 workdir/models/phase_03_steps_4: the model of each finished phase, for ever, with a
-  card that says what it is.
+  card that describes it.
 """
 
 from progdist.checkpoint.digests import (

@@ -1,12 +1,13 @@
-"""What a tree of arrays holds, as shapes, dtypes and SHA-256, and what files hold.
+"""SHA-256 digests of trees of arrays, and of files.
 
-The leaves' digests say that what was restored is what was saved. Those of the files
-find damage without reading the arrays, in parts that no array depends on too.
+The digests of a tree's leaves prove that what is restored is what was saved. Those of
+the files find damage without reading the arrays, also in parts that no array needs.
 """
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,18 +27,18 @@ class CheckpointError(InputError):
 
 
 class DamageError(CheckpointError):
-    """What is on disk is not what was written."""
+    """A checkpoint or model differs from what was written."""
 
 
 class Leaf(NamedTuple):
-    """What one array is; sha256 is "" where only its form is known."""
+    """Shape, dtype and digest of an array."""
 
     shape: tuple[int, ...]
     dtype: str
-    sha256: str = ""
+    sha256: str
 
 
-Content = dict[str, Leaf]
+Leaves = dict[str, Leaf]
 
 
 def leaves_of(tree: Any) -> dict[str, Any]:
@@ -46,59 +47,56 @@ def leaves_of(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in flat}
 
 
-def form_of(tree: Any) -> Content:
-    """Returns shapes and dtypes; the leaves may be arrays or stand for them."""
-    return {
-        name: Leaf(tuple(leaf.shape), str(leaf.dtype))
-        for name, leaf in leaves_of(tree).items()
-    }
-
-
-def content_of(tree: Any) -> Content:
-    """Returns shapes, dtypes and digests, computed by as many threads as pay."""
-    leaves = leaves_of(tree)
+def digests_of(tree: Any) -> Leaves:
+    """Returns shapes, dtypes and digests; several threads compute these."""
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter
-        digests = pool.map(_digest, leaves.values())
-        return {
-            name: Leaf(tuple(leaf.shape), str(leaf.dtype), digest)
-            for (name, leaf), digest in zip(leaves.items(), digests, strict=True)
-        }
+        leaves = pool.map(_leaf, leaves_of(tree).values())
+        return dict(zip(leaves_of(tree), leaves, strict=True))
 
 
-def content_from_json(rows: Mapping[str, Any]) -> Content:
-    """Reads what `json` made of a content."""
-    return {name: Leaf(tuple(row[0]), row[1], row[2]) for name, row in rows.items()}
+def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Returns the first name under which two mappings differ; None if they agree."""
+    names = sorted(one.keys() | other.keys())
+    return next((name for name in names if one.get(name) != other.get(name)), None)
 
 
-def check_form(where: Path, found: Content, wanted: Content) -> None:
-    """Refuses arrays of another network, naming the first leaf that differs."""
-    for name in sorted(found.keys() | wanted.keys()):
-        theirs, ours = found.get(name), wanted.get(name)
-        if theirs is None or ours is None or theirs[:2] != ours[:2]:
-            raise CheckpointError(
-                f"{where}: {name} is {_form(theirs)}, the configuration has "
-                f"{_form(ours)}"
-            )
+def check_shapes(where: Path, saved: Leaves, expected: Any) -> None:
+    """Refuses arrays of another network, naming the first leaf that differs.
+
+    Args:
+      where: of the arrays, for the message.
+      saved: what was saved.
+      expected: a tree of arrays, or of their shapes and dtypes.
+    """
+    theirs, ours = (
+        {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
+        for leaves in (saved, leaves_of(expected))
+    )
+    name = first_difference(theirs, ours)
+    if name is not None:
+        raise CheckpointError(
+            f"{where}: {name} is {theirs.get(name, 'none')}, the configuration has "
+            f"{ours.get(name, 'none')}"
+        )
 
 
-def check_content(where: Path, tree: Any, wanted: Content) -> None:
-    """Refuses restored arrays that are not what was saved, naming the first."""
-    found = content_of(tree)
-    for name, leaf in wanted.items():
-        if found.get(name) != leaf:
-            raise DamageError(f"{where}: the content of {name} is not what was saved")
+def check_digests(where: Path, tree: Any, saved: Leaves) -> None:
+    """Refuses restored arrays that differ from the saved ones, naming the first."""
+    name = first_difference(saved, digests_of(tree))
+    if name is not None:
+        raise DamageError(f"{where}: the content of {name} is not what was saved")
 
 
 def fingerprint_of(tree: Any) -> str:
     """Returns one SHA-256 of all names, shapes, dtypes and values."""
-    return combined(content_of(tree))
+    return combined(digests_of(tree))
 
 
-def combined(content: Content, under: str = "") -> str:
+def combined(leaves: Leaves, under: str = "") -> str:
     """Returns one SHA-256 of the leaves under a name, all by default; "" if none."""
     rows = sorted(
         (name.removeprefix(under + "/"), *leaf)
-        for name, leaf in content.items()
+        for name, leaf in leaves.items()
         if not under or name.startswith(under + "/")
     )
     return seal(rows) if rows else ""
@@ -111,12 +109,10 @@ def seal(value: Any) -> str:
 
 def write_manifest(directory: Path) -> None:
     """Writes the digests of all files under a directory, and one of themselves."""
-    lines = [
-        f"{digest}  {name}" for name, digest in sorted(_file_digests(directory).items())
-    ]
-    body = "".join(line + "\n" for line in lines)
-    seal_line = f"{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}\n"
-    write_bytes(directory / _MANIFEST, (seal_line + body).encode())
+    rows = sorted(_file_digests(directory).items())
+    body = "".join(f"{digest}  {name}\n" for name, digest in rows).encode()
+    seal_line = f"{_SEAL}{hashlib.sha256(body).hexdigest()}\n".encode()
+    write_bytes(directory / _MANIFEST, seal_line + body)
 
 
 def has_manifest(directory: Path) -> bool:
@@ -125,43 +121,56 @@ def has_manifest(directory: Path) -> bool:
 
 
 def check_manifest(directory: Path) -> None:
-    """Refuses a directory that is not as its manifest says; one without passes.
+    """Refuses a directory that differs from its manifest; one without passes.
+
+    Files are read once, and again when one of them changes.
 
     Raises:
       DamageError: naming the first file that was changed, lost or added.
     """
+    if has_manifest(directory):
+        _check_manifest(directory, tuple(map(_stamp, _files(directory))))
+
+
+@functools.lru_cache(maxsize=8)  # holds no failure: an exception is not a result
+def _check_manifest(directory: Path, stamps: tuple[Any, ...]) -> None:
     path = directory / _MANIFEST
-    try:
-        seal_line, _, body = path.read_bytes().partition(b"\n")
-    except FileNotFoundError:
-        return
+    seal_line, _, body = path.read_bytes().partition(b"\n")
     if seal_line != (_SEAL + hashlib.sha256(body).hexdigest()).encode():
         raise DamageError(f"{path}: damaged")
     rows = (line.split("  ", 1) for line in body.decode().splitlines())
-    wanted = {name: digest for digest, name in rows}
-    found = _file_digests(directory)
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            raise DamageError(f"{directory / name}: {_damage(name, found, wanted)}")
+    saved = {name: digest for digest, name in rows}
+    present = _file_digests(directory)
+    name = first_difference(saved, present)
+    if name is not None:
+        raise DamageError(f"{directory / name}: {_damage(name, present, saved)}")
 
 
-def _digest(leaf: Any) -> str:
+def _stamp(path: Path) -> tuple[Path, int, int, int]:
+    """Changes when the file does."""
+    status = path.stat()
+    return path, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _leaf(leaf: Any) -> Leaf:
     values: Any = np.ascontiguousarray(np.asarray(leaf)).reshape(-1).view(np.uint8)
-    return hashlib.sha256(values).hexdigest()
+    digest = hashlib.sha256(values).hexdigest()
+    return Leaf(tuple(leaf.shape), str(leaf.dtype), digest)
 
 
 def _file_digests(directory: Path) -> dict[str, str]:
-    names = sorted(
-        str(path.relative_to(directory)) for path in _files(directory.rglob("*"))
-    )
+    """Returns the digest of each file but the manifest, by its relative path."""
+    paths = [path for path in _files(directory) if path.name != _MANIFEST]
     with ThreadPoolExecutor() as pool:
-        digests = pool.map(lambda name: _file_digest(directory / name), names)
-        return dict(zip(names, digests, strict=True))
+        names = (str(path.relative_to(directory)) for path in paths)
+        return dict(zip(names, pool.map(_file_digest, paths), strict=True))
 
 
-def _files(paths: Iterable[Path]) -> Iterable[Path]:
-    ours = _MANIFEST, _MANIFEST + ".part"
-    return (path for path in paths if path.is_file() and path.name not in ours)
+def _files(directory: Path) -> list[Path]:
+    # The manifest's own part, left by a write that was cut short, is hidden.
+    part = f".{_MANIFEST}."
+    paths = (path for path in directory.rglob("*") if path.is_file())
+    return sorted(path for path in paths if not path.name.startswith(part))
 
 
 def _file_digest(path: Path) -> str:
@@ -169,11 +178,7 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _damage(name: str, found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
-    if name not in found:
+def _damage(name: str, present: Mapping[str, str], saved: Mapping[str, str]) -> str:
+    if name not in present:
         return "lost"
-    return "damaged" if name in wanted else "does not belong there"
-
-
-def _form(leaf: Leaf | None) -> str:
-    return "none" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
+    return "damaged" if name in saved else "does not belong there"

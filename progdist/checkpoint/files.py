@@ -5,10 +5,9 @@ from typing import Any
 
 import flax.serialization
 import flax.traverse_util
-import jax
 import numpy as np
 
-from progdist.checkpoint.digests import CheckpointError
+from progdist.checkpoint.digests import CheckpointError, first_difference, leaves_of
 from progdist.checkpoint.trees import Params
 
 _SAFE = ".safetensors"
@@ -18,8 +17,8 @@ _NUMBERS = "num_steps", "phase", "num_classes"  # of a card, whose notes are str
 def read_params(path: Path, shapes: Params) -> Params:
     """Reads the parameters in a file, without axes of 1.
 
-    Those are in the normalisations of released flax files, of which `ema_params` are
-    taken.
+    The normalisations of released flax files have such axes; of these files
+    `ema_params` are read.
 
     Args:
       path: a .safetensors file, or a flax msgpack file.
@@ -29,13 +28,13 @@ def read_params(path: Path, shapes: Params) -> Params:
     Raises:
       CheckpointError: if it cannot be read, or belongs to another network.
     """
-    params = _read_safe(path) if path.suffix == _SAFE else _read_flax(path)
-    _check_shapes(path, params, jax.tree.map(_without_ones, shapes))
-    return params
+    leaves = _read_safe(path) if path.suffix == _SAFE else _read_flax(path)
+    _check_shapes(path, leaves, shapes)
+    return flax.traverse_util.unflatten_dict(leaves, "/")
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Returns the card of a file; that of a flax file is empty.
+    """Returns the card of a file; a flax file has an empty one.
 
     Raises:
       CheckpointError: if it is not a safetensors file in spite of its name.
@@ -47,26 +46,23 @@ def read_card(path: Path) -> dict[str, Any]:
     return {n: int(v) if n in _NUMBERS and _is_int(v) else v for n, v in notes.items()}
 
 
-def _read_flax(path: Path) -> Params:
+def _read_flax(path: Path) -> dict[str, np.ndarray]:
     try:
         tree = flax.serialization.msgpack_restore(path.read_bytes())["ema_params"]
-        leaves = {name: np.squeeze(leaf) for name, leaf in _leaves(tree).items()}
+        leaves = flax.traverse_util.flatten_dict(tree, sep="/")
+        return {name: np.squeeze(np.asarray(x)) for name, x in leaves.items()}
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise CheckpointError(
             f"{path}: not a flax msgpack file with ema_params ({error})"
         ) from None
-    return flax.traverse_util.unflatten_dict(leaves)
 
 
-def _read_safe(path: Path) -> Params:
+def _read_safe(path: Path) -> dict[str, np.ndarray]:
     with _safe_open(path) as file:
         try:
-            leaves = {
-                tuple(name.split("/")): np.squeeze(file.get_tensor(name))
-                for name in file.keys()  # noqa: SIM118, it is no mapping
-            }
-            return flax.traverse_util.unflatten_dict(leaves)
-        except (TypeError, ValueError, IndexError) as error:
+            names = file.keys()
+            return {name: np.squeeze(file.get_tensor(name)) for name in names}
+        except (TypeError, ValueError) as error:  # a dtype that numpy lacks
             raise CheckpointError(f"{path}: not parameters ({error})") from None
 
 
@@ -87,22 +83,16 @@ def _is_int(text: str) -> bool:
     return text.isdecimal() and len(text) < 10
 
 
-def _without_ones(leaf: Any) -> jax.ShapeDtypeStruct:
-    shape = tuple(n for n in leaf.shape if n != 1)
-    return jax.ShapeDtypeStruct(shape, leaf.dtype)
-
-
-def _check_shapes(path: Path, found: Params, template: Params) -> None:
+def _check_shapes(path: Path, leaves: dict[str, np.ndarray], template: Params) -> None:
     """Refuses parameters of another network, naming the first leaf that differs."""
-    theirs = {n: x.shape for n, x in _leaves(found).items()}
-    ours = {n: x.shape for n, x in _leaves(template).items()}
-    for name in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(name) != ours.get(name):
-            raise CheckpointError(
-                f"{path}: {'/'.join(name)} has shape {theirs.get(name, 'none')}, the "
-                f"configured network has {ours.get(name, 'none')}"
-            )
-
-
-def _leaves(tree: Params) -> dict[tuple[str, ...], Any]:
-    return flax.traverse_util.flatten_dict(tree)
+    theirs = {name: leaf.shape for name, leaf in leaves.items()}
+    ours = {
+        name: tuple(n for n in leaf.shape if n != 1)
+        for name, leaf in leaves_of(template).items()
+    }
+    name = first_difference(theirs, ours)
+    if name is not None:
+        raise CheckpointError(
+            f"{path}: {name} has shape {theirs.get(name, 'none')}, the configured "
+            f"network has {ours.get(name, 'none')}"
+        )

@@ -1,4 +1,4 @@
-"""The model of each finished phase; and any model, to begin with."""
+"""Models of finished phases; and any model, as a teacher."""
 
 import re
 import shutil
@@ -16,39 +16,43 @@ from progdist.checkpoint.trees import Params
 
 
 def model_dir(workdir: Path, phase: int, num_steps: int) -> Path:
-    """Returns where the model of a phase is kept."""
+    """Returns the directory of a phase's model."""
     return workdir / "models" / f"phase_{phase:02d}_steps_{num_steps}"
 
 
 def finished_models(workdir: Path) -> dict[int, int]:
     """Returns the number of steps of each finished phase of a run, by phase."""
     names = [path.name for path in (workdir / "models").glob("phase_*_steps_*")]
-    found = [re.fullmatch(r"phase_(\d+)_steps_(\d+)", name) for name in names]
-    return dict(sorted((int(m[1]), int(m[2])) for m in found if m))
+    matches = [re.fullmatch(r"phase_(\d+)_steps_(\d+)", name) for name in names]
+    return dict(sorted((int(m[1]), int(m[2])) for m in matches if m))
 
 
 def find_model(workdir: Path, num_steps: int | None) -> Path:
-    """Returns the finished round with that many steps; of None, the base model.
+    """Returns the directory of the finished round with that many steps.
+
+    Args:
+      workdir: directory of the run.
+      num_steps: steps of the round; None for the base model.
 
     Raises:
-      CheckpointError: if it is not there; says which are.
+      CheckpointError: if there is none; names those that exist.
     """
     steps = finished_models(workdir)
     for phase, n in steps.items():
         if (phase == 0) if num_steps is None else (n == num_steps):
             return model_dir(workdir, phase, n)
-    wanted = "the teacher" if num_steps is None else f"num_steps={num_steps}"
+    model = "the teacher" if num_steps is None else f"num_steps={num_steps}"
     there = ", ".join(map(str, sorted(steps.values()))) or "none yet"
     raise CheckpointError(
-        f"{wanted}: no such finished model in {workdir / 'models'}; steps there are: "
+        f"{model}: no such finished model in {workdir / 'models'}; steps there are: "
         f"{there}"
     )
 
 
 def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
-    """Keeps a model's parameters and a card with the facts.
+    """Writes a model's parameters and a card with the facts.
 
-    One that is there already with the same content stays, any other is replaced.
+    An equal model that exists already stays, any other is replaced.
 
     Raises:
       SaveError: if it could not be written.
@@ -56,7 +60,7 @@ def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
     tree = {"params": params}
     card = trees.make_card(facts, tree)
     try:
-        if parallel.broadcast_from_zero(_is_kept(path, card)):
+        if parallel.broadcast_from_zero(_is_saved(path, card)):
             return
         ocp.save(trees.location(path), tree, custom_metadata=card, overwrite=True)
         if jax.process_index() == 0:
@@ -69,10 +73,10 @@ def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Returns a model's card; that of a released flax file is empty.
+    """Returns a model's card; a released flax file has an empty one.
 
     Raises:
-      CheckpointError: if there is no model at `path`.
+      CheckpointError: if there is no model at `path`, or it is damaged.
     """
     if path.is_file():
         return files.read_card(path)
@@ -86,20 +90,20 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def check_model(path: Path, shapes: Params) -> None:
-    """Refuses what `load_model` would, without touching a device.
+    """Refuses whatever `load_model` would, without touching a device.
 
     Args:
       path: as for `load_model`.
       shapes: a tree of arrays or of their shapes.
 
     Raises:
-      CheckpointError: if there is nothing to read, or it belongs to another network.
+      CheckpointError: if there is no model, or it belongs to another network.
     """
     if path.is_file():
         files.read_params(path, shapes)
     else:
-        wanted = digests.form_of({"params": shapes})
-        digests.check_form(path, trees.content_on(read_card(path)), wanted)
+        saved = trees.leaves_on(read_card(path))
+        digests.check_shapes(path, saved, {"params": shapes})
 
 
 def load_model(path: Path, template: Params) -> Params:
@@ -112,24 +116,23 @@ def load_model(path: Path, template: Params) -> Params:
         shapes, dtypes and places.
 
     Raises:
-      CheckpointError: if there is nothing to read, it is damaged, or it belongs to
-        another network.
+      CheckpointError: if there is no model, it is damaged, or it belongs to another
+        network.
     """
     if path.is_file():
         return _like(files.read_params(path, template), template)
     abstract = trees.abstract_of({"params": template})
-    wanted = trees.content_on(read_card(path))
-    return trees.read_tree(path, abstract, wanted)["params"]
+    return trees.read_tree(path, abstract, read_card(path))["params"]
 
 
 def clear_leftovers(directory: Path) -> None:
-    """Removes what writes that were cut short have left; for the owner alone."""
+    """Removes the remains of interrupted writes; for the owner of the run alone."""
     for path in directory.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_kept(path: Path, card: dict[str, Any]) -> bool:
-    """Whether the same model is there, whole and with its manifest."""
+def _is_saved(path: Path, card: dict[str, Any]) -> bool:
+    """Whether the same model exists, intact and with its manifest."""
     try:
         same = digests.seal(read_card(path)) == card["seal"]
     except CheckpointError:

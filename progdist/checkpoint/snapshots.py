@@ -1,4 +1,4 @@
-"""The snapshots of a run, of which the newest intact one is resumed from."""
+"""Snapshots of a run, which resumes from the newest intact one."""
 
 import contextlib
 import functools
@@ -27,20 +27,17 @@ class SaveError(Error):
 
 
 class Checkpoints:
-    """The snapshots of one run, under one global step over all phases."""
+    """Snapshots of one run, numbered by the updates of all its phases."""
 
     def __init__(
-        self,
-        directory: Path,
-        keep: int,
-        warn: Callable[[str], None] = print,
+        self, directory: Path, keep: int, warn: Callable[[str], None] = print
     ) -> None:
-        """Opens a directory, which need not be there.
+        """Takes the directory, which need not exist.
 
         Args:
           directory: the directory.
-          keep: how many of the latest snapshots stay.
-          warn: tells a user.
+          keep: number of the latest snapshots that stay.
+          warn: shows a message to the user.
         """
         self._directory, self._keep, self._warn = directory, keep, warn
         self._saving: tuple[int, Future[None]] | None = None
@@ -48,9 +45,9 @@ class Checkpoints:
         self._background = ThreadPoolExecutor(1)
 
     def save(self, global_step: int, tree: Tree, facts: Facts) -> None:
-        """Starts to write a snapshot, after the end of the write before it.
+        """Starts to write a snapshot once the write before it is complete.
 
-        A step that is there already is left as it is.
+        A step that exists already stays as it is.
 
         Args:
           global_step: updates done in all phases; the name of the snapshot.
@@ -136,7 +133,7 @@ class Checkpoints:
 
     @functools.cached_property
     def _orbax(self) -> ocp.training.Checkpointer:
-        """Opened late: it must not see what has to be put aside."""
+        """Opened late: it must not see damaged snapshots before they are put aside."""
         policy = ocp.training.preservation_policies.LatestN(self._keep)
         return ocp.training.Checkpointer(
             trees.location(self._directory),
@@ -159,7 +156,7 @@ class Checkpoints:
         if card.get("global_step") != global_step:
             raise DamageError(f"{where}: is no checkpoint of this step")
         abstract = trees.abstract_of(template_of(card))
-        return trees.read_tree(where, abstract, trees.content_on(card)), card
+        return trees.read_tree(where, abstract, card), card
 
     def _agree(self, global_step: int) -> None:
         everywhere = parallel.of_all_processes(global_step)
@@ -184,14 +181,12 @@ class Checkpoints:
 
 def snapshot_steps(directory: Path) -> list[int]:
     """Returns the global steps of what looks like a snapshot, newest first."""
-    if not directory.is_dir():
-        return []
-    found = [path.name for path in directory.iterdir() if path.is_dir()]
-    return sorted((int(name) for name in found if _is_step(name)), reverse=True)
+    names = [path.name for path in directory.glob("*/")]
+    return sorted((int(name) for name in names if _is_step(name)), reverse=True)
 
 
 def fingerprint(where: Path) -> dict[str, str]:
-    """Returns the SHA-256 of each group of a snapshot's arrays, and its progress.
+    """Returns the SHA-256 of each group of a snapshot's arrays, and of its progress.
 
     Raises:
       DamageError: if the arrays are not what was written.
@@ -199,7 +194,7 @@ def fingerprint(where: Path) -> dict[str, str]:
     digests.check_manifest(where)
     card = trees.read_card(where)
     trees.read_arrays(where)  # which compares them with the card
-    found = trees.content_on(card)
+    leaves = trees.leaves_on(card)
     groups = {
         "params": "state/params",
         "ema": "state/ema_params",
@@ -207,7 +202,8 @@ def fingerprint(where: Path) -> dict[str, str]:
         "teacher": "teacher_params",
     }
     hashes = {
-        name: digests.combined(found, under) or "none" for name, under in groups.items()
+        name: digests.combined(leaves, under) or "none"
+        for name, under in groups.items()
     }
     progress = {key: value for key, value in card.items() if key != "content"}
     return hashes | {"progress": digests.seal(progress)}

@@ -1,4 +1,4 @@
-"""Trees of arrays on disk by Orbax, each with a sealed card of what it is."""
+"""Trees of arrays on disk by Orbax, each with a sealed card that describes it."""
 
 from pathlib import Path
 from typing import Any
@@ -8,32 +8,33 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from progdist.checkpoint import digests
-from progdist.checkpoint.digests import CheckpointError, Content, DamageError
+from progdist.checkpoint.digests import CheckpointError, DamageError, Leaf, Leaves
 
 Params = Any  # a tree of arrays, or of what stands for them
+Card = dict[str, Any]
 
 
 def location(path: Path) -> str:
-    """Orbax takes absolute paths only, and fails late on others."""
+    """Returns an absolute path; Orbax takes no other, and fails late on it."""
     return str(path.absolute())
 
 
-def make_card(facts: dict[str, Any], tree: Any) -> dict[str, Any]:
-    """Returns the facts, the content of the tree, and the digest of both."""
-    rows = {name: list(leaf) for name, leaf in digests.content_of(tree).items()}
+def make_card(facts: dict[str, Any], tree: Any) -> Card:
+    """Returns the facts, the digests of the tree, and the digest of both."""
+    rows = {name: list(leaf) for name, leaf in digests.digests_of(tree).items()}
     card = facts | {"content": rows}
     return card | {"seal": digests.seal(card)}
 
 
-def read_card(where: Path) -> dict[str, Any]:
-    """Returns the card of a tree.
+def read_card(where: Path) -> Card:
+    """Returns the card of a tree, without its seal.
 
     Raises:
-      DamageError: if it is not there, or not what was written.
+      DamageError: if it is missing, or differs from what was written.
     """
     try:
-        noted: Any = ocp.metadata(location(where)).custom_metadata
-        card = dict(noted)
+        metadata: Any = ocp.metadata(location(where)).custom_metadata
+        card = dict(metadata)
         sealed = card.pop("seal")
     except Exception as error:  # damage has many forms
         raise DamageError(f"{where}: is incomplete ({reason(error)})") from error
@@ -42,20 +43,22 @@ def read_card(where: Path) -> dict[str, Any]:
     return card
 
 
-def content_on(card: dict[str, Any]) -> Content:
-    """Returns the content that a card tells."""
-    return digests.content_from_json(card["content"])
+def leaves_on(card: Card) -> Leaves:
+    """Returns shapes, dtypes and digests of the arrays that a card describes."""
+    rows = card["content"].items()
+    return {name: Leaf(tuple(shape), *rest) for name, (shape, *rest) in rows}
 
 
-def read_tree(where: Path, abstract: Any, wanted: Content) -> Any:
-    """Reads arrays, as and where their abstract forms say.
+def read_tree(where: Path, abstract: Any, card: Card) -> Any:
+    """Reads arrays in the shapes, dtypes and places of abstract ones.
 
     Raises:
-      CheckpointError: if they have another form, naming the leaf, or cannot be read
+      CheckpointError: if they have other shapes, naming the leaf, or cannot be read
         though their files are whole.
-      DamageError: if they cannot be read, or are not what was written.
+      DamageError: if they cannot be read, or differ from what was written.
     """
-    digests.check_form(where, wanted, digests.form_of(abstract))
+    saved = leaves_on(card)
+    digests.check_shapes(where, saved, abstract)
     try:
         tree = ocp.load(location(where), abstract)
     except (MemoryError, jax.errors.JaxRuntimeError):
@@ -64,23 +67,23 @@ def read_tree(where: Path, abstract: Any, wanted: Content) -> Any:
         whole = digests.has_manifest(where)  # which was compared before
         kind = CheckpointError if whole else DamageError
         raise kind(f"{where}: cannot be read ({reason(error)})") from error
-    digests.check_content(where, tree, wanted)
+    digests.check_digests(where, tree, saved)
     return tree
 
 
 def read_arrays(where: Path) -> Any:
-    """Reads the whole tree to the host, whatever it is.
+    """Reads the whole tree to the host, whatever its network.
 
     Raises:
       DamageError: as `read_tree`.
     """
-    wanted = content_on(read_card(where))
-    forms = ocp.metadata(location(where)).metadata
+    card = read_card(where)
     # Stands for an array of that shape without taking its memory.
     abstract = jax.tree.map(
-        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), forms
+        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
+        ocp.metadata(location(where)).metadata,
     )
-    return read_tree(where, abstract, wanted)
+    return read_tree(where, abstract, card)
 
 
 def abstract_of(tree: Any) -> Any:
@@ -91,5 +94,5 @@ def abstract_of(tree: Any) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in one line of bearable length."""
+    """Returns the message of an error, in one line of bearable length."""
     return " ".join(str(error).split())[:1000] or type(error).__name__

@@ -19,7 +19,7 @@ from progdist.plan import Phase
 from progdist.trainer import loop, recipes, resume, state_machine
 from progdist.trainer.build import Pieces, build
 from progdist.trainer.display import Display
-from progdist.trainer.phase_end import Results
+from progdist.trainer.phase_end import PhaseEnd
 from progdist.trainer.preemption import Interrupt
 from progdist.trainer.state import (
     Progress,
@@ -105,7 +105,7 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     parallel.on_process_zero(
         lambda: journal.start(provenance.of_start(defaults, global_step))
     )
-    results = Results(
+    phase_end = PhaseEnd(
         pieces.workdir,
         pieces.model,
         pieces.mesh,
@@ -124,10 +124,10 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
         pieces.phases,
         snapshot,
         train=functools.partial(_train, pieces, journal),
-        finish=functools.partial(_finish, pieces, results),
+        finish=functools.partial(_finish, pieces, phase_end),
         begin_round=functools.partial(_begin_round, pieces),
     )
-    results.conclude(pieces.phases)
+    phase_end.conclude(pieces.phases)
     # Process 0 draws figures; at their exit the others would not wait long enough.
     parallel.barrier("the run is concluded")
 
@@ -252,7 +252,9 @@ def _begin_round(pieces: Pieces, snapshot: Snapshot) -> Snapshot:
     return begun._replace(state=state)
 
 
-def _finish(pieces: Pieces, results: Results, phase: Phase, snapshot: Snapshot) -> None:
+def _finish(
+    pieces: Pieces, phase_end: PhaseEnd, phase: Phase, snapshot: Snapshot
+) -> None:
     """Keeps the finished model, then draws and measures."""
     with pieces.preemption.saving():
         pieces.checkpoints.wait()
@@ -262,7 +264,7 @@ def _finish(pieces: Pieces, results: Results, phase: Phase, snapshot: Snapshot) 
     teacher = pieces.phases[0]
     first = checkpoint.model_dir(pieces.workdir, 0, teacher.num_steps)
     teacher_params = checkpoint.load_model(first, params) if phase.number else params
-    results.add(phase, params, teacher, teacher_params)
+    phase_end.add(phase, params, teacher, teacher_params)
 
 
 def _facts(model: Model, phase: Phase) -> dict[str, Any]:
