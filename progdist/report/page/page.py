@@ -132,7 +132,7 @@ def page(runs: Sequence[Run], refresh: int = 0) -> str:
         profiles=[profile_charts(run, f"profiles-{i}") for i, run in enumerate(runs)],
         total=_total,
         fields=settings(runs),
-        version_names=columns(r.noted.versions or {} for r in runs),
+        version_names=columns(r.start.versions or {} for r in runs),
         columns=columns,
     )
 
@@ -156,8 +156,8 @@ def distances(runs: Sequence[Run]) -> list[Distances]:
 
 def settings(runs: Sequence[Run]) -> list[Setting]:
     """Returns all fields of the configurations."""
-    values = [dict(run.settings) for run in runs]
-    defaults = [run.noted.defaults or {} for run in runs]
+    values = [run.settings for run in runs]
+    defaults = [run.start.defaults or {} for run in runs]
     return [
         Setting(
             name,
