@@ -1,56 +1,69 @@
 # shellcheck shell=bash
-# What the launchers in shell share; to be sourced.
+# Functions of the launchers in shell; to be sourced.
 
-dry_run=false
+dry_run='' arguments=()
 
-# One clear line for a mistake, and exit code 2.
-fail() {
-  echo "launch: $*" >&2
-  exit 2
+# Prints an error in one line and exits with code 2, or another.
+fail() { # MESSAGE [CODE]
+  echo "launch: $1" >&2
+  exit "${2:-2}"
+}
+
+# Sets the variable of each flag, and the arguments from the words after --.
+read_flags() { # 'NAME_OF_A_SWITCH NAME_OF_A_FLAG_WITH_A_VALUE=...' WORDS...
+  local flags=" $1 " flag value
+  while shift && (($#)); do
+    flag=${1#--} value=true
+    case $1 in
+      --) arguments=("${@:2}"); return ;;
+      --*=*) value=${flag#*=} flag=${flag%%=*}= ;;
+    esac
+    [[ $1 == --* && $flags == *" $flag "* ]] ||
+      fail "$1: unknown; see --help. The flags of progdist.main come after --"
+    printf -v "${flag%=}" %s "$value"
+  done
+}
+
+# Prints the section of the README and exits.
+show_help() { # TITLE
+  sed -n "/^## $1\$/,/^## /p" "${BASH_SOURCE[0]%/*}/README.md" | sed '$d'
+  exit 0
 }
 
 # Prints words as a shell reads them again, whatever is in them.
 quote() {
-  local separator='' word
+  local word line=''
   for word in "$@"; do
-    if [[ ! $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]]; then
-      word="'${word//\'/\'\\\'\'}'"
-    fi
-    printf '%s%s' "$separator" "$word"
-    separator=' '
+    [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]] || word="'${word//\'/\'\\\'\'}'"
+    line+=" $word"
   done
+  printf '%s\n' "${line# }"
 }
 
 # Runs a command; in a dry run prints it instead.
-execute() {
-  if $dry_run; then
-    quote "$@"
-    echo
-  else
-    "$@"
-  fi
+execute() { if [[ $dry_run ]]; then quote "$@"; else "$@"; fi; }
+
+# Fails if the pattern does not match the flag's value.
+check() { # FLAG PATTERN EXAMPLE
+  local value=${!1}
+  [[ $value =~ ^($2)$ ]] || fail "--$1=$value: must look like $3"
 }
 
-# check NAME VALUE PATTERN EXAMPLE: refuses a value that the pattern does not match.
-check() {
-  [[ $2 =~ ^($3)$ ]] || fail "$1=$2: must look like $4"
-}
-
-# Refuses arguments of progdist.main that cannot work on several machines.
-check_arguments() {
+# Fails on arguments of progdist.main that cannot work on several machines.
+check_arguments() { # ROOT_OF_THE_WORKDIR RULE
   local argument config='' workdir=''
-  for argument in "$@"; do
+  for argument in "${arguments[@]}"; do
     case $argument in
       --config=?*) config=$argument ;;
       --workdir=*:*) fail "$argument: must be a path that is mounted on every machine" ;;
-      --workdir=/?*) workdir=$argument ;;
-      --workdir=*) fail "$argument: must be an absolute path on shared storage" ;;
+      --workdir="$1"/?*) workdir=$argument ;;
+      --workdir=*) fail "$argument: must be $2" ;;
       --distributed* | --coordinator=* | --num_processes=* | --process_id=*)
         fail "$argument: is set by the launcher" ;;
-      --*=* | --no* | --[a-z]*) ;;
+      --[a-z]*) ;;
       *) fail "'$argument' is not a flag; those of progdist.main are --name=value" ;;
     esac
   done
-  [[ -n $config ]] || fail '--config=... is missing after --'
-  [[ -n $workdir ]] || fail '--workdir=... is missing after --'
+  [[ $config ]] || fail '--config=... is missing after --'
+  [[ $workdir ]] || fail '--workdir=... is missing after --'
 }

@@ -2,183 +2,171 @@
 
   python -m launch.local --num_processes=2 -- --config=configs/digits.py --workdir=W
 
-What stands after -- goes to progdist.main. The processes find each other on the
-loopback interface. The first one has the terminal; what the others say has their number
-in front. SIGTERM and Ctrl-C go to all of them, who save and end; a second one kills.
-The exit code is that of the process that was the cause.
+Arguments after -- go to progdist.main; launch/README.md says what signals, failures and
+restarts do.
 """
 
+import math
 import os
+import shlex
 import shutil
+import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
+from functools import partial
+from subprocess import DEVNULL, Popen
 from typing import NamedTuple
 
 from absl import flags
 
 from launch import command_line
-from launch.group import End, Group, Signals, is_worth_restarting, verdict
 
 FLAGS = flags.FlagValues()
-_NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", 2, "How many.", lower_bound=1, flag_values=FLAGS
-)
-_GPUS_PER_PROCESS = flags.DEFINE_integer(
-    "gpus_per_process",
-    0,
-    "How many of the machine's GPUs each process gets; 0: they compute on the CPU.",
-    lower_bound=0,
-    flag_values=FLAGS,
-)
-_RESTART = flags.DEFINE_integer(
-    "restart",
-    0,
-    "How often to start all again where one was lost or preempted.",
-    lower_bound=0,
-    flag_values=FLAGS,
-)
-_GRACE_SECONDS = flags.DEFINE_float(
-    "grace_seconds",
-    30.0,
-    "From a signal, or a failure of one, to the killing of those that are left.",
-    lower_bound=0.0,
-    flag_values=FLAGS,
-)
-_HEARTBEAT_SECONDS = flags.DEFINE_integer(
-    "heartbeat_seconds",
-    10,
-    "How soon a lost process is noticed by the others.",
-    lower_bound=1,
-    flag_values=FLAGS,
-)
-_PORT = flags.DEFINE_integer(
-    "port",
-    0,
-    "Where the first process listens, on loopback; 0: any that is free.",
-    lower_bound=0,
-    upper_bound=65535,
-    flag_values=FLAGS,
-)
-_DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Only print the commands, one a line.", flag_values=FLAGS
-)
-_OURS = "distributed", "coordinator", "num_processes", "process_id", "heartbeat_seconds"
+_integer = partial(flags.DEFINE_integer, flag_values=FLAGS)
+_integer("num_processes", 2, "Number of processes.", 1)
+_integer("gpus_per_process", 0, "GPUs of each process; 0 to compute on the CPU.", 0)
+_integer("restart", 0, "Maximum number of restarts after a loss or a preemption.", 0)
+_integer("heartbeat_seconds", 10, "Time until the loss of a process is noticed.", 1)
+_integer("port", 0, "Port of process 0 on loopback; 0 for a free one.", 0, 65535)
+_float = partial(flags.DEFINE_float, flag_values=FLAGS)
+_float("grace_seconds", 30, "Time to exit after a signal, or a failure elsewhere.", 0)
+flags.DEFINE_bool("dry_run", False, "Only print the commands.", flag_values=FLAGS)
+
+_TICK_SECONDS = 0.1
+# Of exit codes: bad input, diverged, not written; any other; the consequences of losing
+# another process (5, and SIGABRT from JAX).
+_PRIORITIES = {2: 0, 3: 0, 4: 0, 5: 2, 128 + signal.SIGABRT: 2}
 
 
-class Plan(NamedTuple):
-    """What is run: how many processes, each with these arguments and so many GPUs."""
+class End(NamedTuple):
+    """How a process ended; `code` as in a shell, `killed` if the launcher killed it."""
 
-    num_processes: int
-    arguments: list[str]
-    heartbeat_seconds: int
-    gpus_per_process: int
+    rank: int
+    code: int
+    killed: bool = False
+
+    def __str__(self) -> str:
+        if self.killed:
+            return f"process {self.rank} was killed after the others"
+        return f"process {self.rank} ended with {self.code}"
 
 
 def main(argv: list[str]) -> int:
-    """Runs what the flags describe; returns the exit code."""
-    flags_of_ours, arguments = command_line.split(argv)
-    command_line.parse(FLAGS, flags_of_ours, __doc__)
-    command_line.check_arguments(arguments, _OURS)
-    plan = Plan(
-        _NUM_PROCESSES.value,
-        arguments,
-        _HEARTBEAT_SECONDS.value,
-        _GPUS_PER_PROCESS.value,
-    )
-    port, grace = _PORT.value, _GRACE_SECONDS.value
-    if _DRY_RUN.value:
-        commands = make_commands(plan, port or free_port(), _cores())
-        for command, environment in zip(commands, make_environments(plan), strict=True):
-            print(command_line.quoted(command, environment))
+    """Runs the processes, again after a loss; returns the exit code."""
+    reserved = *command_line.RESERVED, "heartbeat_seconds"
+    arguments = command_line.parse(FLAGS, argv, __doc__, reserved)
+    if FLAGS.dry_run:
+        print("\n".join(map(shlex.join, make_commands(arguments))))
         return 0
-    return run(plan, port, grace, _RESTART.value)
+    received: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: received.append(number))
+    # The trainer does not expect SIGHUP.
+    signal.signal(signal.SIGHUP, lambda *_: received.append(signal.SIGTERM))
+    restarts = FLAGS.restart
+    while True:
+        ends = attend(make_commands(arguments), received, FLAGS.grace_seconds)
+        code = verdict(ends)
+        if code:
+            failures = "; ".join(str(end) for end in ends if end.code)
+            print(f"launch: {failures}", file=sys.stderr)
+        if received or not restarts or not is_worth_restarting(code):
+            return code
+        restarts -= 1
+        print(f"launch: restarting, {restarts} restarts left", file=sys.stderr)
 
 
-def run(plan: Plan, port: int, grace_seconds: float, restart: int) -> int:
-    """Runs the processes, and again where one was lost; returns the exit code."""
-    with Signals() as signals:
-        while True:
-            commands = make_commands(plan, port or free_port(), _cores())
-            group = Group(commands, make_environments(plan))
-            ends = group.attend(signals, grace_seconds)
-            code = verdict(ends)
-            if code:
-                _say(_describe(ends))
-            if not restart or signals.received or not is_worth_restarting(code):
-                return code
-            restart -= 1
-            _say(f"starting all again ({restart} more times where needed)")
+def make_commands(arguments: Sequence[str]) -> list[list[str]]:
+    """Returns the command of each process, on its GPUs or its share of the cores."""
+    port, num_processes = FLAGS.port or free_port(), FLAGS.num_processes
+    return [
+        [
+            *_make_prefix(rank, num_processes, FLAGS.gpus_per_process),
+            *(sys.executable, "-m", "progdist.main", *arguments),
+            *("--distributed", f"--coordinator=127.0.0.1:{port}"),
+            *(f"--num_processes={num_processes}", f"--process_id={rank}"),
+            f"--heartbeat_seconds={FLAGS.heartbeat_seconds}",
+        ]
+        for rank in range(num_processes)
+    ]
 
 
-def make_commands(plan: Plan, port: int, cores: Sequence[int]) -> list[list[str]]:
-    """Returns the command of each process, on its share of the cores."""
-    commands = []
-    for rank in range(plan.num_processes):
-        commands.append(
-            [
-                *_on_cores(share(cores, rank, plan.num_processes)),
-                *(sys.executable, "-m", "progdist.main"),
-                *plan.arguments,
-                "--distributed",
-                f"--coordinator=127.0.0.1:{port}",
-                f"--num_processes={plan.num_processes}",
-                f"--process_id={rank}",
-                f"--heartbeat_seconds={plan.heartbeat_seconds}",
-            ]
-        )
-    return commands
-
-
-def make_environments(plan: Plan) -> list[dict[str, str]]:
-    """Returns what is added to the environment of each process: its devices."""
-    num = plan.gpus_per_process
-    if not num:
-        # Two processes cannot share a GPU: each takes most of its memory.
-        return [{"JAX_PLATFORMS": "cpu"}] * plan.num_processes
-    starts = range(0, num * plan.num_processes, num)
-    lists = [",".join(map(str, range(start, start + num))) for start in starts]
-    return [{"CUDA_VISIBLE_DEVICES": gpus} for gpus in lists]
+def _make_prefix(rank: int, num_processes: int, num_gpus: int) -> list[str]:
+    """Returns the commands that set up a process: devices, label, life and cores."""
+    gpus = ",".join(map(str, range(rank * num_gpus, (rank + 1) * num_gpus)))
+    # Two processes cannot share a GPU: each takes most of its memory.
+    words = ["env", f"CUDA_VISIBLE_DEVICES={gpus}" if gpus else "JAX_PLATFORMS=cpu"]
+    if rank:
+        label = f'exec "$@" > >(exec sed -u "s/^/[{rank}] /" >&2) 2>&1'
+        words += ["bash", "-c", label, "launch"]
+    if shutil.which("setpriv") and shutil.which("taskset"):  # on Linux
+        cores = share(sorted(os.sched_getaffinity(0)), rank, num_processes)
+        words += ["setpriv", "--pdeathsig=KILL"]
+        words += ["taskset", "--cpu-list", ",".join(map(str, cores))]
+    return words
 
 
 def share(cores: Sequence[int], rank: int, num_processes: int) -> Sequence[int]:
-    """Returns the cores of one process: equal parts, or one that others have too."""
+    """Returns the cores of one process: an equal part, or one shared with others."""
     size = max(1, len(cores) // num_processes)
     start = rank * size % len(cores)
     return cores[start : start + size]
 
 
 def free_port() -> int:
-    """Returns a port of the loopback interface that nobody listens at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+    """Returns a free port of the loopback interface."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
 
-def _cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+def attend(
+    commands: Sequence[Sequence[str]], received: Sequence[int], grace_seconds: float
+) -> list[End]:
+    """Runs one command per rank until all have ended; returns the ends, in order.
+
+    A handler appends to `received`: the first signal is passed on, the second kills. So
+    does the end of the grace period, which begins with the first signal or failure.
+    """
+    # In groups of their own, or Ctrl-C would reach them from the terminal, too.
+    start = partial(Popen, stdin=DEVNULL, process_group=0)
+    running = {rank: start(command) for rank, command in enumerate(commands)}
+    ends: list[End] = []
+    deadline, sent = math.inf, 0
+    while running:
+        time.sleep(_TICK_SECONDS)
+        for rank in [rank for rank, each in running.items() if each.poll() is not None]:
+            code = running.pop(rank).returncode
+            code = code if code >= 0 else 128 - code
+            ends.append(End(rank, code, killed=sent == signal.SIGKILL))
+        if received or any(end.code for end in ends):
+            deadline = min(deadline, time.monotonic() + grace_seconds)
+        number = received[0] if received else sent
+        if len(received) > 1 or time.monotonic() >= deadline:
+            number = signal.SIGKILL
+        for process in running.values() if number != sent else ():
+            process.send_signal(number)
+        sent = number
+    return ends
 
 
-def _on_cores(cores: Sequence[int]) -> list[str]:
-    """A prefix that keeps a process to some cores, of which it makes its devices."""
-    if not shutil.which("taskset"):
-        return []
-    return ["taskset", "--cpu-list", ",".join(map(str, cores))]
+def verdict(ends: Sequence[End]) -> int:
+    """Returns the exit code of the process that caused the others to end.
+
+    Among equals that is the lowest rank if it is definite, else the first to end.
+    """
+
+    def key(end: End) -> tuple[bool, int, int]:
+        priority = _PRIORITIES.get(end.code, 1)
+        return end.killed, priority, 0 if priority else end.rank
+
+    return min((end for end in ends if end.code), key=key, default=End(0, 0)).code
 
 
-def _describe(ends: Sequence[End]) -> str:
-    failed = [end for end in ends if end.code]
-    return "; ".join(
-        f"process {end.rank} "
-        + ("was killed after the others" if end.dismissed else f"ended with {end.code}")
-        for end in failed
-    )
-
-
-def _say(text: str) -> None:
-    print(f"launch: {text}", file=sys.stderr, flush=True)
+def is_worth_restarting(code: int) -> bool:
+    """Returns whether the code is that of a lost or preempted process."""
+    return code == 5 or (code > 128 and code != 128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

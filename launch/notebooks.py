@@ -1,13 +1,10 @@
-"""Runs the notebooks and writes what they show into them.
+"""Runs the notebooks and writes their outputs into them.
 
-  python -m launch.notebooks                  all of them
-  python -m launch.notebooks --only=library   one
+  python -m launch.notebooks [--only=library]
   python -m launch.notebooks --repository=OWNER/NAME
 
-The last gives them, once the project is published on GitHub, its address, and them and
-README.md Colab's badges, and runs nothing. Needs pip install 'progdist[test]'. This
-Python runs them, from the top of the checkout; one is written only if all of its cells
-ran.
+The second form runs nothing: it writes the address of a published copy on GitHub into
+the notebooks, and Colab's badges into them and README.md.
 """
 
 import copy
@@ -15,9 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import nbclient
 import nbformat
@@ -32,29 +27,25 @@ from launch.command_line import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = "library", "digits", "draw"
-_COLAB = "https://colab.research.google.com"
-_BADGE = r" \[!\[Open in Colab\]\(\S+?\)\]\(\S+?\)"
+COLAB = "https://colab.research.google.com"
+BADGE = r"\[!\[Open in Colab\]\(\S+?\)\]\(\S+?\)"  # as a pattern
 
 FLAGS = flags.FlagValues()
-_ONLY = flags.DEFINE_multi_enum("only", None, NAMES, "Which.", flag_values=FLAGS)
-_REPOSITORY = flags.DEFINE_string(
-    "repository", "", "OWNER/NAME on GitHub; runs nothing.", flag_values=FLAGS
-)
-_DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Only print which, one a line.", flag_values=FLAGS
-)
+flags.DEFINE_multi_enum("only", NAMES, NAMES, "Notebooks to run.", flag_values=FLAGS)
+flags.DEFINE_string("repository", "", "OWNER/NAME on GitHub.", flag_values=FLAGS)
+flags.DEFINE_bool("dry_run", False, "Only print the paths.", flag_values=FLAGS)
 
 
 def main(argv: list[str]) -> int:
-    """Runs what the flags describe; returns the exit code."""
+    """Runs the notebooks, or writes the address into them; returns the exit code."""
     command_line.parse(FLAGS, argv, __doc__)
-    repository = _REPOSITORY.value
+    repository = FLAGS.repository
     if repository and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise UsageError(f"--repository={repository}: must look like OWNER/NAME")
-    for name in _ONLY.value or NAMES:
+    for name in FLAGS.only:
         path = notebook_path(name)
         print(path.relative_to(ROOT), flush=True)
-        if _DRY_RUN.value:
+        if FLAGS.dry_run:
             continue
         notebook = nbformat.read(path, as_version=4)
         if repository:
@@ -66,118 +57,73 @@ def main(argv: list[str]) -> int:
                 print(error, file=sys.stderr)
                 return 1
         nbformat.write(notebook, path)
-    if repository and not _DRY_RUN.value:
+    if repository and not FLAGS.dry_run:
         page = ROOT / "README.md"
-        text = with_badges(page.read_text("utf-8"), repository, _ONLY.value or NAMES)
-        page.write_text(text, "utf-8")
+        page.write_text(with_badges(page.read_text("utf-8"), repository), "utf-8")
     return 0
 
 
 def notebook_path(name: str) -> Path:
-    """Returns where the notebook of that name lies."""
+    """Returns the path of a notebook."""
     return ROOT / "launch" / f"{name}.ipynb"
 
 
-def execute(
-    notebook: NotebookNode,
-    parameters: Mapping[str, Any] | None = None,
-    cell_seconds: int = 3600,
-) -> NotebookNode:
-    """Returns the notebook with the outputs of running all its cells in order.
+def execute(notebook: NotebookNode, cell_seconds: int = 3600) -> NotebookNode:
+    """Returns a copy of the notebook with the outputs of all its cells, run in order.
 
-    The kernel listens to nobody but this process, and reads no settings of the user.
-
-    Args:
-      notebook: stays as it is.
-      parameters: are set in a cell of their own after the one tagged "parameters".
-      cell_seconds: the most that a cell may take.
-
-    Raises:
-      CellExecutionError: if a cell fails.
-      CellTimeoutError: if one takes too long.
+    The kernel is this Python at the top of the checkout; it accepts no connection but
+    from this process, and reads no user settings.
     """
     notebook = copy.deepcopy(notebook)
-    if parameters:
-        _set(notebook, parameters)
     with tempfile.TemporaryDirectory(prefix="notebook") as private:
         manager = AsyncKernelManager(
-            # Of kernels only the one of this Python.
-            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # this Python's only
             connection_file=f"{private}/connection.json",
             transport="ipc",
             ip=f"{private}/kernel",
         )
+        places = "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"
+        environment = os.environ | dict.fromkeys(places, private)
+        environment.pop("MPLBACKEND", None)  # or figures would not reach the notebook
         client = nbclient.NotebookClient(
-            notebook,
-            km=manager,
-            timeout=cell_seconds,
-            resources={"metadata": {"path": str(ROOT)}},
-            record_timing=False,
-            coalesce_streams=True,
+            notebook, manager, timeout=cell_seconds, record_timing=False
         )
-        client.execute(env=_environment(private), cleanup_kc=True)
-    return _tidy(notebook)
+        client.resources = {"metadata": {"path": str(ROOT)}}
+        client.coalesce_streams = True
+        client.execute(env=environment, cleanup_kc=True)
+    _tidy(notebook)
+    return notebook
+
+
+def _tidy(notebook: NotebookNode) -> None:
+    """Removes versions, paths, and the outputs of cells tagged "remove-output"."""
+    notebook.metadata.language_info = {"name": "python"}
+    for cell in notebook.cells:
+        if "remove-output" in cell.metadata.get("tags", []):
+            cell.outputs = []
+        for output in cell.get("outputs", []):
+            if "text" in output:
+                output.text = output.text.replace(f"{ROOT}/", "")
 
 
 def address(notebook: NotebookNode, name: str, repository: str) -> None:
-    """Puts the project's address into a notebook, and Colab's badge below its title."""
-    badge = _badge(name, repository)
-    title, *text = notebook.cells[0].source.splitlines()
-    text = [line for line in text if not line.startswith("[![Open in Colab]")]
-    notebook.cells[0].source = "\n".join([title, badge, *text])
+    """Writes the project's address and, below the title, Colab's badge."""
+    title, *text = re.sub(f"\n{BADGE}", "", notebook.cells[0].source).splitlines()
+    notebook.cells[0].source = "\n".join([title, _badge(name, repository), *text])
+    line = f'REPOSITORY = "https://github.com/{repository}"'
     for cell in notebook.cells:
-        cell.source = re.sub(
-            r'^REPOSITORY = "[^"]*"',
-            f'REPOSITORY = "https://github.com/{repository}"',
-            cell.source,
-            flags=re.MULTILINE,
-        )
+        cell.source = re.sub(r'(?m)^REPOSITORY = "[^"]*"', line, cell.source)
 
 
-def with_badges(page: str, repository: str, names: Sequence[str] = NAMES) -> str:
-    """Returns the page with Colab's badge behind each link to a notebook."""
-    for name in names:
-        link = f"](launch/{name}.ipynb)"
-        page = re.sub(re.escape(link) + _BADGE, link, page)
-        page = page.replace(link, f"{link} {_badge(name, repository)}")
-    return page
+def with_badges(page: str, repository: str) -> str:
+    """Returns the page with Colab's badge after each link to a notebook."""
+    link, badge = rf"\]\(launch/(\w+)\.ipynb\)( {BADGE})?", _badge(r"\1", repository)
+    return re.sub(link, rf"](launch/\1.ipynb) {badge}", page)
 
 
 def _badge(name: str, repository: str) -> str:
-    url = f"{_COLAB}/github/{repository}/blob/main/launch/{name}.ipynb"
-    return f"[![Open in Colab]({_COLAB}/assets/colab-badge.svg)]({url})"
-
-
-def _set(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
-    tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
-    after = next(i for i, tagged in enumerate(tags) if "parameters" in tagged) + 1
-    source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
-    notebook.cells.insert(after, nbformat.v4.new_code_cell(source))
-
-
-def _environment(private: str) -> dict[str, str]:
-    """That of this process, but for where Jupyter and IPython keep their files."""
-    places = "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"
-    environment = os.environ | dict.fromkeys(places, private)
-    environment.pop("MPLBACKEND", None)  # or pictures would not reach the notebook
-    return environment
-
-
-def _tidy(notebook: NotebookNode) -> NotebookNode:
-    """Leaves nothing of the machine: versions, paths, the pieces that output came in.
-
-    Outputs of cells tagged "remove-output" go, too.
-    """
-    notebook.metadata.language_info = {"name": "python"}
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        if "remove-output" in cell.metadata.get("tags", []):
-            cell.outputs = []
-        for output in cell.outputs:
-            if "text" in output:
-                output.text = output.text.replace(f"{ROOT}/", "")
-    return notebook
+    url = f"{COLAB}/github/{repository}/blob/main/launch/{name}.ipynb"
+    return f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({url})"
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ class Config:
 
 
 def plan_of(config: Config) -> tuple[Phase, ...]:
-    """Returns the configured phases; a given teacher is not trained.
+    """Returns the configured phases; a teacher from elsewhere is not trained.
 
     Raises:
       ValueError: if start_steps is not end_steps times a power of the ratio.

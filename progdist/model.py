@@ -30,7 +30,7 @@ class Model(NamedTuple):
 
     Attributes:
       net: called as net(z_t, logsnr_t, conditioning, dropout).
-      parameterization: what its output means.
+      parameterization: meaning of its output.
       schedule: the schedule it is trained with.
       image_shape: (height, width, channels).
       num_classes: classes of its labels; 0 without any.

@@ -57,7 +57,7 @@ def pmap(
       mesh: from `make_mesh`.
       in_specs: for each argument `ROWS` (split by rows), `REPLICATED`, or a tree of
         such values.
-      out_specs: the same for the result, or a tuple of them for a tuple of results.
+      out_specs: specs of the result, or a tuple of them for a tuple of results.
       donate_argnums: arguments whose memory the result may reuse.
     """
     mapped = jax.shard_map(fn, mesh=mesh, in_specs=tuple(in_specs), out_specs=out_specs)
@@ -94,7 +94,7 @@ def place(tree: PyTree, mesh: Mesh, specs: PyTree = REPLICATED) -> PyTree:
     Args:
       tree: arrays.
       mesh: the devices.
-      specs: how they are split; one value, or a tree of them.
+      specs: `PartitionSpec` of the arrays; one value, or a tree of them.
     """
     shardings = _shardings(mesh, specs)
     return jax.jit(lambda t: jax.tree.map(jnp.copy, t), out_shardings=shardings)(tree)
@@ -150,7 +150,7 @@ def on_process_zero(act: Callable[[], None]) -> None:
 
     Raises:
       PeerError: on the others, where it failed.
-      Exception: what `act` raised, on process 0.
+      Exception: the error of `act`, on process 0.
     """
     failure: Exception | None = None
     if jax.process_index() == 0:
@@ -203,7 +203,7 @@ def _all_bytes(text: np.ndarray) -> list[bytes]:
 
 
 class Vote:
-    """What any process wishes becomes known to all of them at the same call.
+    """Vote of all processes, whose largest wish they all learn at the same call.
 
     Accelerators are not waited for: what a call returns was wished at the call before.
     """

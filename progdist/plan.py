@@ -1,11 +1,11 @@
-"""The plan of a run: its phases as data, with what each is for and what it costs.
+"""The plan of a run: its phases as data, with the kind and the cost of each.
 
 | kind    | teacher                           | student starts from | steps         |
 |---------|-----------------------------------|---------------------|---------------|
-| base    | none; data, or a teacher is given | random, or given    | N_0           |
+| base    | none; data, or a given teacher    | random, or given    | N_0           |
 | distill | the model of the phase before     | the teacher         | N_0 / ratio^k |
 
-A run writes its plan to `plan.json`, from which other programs learn it.
+A run writes its plan to `plan.json`, for the report and other readers.
 """
 
 import json
@@ -25,7 +25,7 @@ class Phase(NamedTuple):
     """One phase of the plan.
 
     Attributes:
-      kind: what it trains.
+      kind: its kind of training.
       number: 0 for the base model, k for round k.
       num_steps: N, the network calls of the model that it makes.
       num_updates: updates of the phase.
@@ -92,7 +92,7 @@ def make_plan(
     """Returns the phases: the base model's, then the rounds down to end_steps.
 
     Args:
-      base_updates: updates of phase 0; 0 if a trained teacher is given.
+      base_updates: updates of phase 0; 0 with a teacher from elsewhere.
       base_batch_size: examples of each of them.
       round_updates: updates of a round.
       round_batch_size: examples of each of them.

@@ -129,11 +129,11 @@ def open_source(config: Config) -> data.Source:
 
 
 def check_teacher(config: Config, model: Model) -> None:
-    """Refuses a given teacher that is not of this network, output and schedule.
+    """Refuses a teacher of another network, parameterization or schedule.
 
     Raises:
-      CheckpointError: if there is none, or it belongs to another network.
-      ConfigError: if it predicts something else, or for other steps.
+      CheckpointError: if it is missing, or belongs to another network.
+      ConfigError: if its output means something else, or it takes other steps.
     """
     if not config.teacher:
         return

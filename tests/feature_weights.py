@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from progdist.evaluate.features.inception_shapes import layer_shapes
+from tests.inception_shapes import layer_shapes
 
 
 def inception_arrays(seed: int = 0) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ from progdist import main
 from progdist.checkpoint import Checkpoints, models
 from progdist.errors import exit_with
 from progdist.trainer import step
-from progdist.trainer.phase_end import Results
+from progdist.trainer.phase_end import PhaseEnd
 from progdist.trainer.preemption import Preemption
 from progdist.trainer.state import make_optimizer
 from progdist.workdir.journal import Journal
@@ -137,7 +137,7 @@ def at_row(number):
     """With half of the row on disk."""
 
     def act(journal, row):
-        if row["global_step"] == number:
+        if row.global_step == number:
             with journal._metrics.open("a") as file:
                 file.write('{"global_step": 1')
             die()
@@ -224,7 +224,7 @@ if __name__ == "__main__":
     split = sys.argv.index("--")
     words, sys.argv[1:] = sys.argv[1:split], sys.argv[split + 1 :]
     remember_start()
-    Results.conclude = lambda *_: None  # the figures: nothing of them is compared
+    PhaseEnd.conclude = lambda *_: None  # the figures: nothing of them is compared
     for word in words[2:]:
         losing(word.removeprefix("--mutant="))
     if words[0] != "nowhere":

@@ -1,5 +1,6 @@
 import dataclasses
 import importlib
+import json
 
 import jax
 import pytest
@@ -149,3 +150,12 @@ def test_differences_name_old_and_new_of_what_matters():
     new.keep_checkpoints += 1
     assert differences(old, new) == ["base.learning_rate: 0.001 → 0.5"]
     assert differences(old, dataclasses.replace(old)) == []
+
+
+def test_a_configuration_of_version_0_1_0_is_read_under_its_new_names(tmp_path):
+    """It had `model`, with the network's fields and `output` among them."""
+    config = load("digits")
+    values = json.loads(to_json(config))
+    values["model"] = {"output": values.pop("parameterization"), **values.pop("net")}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert from_json(tmp_path / "config.json") == config

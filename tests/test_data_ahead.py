@@ -138,7 +138,7 @@ def test_closing_drops_what_is_not_begun():
 
     ahead = read_ahead(read, range(1000), 2, num_ahead=900)
     next(ahead)
-    threading.Timer(0.1, gate.set).start()
+    threading.Timer(1.0, gate.set).start()  # when closing has begun
     ahead.close()
     assert len(begun) <= 1 + 2 + 2
     assert not [t for t in threading.enumerate() if t.name.startswith("data")]

@@ -11,6 +11,7 @@ from progdist.data import DataError, cache, images, inspection
 from progdist.data.listing import list_images
 from tests.originals import image_of
 from tests.pictures import GOOD, encoded, fill, open_folder
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -127,16 +128,21 @@ def test_what_was_tried_is_kept_when_it_is_interrupted(root, tried, monkeypatch)
 def test_processes_do_not_try_the_same_files_at_once(root, tried, capsys):
     fill(root, {"good.png": GOOD})
     second = threading.Thread(target=open_folder, args=(root,))
+    told = []
+
+    def is_told():
+        told.append(capsys.readouterr().err)
+        return "another process is reading it" in "".join(told)
+
     with cache.exclusive(root):
         second.start()
-        second.join(0.2)
+        wait_until(is_told)
         assert second.is_alive()
         assert not tried
         cache.keep(root, list_images(root).stamps)
-    second.join(10)
+    second.join(60)
     assert not second.is_alive()
     assert not tried
-    assert "another process is reading it" in capsys.readouterr().err
 
 
 def test_ten_thousand_files_stay_cheap(root, monkeypatch):

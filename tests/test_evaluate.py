@@ -14,12 +14,13 @@ import scipy.linalg
 from PIL import Image
 
 from configs.digits import get_config
-from progdist import checkpoint, cli, data, model, parallel, report, sample
+from progdist import checkpoint, cli, data, model, parallel, preflight, report, sample
 from progdist.config import ConfigError, from_json, to_json
 from progdist.errors import UsageError, exit_with
 from progdist.evaluate import __main__ as evaluate, evaluator
 from progdist.report import save_png
 from progdist.workdir.lock import Lock
+from progdist.workdir.rows import read_rows
 from tests import faults, test_processes
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +68,7 @@ def command(module, *flags, monkeypatch):
 
 
 def rows(workdir, **wanted):
-    found = report.read_rows(workdir / "eval.jsonl")
+    found = read_rows(workdir / "eval.jsonl")
     return [r for r in found if wanted.items() <= r.items()]
 
 
@@ -128,16 +129,16 @@ def test_what_is_there_is_not_computed_again(workdir, monkeypatch, capsys):
     (workdir / "eval.jsonl").write_text(cut)
     drawn = []
     monkeypatch.setattr(
-        evaluator.drawing,
+        evaluator.sampling,
         "draw_images",
-        lambda *a, inner=evaluator.drawing.draw_images: drawn.append(1) or inner(*a),
+        lambda *a, inner=evaluator.sampling.draw_images: drawn.append(1) or inner(*a),
     )
     command(evaluate, *flags, monkeypatch=monkeypatch)
     assert rows(workdir) == whole
     assert len(drawn) == 1
     command(evaluate, *flags, monkeypatch=monkeypatch)
     assert len(drawn) == 1
-    assert capsys.readouterr().out.count("is there already") == 5
+    assert capsys.readouterr().out.count("already evaluated") == 5
     command(evaluate, *flags, "--seed=1", "--gammas=0", monkeypatch=monkeypatch)
     assert len(drawn) == 3
 
@@ -174,8 +175,8 @@ def test_a_workdir_in_use_is_left_alone(workdir, monkeypatch):
         (["--num_steps=x"], "--num_steps=x: must be whole numbers"),
         (["--num_steps=0"], "--num_steps=0: must be 1 to 16,777,216"),
         (["--round=0", "--num_steps=3000000000"], "--num_steps=3000000000: must be 1 "),
-        (["--gammas=0.5"], "--gammas: is for --sampler=ancestral"),
-        (["--inception_weights=a"], "--inception_weights: is for --features=inception"),
+        (["--gammas=0.5"], "--gammas: needs --sampler=ancestral"),
+        (["--inception_weights=a"], "--inception_weights: needs --features=inception"),
         (["--round=7"], "--round=7: is not finished"),
         (["--num_steps=1", "--sampler=heun"], "--sampler=heun: makes 2 network calls"),
         (["--gammas=2", "--sampler=ancestral"], "--gammas=2.0: must be 0 to 1"),
@@ -248,7 +249,7 @@ def test_a_directory_of_files_holds_the_same_images(workdir, monkeypatch, tmp_pa
     assert [p.name for p in paths[:2]] == ["000000.png", "000001.png"]
     files = np.stack([np.asarray(Image.open(path)) for path in paths])
     np.testing.assert_array_equal(files, images[..., 0])
-    with pytest.raises(UsageError, match="is there already, and not empty"):
+    with pytest.raises(UsageError, match="exists and is not empty"):
         command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
 
 

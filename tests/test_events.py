@@ -9,8 +9,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from progdist.diffusion import logsnr_bins
 from progdist.workdir.events import Events
-from progdist.workdir.journal import Journal
-from tests.test_journal import row
+from tests.test_journal import measured, open_journal, row
 
 NUM_BINS = len(logsnr_bins.CENTRES)
 
@@ -68,15 +67,14 @@ def test_a_histogram_has_a_bar_for_each_bin(there, tmp_path):
 
 
 def test_all_that_was_said_can_be_read_while_the_run_goes_on(tmp_path):
-    journal, directory = Journal(tmp_path, 4), tmp_path / "tensorboard"
+    journal, directory = open_journal(tmp_path, 4), tmp_path / "tensorboard"
     assert read(directory)[1].session_log.status == SessionLog.START
     assert read(directory)[1].step == 5  # hides what an earlier start said of it
     journal.metrics(row(5))
     told = {value.tag: value for _, value in values(read(directory))}
     assert told["train/loss"].simple_value == 1.0
     assert list(told["train/loss_by_logsnr"].histo.bucket) == [1.0] * NUM_BINS
-    measured = {"metric": "FD", "role": "student", "sampler": "ddim", "value": 2.0}
-    journal.evaluation(measured, 6)
+    journal.evaluation(measured("FD", 2.0), 6)
     step, last = values(read(directory))[-1]
     assert (step, last.tag, last.simple_value) == (6, "FD/student_ddim", 2.0)
     journal.images("samples/student", np.zeros((8, 8, 1), np.uint8), 7)

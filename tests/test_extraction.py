@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from progdist import data, parallel
-from progdist.evaluate import extraction, metrics, references
+from progdist.evaluate import extraction, features, metrics, references
 from progdist.evaluate.features import Features, Network
+
+FD = metrics.make_metric("fd")
 
 
 def apply(params, images):
@@ -22,7 +24,7 @@ def apply(params, images):
 @pytest.fixture
 def network():
     params = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
-    return Network("squeezenet", params, apply, "digest")
+    return Network("squeezenet", params, apply, "digest", "-squeezenet")
 
 
 def make_source(num, seed=0):
@@ -46,7 +48,7 @@ def test_statistics_are_the_same_for_any_batch_size(network, size):
         [extractor, pixels], in_parts(source, size), 70
     )
     direct = jax.jit(apply)(network.params, source.images)
-    np.testing.assert_allclose(found.kept, direct.features, 1e-5)
+    np.testing.assert_allclose(found.vectors, direct.features, 1e-5)
     np.testing.assert_allclose(
         found.moments.covariance, np.cov(np.float64(direct.features).T), 1e-4
     )
@@ -137,42 +139,40 @@ def test_damaged_statistics_are_computed_again(reference, counted, damage, tmp_p
 
 def test_the_halves_have_nothing_in_common(reference):
     one, other = (
-        references._chosen(reference, which, 40) for which in ("one half", "other half")
+        references.chosen_indices(reference, which, 40)
+        for which in ("one half", "other half")
     )
     assert len(set(one) | set(other)) == 80
-    assert set(references._chosen(reference, "all", 0)) == set(range(101))
+    assert set(references.chosen_indices(reference, "all", 0)) == set(range(101))
 
 
 def test_the_floor_is_of_one_half_to_the_other(reference, counted):
     extractor, seen = counted
-    found = references.floor(reference, extractor, "fd", 40)
+    found = references.floor(reference, extractor, FD, 40)
     x = reference.source.images
     halves = [
         np.float64(jax.jit(apply)(np.ones((2, 3)), x[chosen]).features)
         for chosen in (
-            references._chosen(reference, which, 40)
+            references.chosen_indices(reference, which, 40)
             for which in ("one half", "other half")
         )
     ]
     moments = [metrics.Moments(h.mean(0), np.cov(h.T)) for h in halves]
     expected = metrics.frechet_distance(*moments)
     (number,) = found.values()
-    assert number["measured"] == pytest.approx(expected, rel=1e-4)
-    assert number["count"] == 40
+    assert number.measured == pytest.approx(expected, rel=1e-4)
+    assert number.count == 40
     size = len(reference.source)
     share = (1 / 40 + 1 / size) / (1 / 40 + 1 / 40)
-    assert number["value"] == pytest.approx(share * expected, rel=1e-4)
-    assert references.floor(reference, extractor, "fd", 40) == found
+    assert number.value == pytest.approx(share * expected, rel=1e-4)
+    assert references.floor(reference, extractor, FD, 40) == found
     assert sum(seen) == 80
-    assert (
-        references.floor(reference, extractor, "fd", 9999)["FD-squeezenet"]["count"]
-        == 50
-    )
+    assert references.floor(reference, extractor, FD, 9999)["FD-squeezenet"].count == 50
 
 
 def test_between_images_of_one_kind_the_distance_is_proportional_to_1_n_plus_1_m():
     """Which is what makes a floor of halves one of other numbers of images."""
-    x = metrics.pixel_features(data.open_source("digits").images)
+    x = features.pixel_features(data.open_source("digits").images)
     rng = np.random.default_rng(0)
 
     def factor(n, m):

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests import faults
+from tests.waiting import text_of, wait_until
 
 MAIN = [sys.executable, "-m", "progdist.main", *faults.FLAGS]
 # One here; `python -m tests.faults` has all, and its mutants.
@@ -67,11 +68,11 @@ def test_a_run_owns_its_workdir_and_stops_when_asked_to(tmp_path):
 
 
 def wait_for_row(workdir, process):
-    deadline, metrics = time.monotonic() + 120, workdir / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text().count("\n")):
+    def has_row():
         assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return "\n" in text_of(workdir / "metrics.jsonl")
+
+    wait_until(has_row, 120)
 
 
 @pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare of util-linux")

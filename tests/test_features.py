@@ -75,13 +75,41 @@ def test_the_average_leaves_out_the_padding():
     np.testing.assert_allclose(layers.average_pool(x), x, rtol=1e-6)
 
 
-def test_weights_of_another_network_are_refused():
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("Mixed_6b.branch_pool.bn.bias", None, "bn.bias is missing"),
+        ("Mixed_6b.branch_pool.conv.weight", None, "conv.weight is missing"),
+        ("fc.weight", None, "fc.weight is missing"),
+        ("fc.weight", np.zeros((1008, 7)), "fc takes 7 channels, expected 2048"),
+        (
+            "Conv2d_1a_3x3.conv.weight",
+            np.zeros((32, 1, 3, 3), np.float32),
+            "Conv2d_1a_3x3 takes 1 channels, expected 3",
+        ),
+        (
+            "Conv2d_1a_3x3.conv.weight",
+            np.zeros((32, 27), np.float32),
+            r"float32 \(32, 27\), expected \(any, any, any, any\)",
+        ),
+        (
+            "Mixed_6b.branch_pool.bn.bias",
+            np.zeros(7, np.float32),
+            r"float32 \(7,\), expected \(192\)",
+        ),
+        (
+            "Mixed_6b.branch_pool.bn.bias",
+            np.full(192, np.nan, np.float32),
+            "bn.bias is not finite",
+        ),
+    ],
+)
+def test_weights_of_another_network_are_refused(name, array, message):
     arrays = feature_weights.inception_arrays()
-    del arrays["Mixed_6b.branch_pool.bn.bias"]
-    with pytest.raises(WeightsError, match=r"Mixed_6b.branch_pool.bn.bias is missing"):
-        inception.from_arrays(arrays)
-    arrays = {"Conv2d_1a_3x3.conv.weight": np.zeros((32, 1, 3, 3), np.float32)}
-    with pytest.raises(WeightsError, match=r"float32 \(32, 1, 3, 3\), wanted"):
+    del arrays[name]
+    if array is not None:
+        arrays[name] = array
+    with pytest.raises(WeightsError, match=f"not the FID's Inception: .*{message}"):
         inception.from_arrays(arrays)
 
 
@@ -125,7 +153,7 @@ def test_tensors_stay_inside_their_storages():
     storage = np.zeros(4, np.float32)
     for offset, shape, strides in ((1, (4,), (1,)), (-1, (2,), (1,)), (3, (2,), (-1,))):
         with pytest.raises(pickle.UnpicklingError, match="beyond its storage"):
-            weights._rebuild_tensor(storage, offset, shape, strides)
+            weights.rebuild_tensor(storage, offset, shape, strides)
 
 
 def test_numpys_pickles_are_read(tmp_path):
@@ -175,19 +203,21 @@ def test_a_download_is_checked_and_kept_once(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "URL", url)
     with pytest.raises(WeightsError, match="its SHA-256 is"):
         download.inception_file()
-    assert not download.kept_file().exists()
+    assert not download.download_path().exists()
     digest = hashlib.sha256(b"weights").hexdigest()
     monkeypatch.setattr(download, "SHA256", digest)
     assert download.inception_file().read_bytes() == b"weights"
     (tmp_path / "served").unlink()
-    assert download.inception_file() == download.kept_file()
+    assert download.inception_file() == download.download_path()
 
 
 def test_grey_images_are_given_as_colour(net):
-    network = features.networks.from_inception(net)
+    network = features.networks.inception_network(net)
     grey = jnp.asarray(feature_weights.images(1, 8, 8)[..., :1])
-    rgb = features.networks._rgb(grey)
-    np.testing.assert_array_equal(rgb, np.repeat(grey, 3, axis=-1))
+    rgb = np.repeat(grey, 3, axis=-1)
+    np.testing.assert_array_equal(layers.rgb(grey), rgb)
+    one, other = (network.apply(network.params, images) for images in (grey, rgb))
+    np.testing.assert_allclose(one.features, other.features, 1e-5)
     assert network.name == "inception"
 
 

@@ -6,21 +6,39 @@ import pytest
 
 from progdist.diffusion import logsnr_bins
 from progdist.workdir.journal import Journal
+from progdist.workdir.rows import EvalRow, MetricsRow
 
 
 def row(step):
-    return {
-        "global_step": step,
-        "phase": 0,
-        "step": step,
-        "num_steps": 4,
-        "loss": 1.0,
-        "learning_rate": 0.1,
-        "grad_norm": 1.0,
-        "skipped": 0,
-        "steps_per_second": 2.0,
-        "loss_by_logsnr": [1.0] * len(logsnr_bins.CENTRES),
-    }
+    return MetricsRow(
+        global_step=step,
+        phase=0,
+        num_steps=4,
+        step=step,
+        loss=1.0,
+        grad_norm=1.0,
+        learning_rate=0.1,
+        skipped=0,
+        steps_per_second=2.0,
+        loss_by_logsnr=[1.0] * len(logsnr_bins.CENTRES),
+    )
+
+
+def measured(metric="FD-pixels", value=1.0):
+    return EvalRow(
+        phase=1,
+        role="student",
+        sampler="ddim",
+        num_steps=2,
+        trained_steps=2,
+        num_samples=10,
+        metric=metric,
+        value=value,
+    )
+
+
+def open_journal(workdir, global_step, active=True):
+    return Journal(workdir, global_step, logsnr_bins.EDGES, active)
 
 
 def steps(workdir):
@@ -29,11 +47,11 @@ def steps(workdir):
 
 
 def test_a_resumed_run_leaves_neither_holes_nor_doubles(tmp_path):
-    journal = Journal(tmp_path, 0)
+    journal = open_journal(tmp_path, 0)
     for step in (5, 10, 15):
         journal.metrics(row(step))
     journal.close()
-    journal = Journal(tmp_path, 10)  # the newest checkpoint is of step 10
+    journal = open_journal(tmp_path, 10)  # the newest checkpoint is of step 10
     for step in (15, 20):
         journal.metrics(row(step))
     journal.close()
@@ -42,17 +60,17 @@ def test_a_resumed_run_leaves_neither_holes_nor_doubles(tmp_path):
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "eval.jsonl"])
 def test_a_line_that_was_cut_short_is_dropped_before_the_next(tmp_path, name):
-    (tmp_path / name).write_text(json.dumps(row(5)) + '\n{"global_st')
-    journal = Journal(tmp_path, 5)
+    (tmp_path / name).write_text(json.dumps(row(5).to_json()) + '\n{"global_st')
+    journal = open_journal(tmp_path, 5)
     journal.metrics(row(10))
-    journal.evaluation({"metric": "m", "role": "r", "sampler": "s", "value": 1.0}, 10)
+    journal.evaluation(measured(), 10)
     journal.close()
     for line in (tmp_path / name).read_text().splitlines():
         json.loads(line)
 
 
 def test_only_the_first_process_writes(tmp_path):
-    journal = Journal(tmp_path, 0, active=False)
+    journal = open_journal(tmp_path, 0, active=False)
     journal.metrics(row(5))
     journal.close()
     assert list(tmp_path.iterdir()) == []
@@ -70,7 +88,7 @@ def fail(journal):
 
 
 def test_an_error_that_ends_a_run_is_noted(tmp_path):
-    journal = Journal(tmp_path, 0)
+    journal = open_journal(tmp_path, 0)
     journal.start({"global_step": 0})
     with pytest.raises(ValueError, match="lost"):
         fail(journal)
@@ -81,14 +99,14 @@ def test_a_full_disk_does_not_hide_the_error(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("disk full")
 
-    journal = Journal(tmp_path, 0)
+    journal = open_journal(tmp_path, 0)
     monkeypatch.setattr("progdist.workdir.journal.append", refuse)
     with pytest.raises(ValueError, match="lost"):
         fail(journal)
 
 
 def test_sample_grids_go_to_tensorboard(tmp_path):
-    journal = Journal(tmp_path, 0)
+    journal = open_journal(tmp_path, 0)
     grid = np.zeros((8, 8, 1), np.uint8)
     journal.images("samples/student", grid, 10)
     journal.close()

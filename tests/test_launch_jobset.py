@@ -36,7 +36,7 @@ def launch(*words, main=MAIN, check=True, **options):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=check,
         **options,
     )

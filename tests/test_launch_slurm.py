@@ -5,12 +5,12 @@ import re
 import shlex
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests import fake_commands
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 SUBMIT, BATCH = ROOT / "launch" / "slurm.sh", ROOT / "launch" / "slurm.sbatch"
@@ -25,7 +25,7 @@ def submit(place, *words, check=True):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=check,
     )
 
@@ -85,7 +85,7 @@ def test_a_mistake_is_one_line_and_code_2(words, message, tmp_path):
 
 def test_every_task_sees_all_gpus_and_is_left_to_save(tmp_path):
     job = start_batch(tmp_path, "", SLURM_CPUS_PER_TASK="6")
-    assert job.communicate(timeout=20)[0] == ""
+    assert job.communicate(timeout=60)[0] == ""
     assert job.returncode == 0
     ((name, *options),) = fake_commands.calls(tmp_path)
     assert name == "srun"
@@ -102,7 +102,7 @@ def test_a_loss_or_the_time_limit_puts_the_job_back_and_a_mistake_does_not(
     code, tmp_path
 ):
     job = start_batch(tmp_path, f"sys.exit({code})")
-    job.communicate(timeout=20)
+    job.communicate(timeout=60)
     assert job.returncode == code
     requeued = ["scontrol", "requeue", "17"] in fake_commands.calls(tmp_path)
     assert requeued == (code in (5, 134, 137, 143))
@@ -111,16 +111,19 @@ def test_a_loss_or_the_time_limit_puts_the_job_back_and_a_mistake_does_not(
 def test_the_restarts_have_an_end(tmp_path):
     limits = {"MAX_RESTARTS": "2", "SLURM_RESTART_COUNT": "2"}
     job = start_batch(tmp_path, "sys.exit(5)", **limits)
-    assert "not put back after 2 restarts" in job.communicate(timeout=20)[0]
+    assert "not requeued after 2 restarts" in job.communicate(timeout=60)[0]
     assert [name for name, *_ in fake_commands.calls(tmp_path)] == ["srun"]
 
 
 def test_a_cancelled_job_waits_for_its_tasks_and_stays_cancelled(tmp_path):
-    job = start_batch(tmp_path, "time.sleep(0.6); sys.exit(143)")
-    while not fake_commands.calls(tmp_path):
-        time.sleep(0.02)
+    saved = tmp_path / "saved"
+    saving = f"while not os.path.exists({str(saved)!r}): time.sleep(0.02)"
+    job = start_batch(tmp_path, f"{saving}\nsys.exit(143)")
+    wait_until(lambda: fake_commands.calls(tmp_path))
     os.kill(job.pid, signal.SIGTERM)
-    assert "ended with 143, by SLURM" in job.communicate(timeout=20)[0]
+    assert job.poll() is None
+    saved.touch()
+    assert "ended with 143, by SLURM" in job.communicate(timeout=60)[0]
     assert job.returncode == 143
     assert [name for name, *_ in fake_commands.calls(tmp_path)] == ["srun"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import fake_commands
-from tests.waiting import wait_until
+from tests.waiting import text_of, wait_until, write_whole
 
 ROOT = Path(__file__).parents[1]
 SLICE = ["--name=my-slice", "--zone=us-central2-b"]
@@ -29,7 +29,7 @@ homes = [place + "/home0", place + "/home1"]
 def flag(name): return next(w.split("=", 1)[1] for w in words if w.startswith(name))
 def states(group, *new):
     path = f"{place}/{group}"
-    if new: return open(path, "w").write(" ".join(new))
+    if new: return write_whole(path, " ".join(new))
     return open(path).read().split()
 group, verb = words[2:4]
 if verb == "list":
@@ -47,7 +47,7 @@ elif verb == "scp" and "--worker=all" in words:
 elif verb == "ssh" and os.path.exists(place + "/looks"):  # in place of workers
     if "worker.sh state" in flag("--command"):
         now, *rest = open(place + "/looks").read().splitlines()
-        open(place + "/looks", "w").write("\n".join(rest))
+        write_whole(place + "/looks", "\n".join(rest))
         for word in now.split(", "): print("progdist:", word)
 elif verb == "ssh":
     for home in homes[: 1 if flag("--worker") == "0" else 2]:
@@ -61,9 +61,9 @@ TRAINER = r"""
 import signal
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 place, home = os.environ["PLACE"], os.path.basename(os.environ["HOME"])
-with open(place + "/arguments", "w") as file: json.dump(words, file)
+write_whole(place + "/arguments", json.dumps(words))
 codes = open(place + "/codes-" + home).read().split()
-open(place + "/codes-" + home, "w").write(" ".join(codes[1:]))
+write_whole(place + "/codes-" + home, " ".join(codes[1:]))
 seconds, _, code = codes[0].rpartition(":")
 time.sleep(float(seconds or 0))
 sys.exit(int(code))
@@ -91,7 +91,7 @@ def place(tmp_path, monkeypatch):
         (tmp_path / f"codes-{home}").write_text("60:0")
     yield tmp_path
     for pid in tmp_path.glob("home*/.progdist/pid"):
-        if state(pid.parents[1]) == "running":
+        if state(pid.parents[1]) == "running" and text_of(pid).strip():
             os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
@@ -147,7 +147,7 @@ def test_the_dry_run_prints_what_is_run(words, place, monkeypatch):
     tpu_vm(command, *SLICE, *rest)
     run = of_gcloud_and_git(place)
     monkeypatch.chdir(ROOT)
-    subprocess.run(["bash", "-euc", printed], check=True)
+    subprocess.run(["bash", "-euc", printed], check=True, timeout=60)
     assert run == of_gcloud_and_git(place)
     assert len(run) >= 1
 
@@ -165,7 +165,7 @@ def test_a_spot_slice_is_asked_for_through_the_queue(place):
 def test_install_and_run_start_the_trainer_on_every_worker(place):
     tpu_vm("install", *SLICE)
     tpu_vm("run", *SLICE, *NFS, *MAIN)
-    wait_until((place / "arguments").exists)
+    wait_until(lambda: text_of(place / "arguments"))
     passed = json.loads((place / "arguments").read_text())
     assert passed == ["-m", "progdist.main", "--distributed", *ARGUMENTS]
     status = tpu_vm("status", *SLICE).stdout.splitlines()
@@ -189,9 +189,9 @@ def home(place):
 
 
 def start(home, code):
-    (home.parent / "codes-home0").write_text(code)
+    write_whole(home.parent / "codes-home0", code)
     worker(home, "start", "10.0.0.2:/share", str(home), "--config=C", "--workdir=/w")
-    wait_until((home.parent / "arguments").exists)
+    wait_until(lambda: text_of(home.parent / "arguments"))
 
 
 def test_the_trainer_outlives_the_connection_and_ends_on_demand(home):
@@ -307,7 +307,7 @@ def test_watch_goes_on_after_a_preemption(watch, place):
 def test_watch_gives_up(states, message, watch):
     code, done, errors = watch(tpu_vm=states)
     assert (code, done) == (1, [])
-    assert f"launch: given up: {message}" in errors
+    assert f"launch: giving up: {message}" in errors
 
 
 @pytest.mark.parametrize(

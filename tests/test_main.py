@@ -42,6 +42,14 @@ def answer(command, *flags, capsys, monkeypatch):
         ([DIGITS, "--workdir=W", "--config.base.lr=1"], "Field lr not found"),
         ([DIGITS, "--workdir=W", "--config.seed=x"], "invalid literal"),
         (
+            [DIGITS, "--workdir=W", "--config.model.ch=8"],
+            "--config.model.ch: is --config.net.ch now",
+        ),
+        (
+            [DIGITS, "--workdir=W", "--config.model.output=x"],
+            "--config.model.output: is --config.parameterization now",
+        ),
+        (
             [DIGITS, "--workdir=W", "--config.parameterization=w"],
             "<x|eps|v|both>",
         ),

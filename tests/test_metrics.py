@@ -6,7 +6,9 @@ import scipy.linalg
 import scipy.spatial.distance
 import scipy.special
 
-from progdist.evaluate import metrics
+from progdist.evaluate import extraction, features as networks, metrics
+from progdist.evaluate.features import inception
+from progdist.evaluate.features.networks import inception_network
 from progdist.evaluate.metrics import Collector, Moments, Running, RunningScores
 from tests import toy
 
@@ -48,7 +50,7 @@ def test_frechet_distance_of_singular_covariances():
 def pixel_moments(*batches, **settings):
     running = Running()
     for images in batches:
-        running.add(metrics.pixel_features(images, **settings))
+        running.add(networks.pixel_features(images, **settings))
     return running.result()
 
 
@@ -64,13 +66,13 @@ def test_large_images_are_averaged_over_squares_and_named_for_it():
     images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)
     squares = images.astype(float).reshape(9, 4, 2, 4, 2).mean((2, 4))
     expected = squares.reshape(9, 16) / 127.5 - 1
-    moments = pixel_moments(images, most_pixels=4)
+    moments = pixel_moments(images, max_side=4)
     np.testing.assert_allclose(moments.mean, expected.mean(0), atol=1e-12)
     np.testing.assert_allclose(moments.covariance, np.cov(expected.T), atol=1e-12)
-    assert metrics.pixels_name((8, 8, 1)) == "pixels"
-    assert metrics.pixels_name((28, 28, 1)) == "pixels"
-    assert metrics.pixels_name((64, 64, 3)) == "pixels32"
-    assert metrics.pixels_name((128, 128, 3)) == "pixels32"
+    assert networks.pixels_label((8, 8, 1)) == "pixels"
+    assert networks.pixels_label((28, 28, 1)) == "pixels"
+    assert networks.pixels_label((64, 64, 3)) == "pixels32"
+    assert networks.pixels_label((128, 128, 3)) == "pixels32"
 
 
 OTHERS = "KID", "IS", "precision", "recall"
@@ -185,21 +187,22 @@ def test_statistics_do_not_depend_on_who_saw_what():
     alone = gather([range(40)])
     order = np.random.default_rng(0).permutation(40)
     shared = gather([order[:11], order[11:38], order[38:], []])
-    np.testing.assert_array_equal(alone.kept, x[:30])
-    np.testing.assert_array_equal(shared.kept, x[:30])
+    np.testing.assert_array_equal(alone.vectors, x[:30])
+    np.testing.assert_array_equal(shared.vectors, x[:30])
     np.testing.assert_allclose(shared.moments.mean, x.mean(0), 1e-5)
     for one, other in zip(alone.moments, shared.moments, strict=True):
         np.testing.assert_allclose(one, other, 1e-9, 1e-9)
     np.testing.assert_allclose(alone.score, shared.score, 1e-9)
-    with pytest.raises(ValueError, match="features of 30 images, of 40"):
+    with pytest.raises(ValueError, match="features of 30 images, expected 40"):
         gather([range(30)])
 
 
 def test_what_is_kept_is_bounded():
     few = Collector(10**9, 3, 1000, metrics.Needs(20, False)).sums()
     assert sum(array.nbytes for array in few.values()) < 1000
-    assert metrics.needs(["fd"]) == metrics.Needs(0, False)
-    assert metrics.needs(["fd", "pr", "is"]) == metrics.ALL
+    fd, pr, score = (metrics.make_metric(name) for name in ("fd", "pr", "is"))
+    assert metrics.combined_needs([fd]) == metrics.Needs(0, False)
+    assert metrics.combined_needs([fd, pr, score]) == metrics.ALL
 
 
 @pytest.mark.parametrize(
@@ -211,21 +214,27 @@ def test_what_is_kept_is_bounded():
             [f"{n}-tf1" for n in ("FID", "KID", "IS", "precision", "recall")],
         ),
         (
-            "pixels32",
+            "pixels",
             [f"{n}-pixels32" for n in ("FD", "KID", "IS", "precision", "recall")],
         ),
     ],
 )
 def test_fid_is_of_the_inception_alone(features_name, names):
+    extractor = extraction.make_extractor("pixels", (64, 64, 3), 1)
+    if features_name != "pixels":
+        net = inception.Inception({}, np.zeros((2, 3), np.float32))
+        network = inception_network(net, features_name)
+        extractor = extractor._replace(suffix=network.suffix, frechet=network.frechet)
     x = features(40)
     statistics = metrics.Statistics(40, Moments(x.mean(0), np.cov(x.T)), x, (2.0, 0.1))
     found = {}
-    for metric in ("fd", "kid", "is", "pr"):
-        numbers = metrics.measure(metric, features_name, statistics, statistics)
-        assert tuple(numbers) == metrics.names(metric, features_name)
-        found |= numbers
+    for name in ("fd", "kid", "is", "pr"):
+        metric = metrics.make_metric(name)
+        values = metric.values(statistics, statistics)
+        for title, value in zip(metric.titles, values, strict=True):
+            found[extractor.metric_name(title)] = value[0]
     assert list(found) == names
-    assert found[names[0]]["value"] == pytest.approx(0, abs=1e-6)
-    assert found[names[2]]["value"] == 2.0
+    assert found[names[0]] == pytest.approx(0, abs=1e-6)
+    assert found[names[2]] == 2.0
     with pytest.raises(ValueError, match="metric: 'lpips' is not one of"):
-        toy.unchecked(metrics.measure)("lpips", "pixels", statistics, statistics)
+        toy.unchecked(metrics.make_metric)("lpips")

@@ -176,8 +176,16 @@ def test_the_set_up_asks_in_one_line_for_what_it_lacks(monkeypatch, tmp_path):
 # Running them.
 
 
+def set_parameters(notebook, **parameters):
+    """Sets variables in a cell of their own after the one of the settings."""
+    (cell,) = tagged(notebook, "parameters")
+    source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    notebook.cells.insert(notebook.cells.index(cell) + 1, new_code_cell(source))
+    return notebook
+
+
 def run_in_small(name, **parameters):
-    return notebooks.execute(read(name), parameters, CELL_SECONDS)
+    return notebooks.execute(set_parameters(read(name), **parameters), CELL_SECONDS)
 
 
 def test_a_notebook_is_run_by_this_python_from_the_top_of_the_checkout(
@@ -189,15 +197,15 @@ def test_a_notebook_is_run_by_this_python_from_the_top_of_the_checkout(
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     source = "import os, sys\nprint(number, sys.executable, os.getcwd(), flush=True)"
     cells = [
-        new_code_cell("number = 1", metadata={"tags": ["parameters"]}),
+        new_code_cell("number = 2"),
         new_code_cell(source + "\nprint(f'{os.getcwd()}/launch')"),
         new_code_cell("print(3)", metadata={"tags": ["remove-output"]}),
     ]
     notebook = new_notebook(cells=cells)
-    done = notebooks.execute(notebook, {"number": 2}, CELL_SECONDS)
+    done = notebooks.execute(notebook, CELL_SECONDS)
     python = sys.executable.removeprefix(f"{notebooks.ROOT}/")  # it may lie there
     assert printed(done) == f"2 {python} {notebooks.ROOT}\nlaunch\n"
-    assert len(done.cells[2].outputs) == 1  # however many pieces it came in
+    assert len(done.cells[1].outputs) == 1  # however many pieces it came in
     assert printed(notebook) == ""  # what was given is as it was
 
 
@@ -231,14 +239,14 @@ def test_a_published_project_has_its_address_and_badge_once():
 
 def test_the_readme_has_a_badge_behind_each_link_once():
     page = (notebooks.ROOT / "README.md").read_text(encoding="utf-8")
-    bare = re.sub(notebooks._BADGE, "", page)
+    bare = re.sub(rf" {notebooks.BADGE}", "", page)
     for owner in ("first", "second"):
         page = notebooks.with_badges(page, f"{owner}/progdist")
     for each in notebooks.NAMES:
         assert page.count(f"(launch/{each}.ipynb) [![Open in Colab](") == 1
         assert page.count(f"/second/progdist/blob/main/launch/{each}.ipynb)") == 1
     assert "first/progdist" not in page
-    assert re.sub(notebooks._BADGE, "", page) == bare
+    assert re.sub(rf" {notebooks.BADGE}", "", page) == bare
 
 
 def test_an_address_that_is_none_is_refused():
@@ -305,7 +313,8 @@ def test_a_student_draws_what_the_command_draws(digits, workdir, tmp_path):
     out = str(tmp_path / "drawn.npy")
     notebook.cells.append(new_code_cell(f"np.save({out!r}, images[1])"))
     settings = {"WORKDIR": str(workdir), "NUM_IMAGES": 4, "BATCH_SIZE": 8}
-    drawn = notebooks.execute(notebook, settings, CELL_SECONDS)
+    set_parameters(notebook, **settings)
+    drawn = notebooks.execute(notebook, CELL_SECONDS)
     assert len(shown(drawn, "image/png")) == PICTURES["draw"]
     assert "N = [1, 2, 4]" in printed(drawn)
     assert all(float(ms) > 0 for ms, _ in table(drawn).values())

@@ -34,7 +34,7 @@ def start():
     yield lambda *args, **kwargs: _start(started, *args, **kwargs)
     for process in started:
         process.kill()
-        process.wait()
+        process.wait(timeout=30)
         process.stdout.close()
         process.stderr.close()
 
@@ -60,7 +60,7 @@ def end(process):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_heard_and_the_run_takes_its_time_to_save(start, signum):
-    process = start(HEARS.format(saving=1.0), grace=0.3)
+    process = start(HEARS.format(saving=2.0), grace=1.0)
     process.send_signal(signum)
     code, said = end(process)
     assert code == 128 + signum
@@ -106,8 +106,8 @@ def test_a_second_sigterm_does_not_disturb_a_save(start):
 
 
 def test_a_run_that_is_writing_is_not_ended_for_being_slow(start):
-    writing = "with interrupt.busy(): time.sleep(1); interrupt.heard(); sys.exit(7)"
-    process = start(writing, grace=0.3)
+    writing = "with interrupt.busy(): time.sleep(2); interrupt.heard(); sys.exit(7)"
+    process = start(writing, grace=1.0)
     process.send_signal(signal.SIGTERM)
     assert end(process)[0] == 7
 

@@ -1,17 +1,13 @@
 """The loss by log-SNR, phase by phase, as far as the rows have it."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from progdist.diffusion import logsnr_bins
 from progdist.report.profiles import profiles_figure, profiles_of
+from progdist.workdir.rows import NUM_BINS, MetricsRow, read_row
 from tests.test_page import bars
 from tests.test_report import metrics
-
-PATH = Path("metrics.jsonl")
-NUM_BINS = len(logsnr_bins.CENTRES)
 
 
 def rows(phases=2, per_phase=20):
@@ -24,12 +20,20 @@ def rows(phases=2, per_phase=20):
     return found
 
 
+def profiles(rows):
+    return profiles_of([read_row(MetricsRow, r, "metrics.jsonl") for r in rows])
+
+
+def test_the_rows_have_a_loss_for_each_bin():
+    assert len(logsnr_bins.CENTRES) == NUM_BINS
+
+
 def filled(values):
     return np.array([np.nan if v is None else v for v in values])
 
 
 def test_a_profile_is_the_mean_of_the_last_tenth_of_a_phase():
-    found = profiles_of(rows(), PATH)
+    found = profiles(rows())
     assert [(p.phase, p.num_steps) for p in found] == [(0, 4), (1, 2), (2, 1)]
     for phase, profile in enumerate(found):
         last = [r["loss_by_logsnr"] for r in rows() if r["phase"] == phase][-2:]
@@ -41,21 +45,21 @@ def test_a_bin_that_is_empty_in_some_rows_has_the_mean_of_the_others():
     some = rows(0)
     some[-2]["loss_by_logsnr"] = [None, 2.0, 3.0, *[1.0] * (NUM_BINS - 3)]
     some[-1]["loss_by_logsnr"] = [4.0, 5.0, float("nan"), *[1.0] * (NUM_BINS - 3)]
-    (profile,) = profiles_of(some, PATH)
+    (profile,) = profiles(some)
     np.testing.assert_array_equal(profile.loss[:4], [4.0, 3.5, 3.0, 1.0])
 
 
 def test_rows_that_a_resumed_run_has_written_twice_count_as_the_last_time():
     again = [r | {"loss_by_logsnr": [2.0] * NUM_BINS} for r in rows(0)[-5:]]
-    (profile,) = profiles_of(rows(0) + again, PATH)
+    (profile,) = profiles(rows(0) + again)
     np.testing.assert_array_equal(profile.loss, 2.0)
 
 
 @pytest.mark.parametrize("bar", [None, 0.0, float("inf"), 1e300])
 def test_where_there_is_nothing_to_draw_there_is_no_profile(bar):
-    assert profiles_of(metrics(1), PATH) == []
+    assert profiles(metrics(1)) == []
     nothing = [r | {"loss_by_logsnr": [bar] * NUM_BINS} for r in metrics(1)]
-    assert profiles_of(nothing, PATH) == []
+    assert profiles(nothing) == []
 
 
 @pytest.mark.parametrize(
@@ -71,16 +75,16 @@ def test_where_there_is_nothing_to_draw_there_is_no_profile(bar):
 )
 def test_what_is_no_loss_for_each_bin_is_refused(bad):
     with pytest.raises(ValueError, match=r"^metrics.jsonl: loss_by_logsnr is not a"):
-        profiles_of([r | {"loss_by_logsnr": bad} for r in metrics(0)], PATH)
+        profiles([r | {"loss_by_logsnr": bad} for r in metrics(0)])
 
 
 @pytest.mark.parametrize("width", [9.0, 3.9])
 @pytest.mark.parametrize("phases", [0, 4, 13])
 def test_each_profile_has_axes_of_its_own(phases, width):
-    profiles = profiles_of(rows(phases, 3), PATH)
-    axes = [a for a in profiles_figure(profiles, width).axes if a.get_visible()]
+    drawn = profiles(rows(phases, 3))
+    axes = [a for a in profiles_figure(drawn, width).axes if a.get_visible()]
     assert len(axes) == phases + 1
-    for found, profile in zip(axes, profiles, strict=True):
+    for found, profile in zip(axes, drawn, strict=True):
         (line,) = found.lines
         there = ~np.isnan(profile.loss)
         np.testing.assert_array_equal(

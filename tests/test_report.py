@@ -21,6 +21,7 @@ from progdist.report.quality import quality_figure
 from progdist.report.samples import Block, Samples, rows_figure
 from progdist.report.style import STUDENT
 from progdist.report.trajectories import trajectories_figure, visible
+from progdist.workdir.rows import EvalRow, read_row, read_rows
 
 N_0 = 16
 PHASES = 4  # students with 8, 4, 2, 1 steps
@@ -41,6 +42,10 @@ def evaluation(phase, role, sampler, num_steps, value, metric="FD-pixels") -> di
         "value": value,
         "num_samples": 2000,
     }
+
+
+def row_of(evaluation: dict) -> EvalRow:
+    return read_row(EvalRow, evaluation, "eval.jsonl")
 
 
 def evaluations(phases: int) -> list[dict]:
@@ -122,7 +127,7 @@ def test_cut_anywhere_the_file_reads_as_its_whole_rows(tmp_path):
     for size in range(len(text) + 1):
         path.write_bytes(text[:size])
         # A row is whole once its brace is there, with or without the newline.
-        assert report.read_rows(path) == rows[: text[:size].count(b"}")]
+        assert read_rows(path) == rows[: text[:size].count(b"}")]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +141,7 @@ def test_a_bad_line_before_the_last_is_named(tmp_path, bad):
     with pytest.raises(
         report.RowError, match=r"eval\.jsonl, line 2: not (a )?JSON"
     ) as error:
-        report.read_rows(path)
+        read_rows(path)
     assert "\n" not in str(error.value)
 
 
@@ -147,10 +152,10 @@ def test_a_row_is_nested_as_deeply_as_it_can_be_shown(tmp_path, depth):
     inner = "[" * (depth - 1) + "]" * (depth - 1)
     path.write_text(f'{{"a": {inner}, "b": [{", ".join(["[]"] * 100)}]}}\n')
     if depth <= 20:
-        assert report.read_rows(path)
+        assert read_rows(path)
     else:
         with pytest.raises(report.RowError, match=r"line 1: nested too deeply$"):
-            report.read_rows(path)
+            read_rows(path)
 
 
 @pytest.mark.parametrize("error", [report.RowError, report.ArrayError])
@@ -168,13 +173,13 @@ def test_a_whole_last_line_is_not_excused(tmp_path):
     path = tmp_path / "eval.jsonl"
     path.write_text('{"step": 0}\n{"step"\n')
     with pytest.raises(ValueError, match="line 2"):
-        report.read_rows(path)
+        read_rows(path)
 
 
 def test_no_file_yet_has_no_rows_but_no_folder_is_an_error(tmp_path):
-    assert report.read_rows(tmp_path / "eval.jsonl") == []
+    assert read_rows(tmp_path / "eval.jsonl") == []
     with pytest.raises(FileNotFoundError, match="no-run"):
-        report.read_rows(tmp_path / "no-run" / "eval.jsonl")
+        read_rows(tmp_path / "no-run" / "eval.jsonl")
 
 
 def test_the_later_measurement_counts_and_metrics_do_not_mix(tmp_path):
@@ -432,7 +437,7 @@ def test_states_that_are_no_numbers_are_grey():
 # Quality
 
 
-def read(workdir: Path) -> list[report.Evaluation]:
+def read(workdir: Path) -> list[EvalRow]:
     return report.read_evaluations(workdir)
 
 
@@ -457,7 +462,7 @@ def test_quality_axes_are_logarithmic_with_whole_numbers_of_calls(tmp_path):
     assert "FD-pixels" in axes.get_ylabel()
 
 
-def power_laws(seed: int) -> list[report.Evaluation]:
+def power_laws(seed: int) -> list[EvalRow]:
     """Distances that fall with the number of steps, as those of samplers do."""
     rng = np.random.default_rng(seed)
     phases = int(rng.integers(1, 14))
@@ -474,8 +479,8 @@ def power_laws(seed: int) -> list[report.Evaluation]:
             n = 2 ** (phases - k)
             value = float(floor * (1 + factor / n**power))
             made_for = n if role == "student" else 2**phases
-            row = (k, role, sampler, n, made_for, "FD", value, 10)
-            rows.append(report.Evaluation(*row))
+            row = evaluation(k, role, sampler, n, value)
+            rows.append(row_of(row | {"trained_steps": made_for}))
     return rows
 
 
@@ -522,7 +527,7 @@ def test_every_sampler_of_the_student_has_a_line_that_can_be_told(tmp_path):
 def test_names_that_have_no_room_are_in_a_legend_below():
     samplers = ("ddim", "ancestral", "dpm", "heun", "rk4")
     rows = [
-        report.Evaluation(1, role, sampler, 2, 2, "FD", 2.0 + i / 50, 10)
+        row_of(evaluation(1, role, sampler, 2, 2.0 + i / 50) | {"trained_steps": 2})
         for role in ("student", "teacher")
         for i, sampler in enumerate(samplers)
     ]

@@ -125,7 +125,7 @@ def test_the_command_that_measures_finds_the_runs_rows_and_comes_to_the_same(
     of_the_run = rows(workdir, "eval.jsonl")
     flags = ["", f"--workdir={workdir}", "--round=0,1", "--num_steps=2"]
     importlib.reload(evaluate).main(flags)
-    assert capsys.readouterr().out.count("is there already") == 2
+    assert capsys.readouterr().out.count("already evaluated") == 2
     assert rows(workdir, "eval.jsonl") == of_the_run
     (workdir / "eval.jsonl").unlink()
     importlib.reload(evaluate).main(flags)
@@ -204,7 +204,7 @@ def test_a_student_is_no_teacher_for_other_steps_than_its_own(finished, tmp_path
 
 
 def test_another_configuration_is_refused_for_the_same_workdir(finished):
-    with pytest.raises(ConfigError, match="of another run: seed: 0 → 1; with --over"):
+    with pytest.raises(ConfigError, match="of another run: seed: 0 → 1; --override"):
         run(finished, seed=1)
 
 

@@ -15,18 +15,13 @@ import pytest
 from progdist.report import watch as watching
 from progdist.report.__main__ import main
 from progdist.workdir import files, lock
-from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock, Owner
 from tests.faults import command
-from tests.test_journal import row
-from tests.waiting import wait_until
+from tests.test_journal import open_journal, row
+from tests.waiting import text_of as text, wait_until
 
 ROOT = Path(__file__).parents[1]
 RELOADS = '<meta http-equiv="refresh" content="1">'
-
-
-def text(path):
-    return path.read_text() if path.exists() else ""
 
 
 def begun(workdir):
@@ -253,7 +248,7 @@ def test_it_follows_a_run_in_another_process(tmp_path):
     finally:
         for process in (watcher, run):
             process.kill()
-            process.wait()
+            process.wait(timeout=60)
     assert watcher.returncode == 0
     assert error in ("", f"progdist: waiting for {workdir}\n")  # the run may be first
     assert out.strip() == str(page)
@@ -296,7 +291,7 @@ def test_a_reader_that_never_rests_meets_no_half_rows(tmp_path):
     ) as reader:
         assert reader.stdout.readline() == b"reading\n"
         while time.monotonic() < end or not written:
-            journal = Journal(workdir, 5)
+            journal = open_journal(workdir, 5)
             for step in range(1, 50):
                 journal.metrics(row(step))
             journal.close()

@@ -1,7 +1,7 @@
-"""Bins of the log-SNR of z_t, by which losses are told apart.
+"""Log-SNR bins of the loss histogram.
 
-They are around even numbers, so that a schedule's ends, ±20, and its middle, at which a
-student of two steps is, lie well inside one. The outer ones hold all that is beyond.
+Bins are centred on even numbers, so that a schedule's ends, ±20, and its middle, where
+a student of two steps is, lie well inside one. The outer ones hold everything beyond.
 """
 
 from collections.abc import Sequence

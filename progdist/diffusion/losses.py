@@ -22,8 +22,8 @@ class ByLogsnr(NamedTuple):
     """A mean loss in parts, by bins of the log-SNR (`progdist.diffusion.logsnr_bins`).
 
     Attributes:
-      parts: of the mean loss, which is their sum.
-      shares: of the examples, whose sum is 1. A bin's own mean is part / share.
+      parts: parts of the mean loss, which is their sum.
+      shares: shares of the examples; their sum is 1. A bin's mean is part / share.
     """
 
     parts: Float[Array, " bins"]

@@ -1,4 +1,4 @@
-"""What a network may predict, and how one prediction fixes the others.
+"""Predictions: x, eps and v, of which any one fixes the others.
 
 With z_t = alpha x + sigma eps and v = alpha eps - sigma x (paper, section 4), any one
 of x, eps and v gives the other two.
@@ -40,7 +40,7 @@ def from_output(
         the v-prediction v = alpha eps_out - sigma x_out.
       z_t: the noisy images.
       logsnr_t: log-SNR of z_t; finite.
-      parameterization: what the output stands for.
+      parameterization: meaning of the output.
 
     Raises:
       ValueError: if it is not one of `Parameterization`.

@@ -58,7 +58,7 @@ def make_ancestral_step(keys: Key[Array, " b"], gamma: float) -> Step:
 
     Args:
       keys: image j's noise at step i is drawn from fold_in(keys[j], i) alone.
-      gamma: in [0, 1]; 0 is the lower bound of the reverse variance, 1 the upper.
+      gamma: 0 is the lower bound of the reverse variance, 1 the upper.
 
     Raises:
       ValueError: if gamma is outside [0, 1].
@@ -100,7 +100,7 @@ def sample(
       schedule: the schedule the model was trained with.
       z_1: noise at t = 1.
       num_steps: N >= 1; a Python integer or a traced one.
-      step: `ddim_step`, or what `make_ancestral_step` returns.
+      step: `ddim_step`, or a step of `make_ancestral_step`.
       clip_x: whether x̂ is clipped to [-1, 1] at every step.
 
     Returns:

@@ -1,20 +1,26 @@
-"""Measures any round of a run, drawn in any number of steps by any sampler.
+"""Evaluates any round of a run, sampled in any number of steps by any sampler.
 
   python -m progdist.evaluate --workdir=runs/digits --metrics=fd,kid,pr
   python -m progdist.evaluate --workdir=runs/cifar10 --round=0 --num_steps=8,16,32
       --sampler=ddim,ancestral --gammas=0,0.1,0.3,1 --features=inception --num=50000
 
-N is the number of network calls an image, of every sampler: heun takes N / 2 steps.
-Features: pixels (FD-pixels); squeezenet, which comes with the extra of that name;
-inception (FID, IS, KID, precision, recall), as pytorch-fid has it, or inception_tf1, as
-torch-fidelity. Metrics: fd, kid, is, pr (two numbers). Rows are appended to eval.jsonl,
-each with its count, reference and what real images come to; those that are there
-already are not computed again, so the same command goes on where it was stopped.
+N is the number of network calls per image, of every sampler: heun takes N / 2 steps.
+
+Metrics: fd, the Fréchet distance; kid, the kernel distance; is, the Inception Score;
+pr, precision and recall. Features: pixels; inception (FID) with the resizing of
+pytorch-fid, or inception_tf1 with that of torch-fidelity; squeezenet, which needs the
+extra of that name.
+
+Appends rows to eval.jsonl. Each has the number of samples, the reference, and a floor:
+the same metric between two disjoint halves of the real data. Rows that exist are not
+computed again, so the same command resumes where it was stopped.
 
 Exit codes: 0 done; 2 bad input, in one line; 4 a row could not be written; 5 another
 process was lost.
 """
 
+import functools
+import itertools
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -28,176 +34,208 @@ from progdist import checkpoint, cli, cluster, parallel, preflight
 from progdist.config import Config
 from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError, exit_with
-from progdist.evaluate import (
-    evaluator,
-    extraction,
-    metrics,
-    references,
-    sweep,
-)
-from progdist.evaluate.evaluator import Drawing
+from progdist.evaluate import evaluator, extraction, metrics, references, specs
+from progdist.evaluate.evaluator import Evaluator
+from progdist.evaluate.metrics import MetricSpec
+from progdist.evaluate.specs import SamplerSpec
+from progdist.model import Model, param_template
+from progdist.workdir import journal, layout
 from progdist.workdir.lock import Lock
+from progdist.workdir.rows import EvalRow, read_typed
 
 FLAGS = flags.FlagValues()
 cluster.define_flags(FLAGS)
-flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
-flags.DEFINE_list(
-    "num_steps", [], "Network calls an image; else each model's.", flag_values=FLAGS
+_string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
+_list = functools.partial(flags.DEFINE_list, flag_values=FLAGS)
+_integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
+_string("workdir", None, "Directory of the run.")
+_list("num_steps", [], "Network calls per image; by default each model's own.")
+_list("round", [], "Phases, 0 for the undistilled teacher; by default by --num_steps.")
+_list("sampler", ["ddim"], f"Samplers to evaluate: {', '.join(get_args(SolverName))}.")
+_list("gammas", [], "Noise of the ancestral sampler, 0 to 1; by default the run's.")
+_list("metrics", ["fd"], f"Metrics to compute: {', '.join(get_args(metrics.Metric))}.")
+_list("features", ["pixels"], f"Features: {', '.join(get_args(extraction.Name))}.")
+_integer("num", None, "Number of images; by default the run's.", 2)
+_integer(
+    "seed",
+    None,
+    "Random seed of the initial noise; by default the run's.",
+    0,
+    2**32 - 1,
 )
-flags.DEFINE_list(
-    "round", [], "Phases, 0 is the teacher; else by --num_steps.", flag_values=FLAGS
-)
-flags.DEFINE_list("sampler", ["ddim"], "Any of them.", flag_values=FLAGS)
-flags.DEFINE_list(
-    "gammas", [], "Of the ancestral sampler; else the run's.", flag_values=FLAGS
-)
-flags.DEFINE_list("metrics", ["fd"], "fd, kid, is, pr.", flag_values=FLAGS)
-flags.DEFINE_list("features", ["pixels"], "Any of them.", flag_values=FLAGS)
-flags.DEFINE_integer(
-    "num", None, "How many images; else as in the run.", 2, flag_values=FLAGS
-)
-flags.DEFINE_integer("seed", None, "Of the noise; else the run's.", 0, 2**32 - 1, FLAGS)
-flags.DEFINE_integer("batch_size", None, "Else the run's.", 1, flag_values=FLAGS)
-flags.DEFINE_string("split", None, "Of the data; else the run's.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "inception_weights", "", "File of them; else downloaded.", flag_values=FLAGS
-)
+_integer("batch_size", None, "Images sampled together; by default the run's.", 1)
+_string("split", None, "Split of the reference data; by default the run's.")
+_string("inception_weights", "", "File of the Inception's weights; else downloaded.")
 
 
 def main(argv: list[str]) -> None:
-    """Measures what the flags describe."""
+    """Evaluates what the flags describe."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir",))
-    given: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
-    workdir, config = preflight.open_run(given["workdir"])
-    config = _with_flags(config, given)
+    values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
+    workdir, config = preflight.open_run(values["workdir"])
+    config = _with_flags(config, values)
     preflight.check(config)
-    drawings = _plan(config, workdir, given)
-    _check_words(config, given)
-    cli.prepare_devices(config, given["num_processes"] or 1)
+    sampler_specs = _plan(config, workdir, values)
+    _check_words(config, values)
+    cli.prepare_devices(config, values["num_processes"] or 1)
     cluster.join(FLAGS)
     with ExitStack() as stack:
         parallel.on_process_zero(lambda: stack.enter_context(Lock(workdir)) and None)
-        _run(config, workdir, given, drawings)
+        _run(config, workdir, values, sampler_specs)
 
 
-def _with_flags(config: Config, given: dict[str, Any]) -> Config:
-    """The run's configuration with what the flags set."""
+def _with_flags(config: Config, values: dict[str, Any]) -> Config:
+    """Returns the run's configuration with what the flags set."""
     evaluation = config.evaluation
     for flag, field in (
         ("num", "num_samples"),
         ("seed", "seed"),
         ("batch_size", "batch_size"),
     ):
-        if given[flag] is not None:
-            setattr(evaluation, field, given[flag])
+        if values[flag] is not None:
+            setattr(evaluation, field, values[flag])
     evaluation.grid_images = min(evaluation.grid_images, evaluation.num_samples)
-    config.data.split = given["split"] or config.data.split
+    config.data.split = values["split"] or config.data.split
     return config
 
 
-def _plan(config: Config, workdir: Path, given: dict[str, Any]) -> list[Drawing]:
-    gammas = _numbers(given, "gammas", float) or [config.evaluation.gamma]
+def _plan(config: Config, workdir: Path, values: dict[str, Any]) -> list[SamplerSpec]:
+    gammas = _numbers(values, "gammas", float) or [config.evaluation.gamma]
     for gamma in gammas:
         if not 0 <= gamma <= 1:
             raise UsageError(f"--gammas={gamma}: must be 0 to 1")
-    num_steps = _numbers(given, "num_steps", int)
+    num_steps = _numbers(values, "num_steps", int)
     for n in num_steps:
         if not 1 <= n <= cli.MOST_STEPS:
             raise UsageError(f"--num_steps={n}: must be 1 to {cli.MOST_STEPS:,}")
     try:
-        drawings = sweep.plan(
+        sampler_specs = specs.plan_specs(
             checkpoint.finished_models(workdir),
-            _numbers(given, "round", int),
+            _numbers(values, "round", int),
             num_steps,
-            _words(given, "sampler", SolverName),
+            _words(values, "sampler", SolverName),
             gammas,
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if not drawings:
+    if not sampler_specs:
         raise UsageError(f"--workdir={workdir}: no phase is finished yet")
-    return drawings
+    return sampler_specs
 
 
-def _check_words(config: Config, given: dict[str, Any]) -> None:
-    """Refuses words and pairs of them that mean nothing."""
-    wanted = _words(given, "metrics", metrics.Metric)
-    names = _words(given, "features", extraction.Name)
-    if "is" in wanted and "pixels" in names:
-        raise UsageError("--metrics=is: needs a network's --features, not pixels")
-    if given["gammas"] and "ancestral" not in given["sampler"]:
-        raise UsageError("--gammas: is for --sampler=ancestral, which is not asked")
-    if given["inception_weights"] and not {"inception", "inception_tf1"} & set(names):
-        raise UsageError("--inception_weights: is for --features=inception")
-    _check_count(wanted, config.evaluation.num_samples, "--num")
+def _metrics(values: dict[str, Any]) -> list[MetricSpec]:
+    names = _words(values, "metrics", metrics.Metric)
+    return [metrics.make_metric(name) for name in names]
 
 
-def _check_count(wanted: Sequence[metrics.Metric], num: int, where: str) -> None:
-    for metric in wanted:
-        least = metrics.least(metric)
-        if num < least:
+def _check_words(config: Config, values: dict[str, Any]) -> None:
+    """Refuses unknown words, and combinations without a meaning."""
+    metric_specs = _metrics(values)
+    names = _words(values, "features", extraction.Name)
+    for metric in metric_specs:
+        if metric.needs.scores and "pixels" in names:
             raise UsageError(
-                f"--metrics={metric}: needs at least {least} images, not {where}={num}"
+                f"--metrics={metric.name}: needs a network's --features, not pixels"
+            )
+    if values["gammas"] and "ancestral" not in values["sampler"]:
+        raise UsageError("--gammas: needs --sampler=ancestral")
+    if values["inception_weights"] and not any("inception" in n for n in names):
+        raise UsageError("--inception_weights: needs --features=inception")
+    _check_count(metric_specs, config.evaluation.num_samples, "--num")
+
+
+def _check_count(metric_specs: Sequence[MetricSpec], num: int, where: str) -> None:
+    for metric in metric_specs:
+        if num < metric.minimum:
+            raise UsageError(
+                f"--metrics={metric.name}: needs at least {metric.minimum} images, not "
+                f"{where}={num}"
             )
 
 
 def _run(
-    config: Config, workdir: Path, given: dict[str, Any], drawings: Sequence[Drawing]
+    config: Config,
+    workdir: Path,
+    values: dict[str, Any],
+    sampler_specs: Sequence[SamplerSpec],
 ) -> None:
-    models = dict.fromkeys((one.phase, one.trained_steps) for one in drawings)
-    for phase, trained_steps in models:
-        path = checkpoint.model_dir(workdir, phase, trained_steps)
-        preflight.check_card(
-            preflight.make_model(config), path, checkpoint.read_card(path)
+    """Evaluates one model after another; process 0 writes the rows."""
+    groups = {
+        checkpoint.model_dir(workdir, *model): list(group)
+        for model, group in itertools.groupby(
+            sampler_specs, lambda spec: (spec.phase, spec.trained_steps)
         )
-    gauge = _gauge(config, given)
-    note = print if jax.process_index() == 0 else lambda text: None
-    sweep.run(gauge, workdir, drawings, note)
+    }
+    model = preflight.make_model(config)
+    for model_dir in groups:
+        preflight.check_card(model, model_dir, checkpoint.read_card(model_dir))
+    evaluation = _evaluator(config, model, values)
+    path, template = (
+        workdir / layout.EVALUATIONS,
+        param_template(model, evaluation.mesh),
+    )
+    parallel.on_process_zero(lambda: journal.mend(path))
+    for model_dir, group in groups.items():
+        params = checkpoint.load_model(model_dir, template)
+        for result in evaluation.evaluate(params, group, read_typed(EvalRow, path)):
+            _write(path, result)
 
 
-def _gauge(config: Config, given: dict[str, Any]) -> evaluator.Gauge:
-    settings, shape = config.evaluation, config.data.image_shape
-    size, processes = settings.batch_size, jax.process_count()
+def _write(path: Path, result: evaluator.Result) -> None:
+    if jax.process_index():
+        return
+    if not result.rows:
+        print(f"{result.spec}: already evaluated")
+    for row in result.rows:
+        journal.append(path, row.to_json())
+        print(evaluator.line(result.spec, row))
+
+
+def _evaluator(config: Config, model: Model, values: dict[str, Any]) -> Evaluator:
+    size, processes = config.evaluation.batch_size, jax.process_count()
     if processes > 1 and size % jax.device_count():
         devices = f"the {jax.device_count()} devices"
         raise UsageError(f"--batch_size={size}: must be a multiple of {devices}")
-    wanted = _words(given, "metrics", metrics.Metric)
     source = preflight.open_source(config)
-    _check_count(wanted, len(source), f"the data's {config.data.split}")
-    return evaluator.make_gauge(
-        preflight.make_model(config),
-        parallel.make_mesh(parallel.devices_sharing(size) if processes == 1 else None),
-        evaluator.Samples(settings.num_samples, settings.seed, size),
-        [
-            extraction.make_extractor(
-                name, shape, -(-size // processes), given["inception_weights"]
-            )
-            for name in _words(given, "features", extraction.Name)
-        ],
-        wanted,
-        references.make_reference(
-            source, config.data.split, size, config.data.num_workers
-        ),
+    metric_specs, split = _metrics(values), config.data.split
+    _check_count(metric_specs, len(source), f"the data's {split}")
+    devices, rows = None, -(-size // processes)
+    if processes == 1:
+        devices = parallel.devices_sharing(size)
+    extractors = [
+        extraction.make_extractor(
+            name, config.data.image_shape, rows, values["inception_weights"]
+        )
+        for name in _words(values, "features", extraction.Name)
+    ]
+    reference = references.make_reference(source, split, size, config.data.num_workers)
+    return Evaluator(
+        model,
+        parallel.make_mesh(devices),
+        config.evaluation,
+        extractors,
+        metric_specs,
+        reference,
     )
 
 
-def _words(given: dict[str, Any], flag: str, choices: Any) -> list[Any]:
-    """A flag's words, each of them one of a literal type's."""
-    known = [w for c in get_args(choices) for w in (get_args(c) or (c,))]
-    for word in given[flag]:
+def _words(values: dict[str, Any], flag: str, choices: Any) -> list[Any]:
+    """Returns a flag's words, each of them one of a literal type's."""
+    known = get_args(choices)
+    for word in values[flag]:
         if word not in known:
             raise UsageError(f"--{flag}={word}: is not one of {', '.join(known)}")
-    if not given[flag]:
+    if not values[flag]:
         raise UsageError(f"--{flag}: name at least one of {', '.join(known)}")
-    return list(dict.fromkeys(given[flag]))
+    return list(dict.fromkeys(values[flag]))
 
 
-def _numbers(given: dict[str, Any], flag: str, kind: type) -> list[Any]:
+def _numbers(values: dict[str, Any], flag: str, kind: type) -> list[Any]:
     try:
-        return list(dict.fromkeys(kind(word) for word in given[flag]))
+        return list(dict.fromkeys(kind(word) for word in values[flag]))
     except ValueError:
         noun = "whole numbers" if kind is int else "numbers"
-        raise UsageError(f"--{flag}={','.join(given[flag])}: must be {noun}") from None
+        raise UsageError(f"--{flag}={','.join(values[flag])}: must be {noun}") from None
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""How a model's samples are measured: images to the rows of eval.jsonl.
+"""Evaluates models by metrics of their samples: images to the rows of eval.jsonl.
 
-A row says all that its value depends on, and what real images would come to, so that
-rows of different runs and commands can be compared, and none is computed twice.
+A row holds everything its value depends on, and a floor: the same metric between two
+disjoint halves of the real data. So rows of different runs and commands can be
+compared, and none is computed twice.
 """
 
+import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,214 +18,190 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from progdist import checkpoint, parallel
-from progdist.diffusion.settings import SolverName
+from progdist.config import Evaluation
+from progdist.diffusion import schedules
 from progdist.evaluate import extraction, metrics, references, sampling
 from progdist.evaluate.extraction import Extractor
+from progdist.evaluate.metrics import MetricSpec, Statistics
 from progdist.evaluate.references import Reference
-from progdist.evaluate.sampling import make_sampler
+from progdist.evaluate.specs import SamplerSpec
 from progdist.model import Model, Params
-
-Row = dict[str, Any]
-Number = tuple[Extractor, metrics.Metric]
-Floors = dict[str, dict[str, float]]
-Images = UInt8[np.ndarray, "b h w c"]
+from progdist.workdir import rows as workdir_rows
+from progdist.workdir.rows import EvalRow
 
 
-class Drawing(NamedTuple):
-    """One way to draw: the model of a phase, its own steps, and how it is sampled."""
+class Result(NamedTuple):
+    """Result of evaluating one model, sampled in one way.
 
-    phase: int
-    trained_steps: int
-    num_steps: int
-    sampler: SolverName
-    gamma: float | None = None  # of the ancestral sampler alone
+    Attributes:
+      spec: the way it was sampled.
+      rows: rows of the metrics that were missing; empty if none was, and on processes
+        other than the first.
+      images: the first samples, up to `grid_images`; empty if no metric was missing.
+    """
 
-    def facts(self) -> Row:
-        """Returns how a row says it."""
-        row = {
-            "phase": self.phase,
-            "role": "student" if self.phase else "teacher",
-            "sampler": self.sampler,
-            "num_steps": self.num_steps,
-            "trained_steps": self.trained_steps,
-        }
-        return row if self.gamma is None else row | {"gamma": self.gamma}
-
-    def __str__(self) -> str:
-        """As a line of output shows it."""
-        row = self.facts()
-        gamma = "" if self.gamma is None else f" gamma {self.gamma:g}"
-        return f"{row['role']} {self.sampler}{gamma} N = {self.num_steps}"
+    spec: SamplerSpec
+    rows: list[EvalRow]
+    images: UInt8[np.ndarray, "n h w c"]
 
 
-class Samples(NamedTuple):
-    """How many images, from which seed, how many at a time."""
-
-    num: int
-    seed: int
-    batch_size: int
-
-
-class Identified(NamedTuple):
-    """A model's parameters, and the digest that tells its rows from another's."""
-
-    params: Params
-    digest: str
-
-
-class Gauge(NamedTuple):
-    """What models are measured with; see `make_gauge`."""
-
-    model: Model
-    mesh: Mesh
-    samples: Samples
-    numbers: Sequence[Number]
-    reference: Reference
-    make_sampler: Callable[[SolverName, float], sampling.Sampler]
-    real: Callable[[Extractor], metrics.Statistics | None]
-    floor: Callable[[Extractor, metrics.Metric], Floors]
-
-
-def make_gauge(
-    model: Model,
-    mesh: Mesh,
-    samples: Samples,
-    extractors: Sequence[Extractor],
-    wanted: Sequence[metrics.Metric],
-    reference: Reference,
-) -> Gauge:
-    """Returns what measures all wanted metrics of all features of a model's samples.
+class Evaluator:
+    """Evaluates models by every metric of every kind of features.
 
     Samplers are compiled, and the reference is read, on first use and once.
     """
-    pairs = metrics.needs(wanted).keep
 
-    def keep(extractor: Extractor) -> int:
-        # A network's features cost too much to be computed again for another metric.
-        return pairs if extractor.name == "pixels" else metrics.KEPT
+    def __init__(
+        self,
+        model: Model,
+        mesh: Mesh,
+        settings: Evaluation,
+        extractors: Sequence[Extractor],
+        metric_specs: Sequence[MetricSpec],
+        reference: Reference,
+    ) -> None:
+        """Takes what all evaluations have in common; parameters come with each."""
+        self._model, self.mesh, self._settings = model, mesh, settings
+        self._reference = reference
+        self._pairs = list(itertools.product(extractors, metric_specs))
+        self._sampler = functools.cache(
+            functools.partial(sampling.make_sampler, model, mesh)
+        )
+        needs = metrics.combined_needs(metric_specs)
+        self._real = functools.cache(
+            functools.partial(references.statistics, reference, needs=needs)
+        )
+        self._floor = functools.cache(
+            functools.partial(
+                references.floor, reference, num=settings.num_samples, needs=needs
+            )
+        )
 
-    def real(extractor: Extractor) -> metrics.Statistics | None:
-        return references.statistics(reference, extractor, keep=keep(extractor))
+    def evaluate(
+        self, params: Params, specs: Sequence[SamplerSpec], rows: Sequence[EvalRow]
+    ) -> Iterator[Result]:
+        """Yields the result for each way to sample one model.
 
-    def floor(extractor: Extractor, metric: metrics.Metric) -> Floors:
-        num = samples.num
-        return references.floor(reference, extractor, metric, num, keep(extractor))
+        Draws samples once for all metrics, and none if `rows` has the metrics already.
 
-    return Gauge(
-        model,
-        mesh,
-        samples,
-        list(itertools.product(extractors, wanted)),
-        reference,
-        functools.cache(functools.partial(make_sampler, model, mesh)),
-        functools.cache(real),
-        functools.cache(floor),
-    )
+        Args:
+          params: parameters of the model.
+          specs: the ways to sample it.
+          rows: rows of eval.jsonl; those of process 0 decide.
+        """
+        digest = checkpoint.fingerprint_of(params)[:16]
+        for spec in specs:
+            missing = [
+                (extractor, metric)
+                for extractor, metric in self._pairs
+                if not parallel.broadcast_from_zero(
+                    all(
+                        any(row.repeats(blank) for row in rows)
+                        for blank in self._blanks(spec, digest, extractor, metric)
+                    )
+                )
+            ]
+            yield self._evaluate(params, spec, digest, missing)
+
+    def _evaluate(
+        self,
+        params: Params,
+        spec: SamplerSpec,
+        digest: str,
+        pairs: Sequence[tuple[Extractor, MetricSpec]],
+    ) -> Result:
+        images = [np.zeros((0, *self._model.image_shape), np.uint8)]
+        if not pairs:
+            return Result(spec, [], images[0])
+        num = self._settings.num_samples
+        extractors = list(dict.fromkeys(extractor for extractor, _ in pairs))
+        needs = metrics.combined_needs([metric for _, metric in pairs])
+        with self._reference.counting(str(spec), num) as advance:
+            parts = self._draw(params, spec, images, advance)
+            statistics = extraction.collect(extractors, parts, num, needs)
+        samples = dict(zip(extractors, statistics, strict=True))
+        rows = [
+            row
+            for extractor, metric in pairs
+            for row in self._rows(
+                self._blanks(spec, digest, extractor, metric),
+                extractor,
+                metric,
+                samples[extractor],
+            )
+        ]
+        return Result(spec, rows, np.concatenate(images))
+
+    def _rows(
+        self,
+        blanks: Sequence[EvalRow],
+        extractor: Extractor,
+        metric: MetricSpec,
+        samples: Statistics,
+    ) -> Iterator[EvalRow]:
+        """Yields the rows of a metric, on process 0."""
+        real, floors = self._real(extractor), self._floor(extractor, metric)
+        if jax.process_index() or real is None:
+            return
+        values = metric.values(samples, real)
+        for blank, (value, details) in zip(blanks, values, strict=True):
+            floor = floors.get(blank.metric)
+            yield dataclasses.replace(blank, value=value, details=details, floor=floor)
+
+    def _blanks(
+        self, spec: SamplerSpec, digest: str, extractor: Extractor, metric: MetricSpec
+    ) -> list[EvalRow]:
+        """Returns rows of everything the values depend on, without the values."""
+        settings, reference = self._settings, self._reference
+        row = EvalRow(
+            **spec._asdict(),
+            role=spec.role,
+            params=digest,
+            output=self._model.parameterization,
+            schedule=schedules.describe(self._model.schedule),
+            num_samples=settings.num_samples,
+            seed=settings.seed,
+            features=extractor.label,
+            weights=extractor.digest[:16],
+            reference=workdir_rows.Reference(
+                data=reference.name,
+                split=reference.split,
+                count=reference.num_examples,
+                content=reference.content[:16],
+            ),
+            metric="",
+            value=math.nan,
+        )
+        names = map(extractor.metric_name, metric.titles)
+        return [dataclasses.replace(row, metric=name) for name in names]
+
+    def _draw(
+        self,
+        params: Params,
+        spec: SamplerSpec,
+        images: list[UInt8[np.ndarray, "b h w c"]],
+        advance: Callable[[int], None],
+    ) -> Iterator[extraction.Part]:
+        """Yields this process's part of every batch; adds the first to `images`."""
+        settings, first = self._settings, 0
+        rows = parallel.local_rows(settings.batch_size)
+        for batch in sampling.draw_images(
+            self._sampler(spec.sampler, spec.gamma or 0.0),
+            params,
+            settings.seed,
+            settings.num_samples,
+            spec.num_steps,
+            settings.batch_size,
+            self.mesh,
+        ):
+            advance(len(batch))
+            if first < settings.grid_images:
+                images.append(batch[: settings.grid_images - first])
+            yield np.arange(first, first + len(batch))[rows], batch[rows]
+            first += len(batch)
 
 
-def identified(params: Params) -> Identified:
-    """Returns the parameters with their digest, which reads all of them."""
-    return Identified(params, checkpoint.fingerprint_of(params)[:16])
-
-
-def missing(
-    gauge: Gauge, one: Drawing, model: Identified, rows: Sequence[Row]
-) -> list[Number]:
-    """Returns the numbers of the gauge that the rows do not have, as process 0 says."""
-    return [
-        number
-        for number in gauge.numbers
-        if not parallel.broadcast_from_zero(_is_there(gauge, one, model, number, rows))
-    ]
-
-
-def measure(
-    gauge: Gauge,
-    one: Drawing,
-    model: Identified,
-    numbers: Sequence[Number],
-    watch: Callable[[Images], None] = lambda images: None,
-) -> list[Row]:
-    """Draws once, and returns the rows of all the numbers; on process 0, the others [].
-
-    Args:
-      gauge: what to measure with.
-      one: how to draw.
-      model: whose samples.
-      numbers: of the gauge's.
-      watch: called with every batch of images, on every process.
-    """
-    extractors = list({e.label: e for e, _ in numbers}.values())
-    needs = metrics.needs([metric for _, metric in numbers])
-    parts = _draw(gauge, one, model.params, watch)
-    found = extraction.collect(extractors, parts, gauge.samples.num, needs)
-    ours = dict(zip([e.label for e in extractors], found, strict=True))
-    rows = (_rows(gauge, one, model, n, ours[n[0].label]) for n in numbers)
-    return list(itertools.chain.from_iterable(rows))
-
-
-def _rows(
-    gauge: Gauge,
-    one: Drawing,
-    model: Identified,
-    number: Number,
-    ours: metrics.Statistics,
-) -> list[Row]:
-    extractor, metric = number
-    real, floors = gauge.real(extractor), gauge.floor(extractor, metric)
-    if jax.process_index() or real is None:
-        return []
-    facts = _facts(gauge, one, model, extractor)
-    found = metrics.measure(metric, extractor.label, ours, real)
-    return [
-        facts | {"metric": name, **value, "floor": floors.get(name)}
-        for name, value in found.items()
-    ]
-
-
-def _facts(gauge: Gauge, one: Drawing, model: Identified, extractor: Extractor) -> Row:
-    """All that a row's value depends on."""
-    reference = gauge.reference
-    return one.facts() | {
-        "params": model.digest,
-        "output": gauge.model.parameterization,
-        "schedule": type(gauge.model.schedule).__name__.lower(),
-        "num_samples": gauge.samples.num,
-        "seed": gauge.samples.seed,
-        "features": extractor.label,
-        "weights": extractor.digest[:16],
-        "reference": {
-            "data": reference.name,
-            "split": reference.split,
-            "count": reference.num_examples,
-            "content": reference.content[:16],
-        },
-    }
-
-
-def _is_there(
-    gauge: Gauge, one: Drawing, model: Identified, number: Number, rows: Sequence[Row]
-) -> bool:
-    extractor, metric = number
-    facts = _facts(gauge, one, model, extractor)
-    return all(
-        any((facts | {"metric": name}).items() <= row.items() for row in rows)
-        for name in metrics.names(metric, extractor.label)
-    )
-
-
-def _draw(
-    gauge: Gauge, one: Drawing, params: Params, watch: Callable[[Images], None]
-) -> Iterator[extraction.Part]:
-    """Yields this process's rows of every batch."""
-    num, seed, batch_size = gauge.samples
-    sampler = gauge.make_sampler(one.sampler, one.gamma or 0.0)
-    batches = sampling.draw_images(
-        sampler, params, seed, num, one.num_steps, batch_size, gauge.mesh
-    )
-    rows, first = parallel.local_rows(batch_size), 0
-    for images in batches:
-        watch(images)
-        numbers = range(first, first + len(images))[rows]
-        yield np.asarray(numbers, int), images[rows]
-        first += len(images)
+def line(spec: SamplerSpec, row: EvalRow) -> str:
+    """Returns a row as a line of output."""
+    floor = f" (floor {row.floor.value:.4g})" if row.floor else ""
+    return f"{spec!s:34} {row.metric} {row.value:.5g}{floor}"

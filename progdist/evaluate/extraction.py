@@ -1,4 +1,4 @@
-"""Statistics of features of many images, over all devices and processes."""
+"""Features of many images, and their statistics over all devices and processes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -13,7 +13,7 @@ from progdist.evaluate import features, metrics
 
 Name = Literal["pixels", features.Name]
 Part = tuple[Int[np.ndarray, " b"], UInt8[np.ndarray, "b h w c"]]
-"""This process's share of a batch: numbers of images, and the images."""
+"""Indices and images: this process's share of a batch."""
 _ROWS = 32  # on each device at a time: the Inception's first layers take much memory
 
 
@@ -21,13 +21,15 @@ class Extractor(NamedTuple):
     """Features by name, as a function of the images of this process.
 
     Attributes:
-      name: as it was asked for.
-      label: what the features are called, in the names of the distances too.
-      digest: of the network's weights; "" without any.
-      num_features: how many of an image.
-      num_classes: of the scores; 0 without any.
-      extract: uint8 images -> features and scores. To be called with as many images
-        by all processes, to within `max_rows`.
+      name: one of `Name`.
+      label: what rows call the features: the name, with the size of reduced pixels.
+      digest: SHA-256 of the network's weights; "" for pixels.
+      num_features: features of an image.
+      num_classes: classes of the scores; 0 for pixels.
+      extract: uint8 images -> features and scores. All processes must call it with
+        equally many images, or with fewer than `max_rows` in the last batch.
+      suffix: end of the names of the metrics.
+      frechet: name of the Fréchet distance.
     """
 
     name: Name
@@ -36,6 +38,12 @@ class Extractor(NamedTuple):
     num_features: int
     num_classes: int
     extract: Callable[[UInt8[np.ndarray, "b h w c"]], tuple[np.ndarray, Any]]
+    suffix: str
+    frechet: str = "FD"
+
+    def metric_name(self, title: str) -> str:
+        """Returns "FID" for "FD" of the FID's Inception, "FD-pixels" of pixels."""
+        return (self.frechet if title == "FD" else title) + self.suffix
 
 
 def make_extractor(
@@ -48,28 +56,33 @@ def make_extractor(
 
     Args:
       name: one of `Name`.
-      image_shape: of the images.
-      max_rows: most images of a call, on each process.
+      image_shape: shape of the images.
+      max_rows: maximum number of images of a call, on each process.
       inception_weights: see `features.open_network`.
 
     Raises:
-      WeightsError: if a network's weights are missing, or are others.
+      WeightsError: if a network's weights are missing, or not the known ones.
     """
     if name != "pixels":
         network = features.open_network(name, inception_weights)
         return network_extractor(network, image_shape, max_rows)
+    label = features.pixels_label(image_shape)
     blank = np.zeros((1, *image_shape), np.uint8)
-    num_features = metrics.pixel_features(blank).shape[1]
-    label = metrics.pixels_name(image_shape)
     return Extractor(
-        name, label, "", num_features, 0, lambda x: (metrics.pixel_features(x), None)
+        name,
+        label,
+        digest="",
+        num_features=features.pixel_features(blank).shape[1],
+        num_classes=0,
+        extract=lambda images: (features.pixel_features(images), None),
+        suffix=f"-{label}",
     )
 
 
 def network_extractor(
     network: features.Network, image_shape: tuple[int, int, int], max_rows: int
 ) -> Extractor:
-    """Returns the extractor of a network that has been read."""
+    """Returns the extractor of an open network."""
     mesh = parallel.make_mesh()
     params = parallel.place(network.params, mesh)
     apply = parallel.pmap(
@@ -80,17 +93,17 @@ def network_extractor(
     size = _piece(max_rows)
 
     def extract(images: UInt8[np.ndarray, "b h w c"]) -> tuple[np.ndarray, Any]:
-        # Processes with fewer rows in the last batch go along with the others.
+        # Processes with fewer rows in the last batch make the others' calls, too.
         rows = max_rows if jax.process_count() > 1 else len(images)
         outputs = [
             apply(params, parallel.shard(_padded(images[first:][:size], size), mesh))
             for first in range(0, rows, size)
         ]
-        found, logits = (
+        vectors, logits = (
             np.concatenate([parallel.local_part(part) for part in parts])
             for parts in zip(*outputs, strict=True)
         )
-        return found[: len(images)], logits[: len(images)]
+        return vectors[: len(images)], logits[: len(images)]
 
     return Extractor(
         network.name,
@@ -99,6 +112,8 @@ def network_extractor(
         shapes.features.shape[1],
         shapes.logits.shape[1],
         extract,
+        network.suffix,
+        network.frechet,
     )
 
 
@@ -110,12 +125,12 @@ def collect(
 ) -> list[metrics.Statistics]:
     """Returns the statistics of images 0 … num - 1, on every process.
 
-    Each process gathers the features of its own images; sums go around at the end.
+    Each process gathers the features of its own images; they exchange sums at the end.
     """
     collectors = [
         metrics.Collector(num, e.num_features, e.num_classes, needs) for e in extractors
     ]
-    # More threads of BLAS would spin, once they are done, on the cores that XLA needs.
+    # Idle threads of BLAS would spin on the cores that XLA needs.
     with threadpool_limits(1, "blas"):
         for indices, images in parts:
             for extractor, collector in zip(extractors, collectors, strict=True):
@@ -125,7 +140,7 @@ def collect(
 
 
 def _piece(max_rows: int) -> int:
-    """Images of this process at a time: as many on each of its devices."""
+    """Images of this process at a time, equally many on each of its devices."""
     devices = jax.local_device_count()
     return min(_ROWS, -(-max_rows // devices)) * devices
 

@@ -1,8 +1,8 @@
-"""Statistics of the data, kept so that each is computed once.
+"""Statistics and floors of the real data, cached so that each is computed once.
 
-In $XDG_CACHE_HOME/progdist/statistics, a file for each set of images and features. Its
-name is a digest of all that the numbers depend on: the data, their split, size and
-content, how many examples, the features and their weights.
+$XDG_CACHE_HOME/progdist/statistics has a file for each set of images and features. Its
+name is a digest of everything the numbers depend on: name, split, size and content of
+the data, number of examples, the features and their weights.
 """
 
 import hashlib
@@ -22,27 +22,29 @@ from progdist.data.progress import Counting, counting
 from progdist.data.workers import read_ahead
 from progdist.evaluate import extraction, metrics
 from progdist.evaluate.extraction import Extractor, Part
+from progdist.evaluate.metrics import MAX_VECTORS
 from progdist.workdir.files import cache_dir, write_cache
+from progdist.workdir.rows import Floor
 
 Arrays = dict[str, np.ndarray]
 LIMIT = 50_000
 Which = Literal["all", "one half", "other half"]
-# Counts up when the same images come to other numbers.
+# Version of the computation: counts up when the same images get other numbers.
 _RULES = 2
 _DAMAGED = OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error
 
 
 class Reference(NamedTuple):
-    """The data that samples are compared with.
+    """Real data that samples are compared with.
 
     Attributes:
-      source: where the images are.
-      name: of the data.
-      split: of the data.
-      content: a digest of the images.
-      batch_size: images read and looked at together, over all processes.
+      source: the images.
+      name: name of the data.
+      split: split of the data.
+      content: digest of the images.
+      batch_size: images read and processed together, over all processes.
       num_workers: threads that read.
-      counting: shows how far a long reading has come.
+      counting: shows the progress of a long computation.
     """
 
     source: data.Source
@@ -55,14 +57,14 @@ class Reference(NamedTuple):
 
     @property
     def num_examples(self) -> int:
-        """How many examples are compared with: all, or LIMIT from all over them."""
+        """Examples that count: all, or `LIMIT` of them spread over the data."""
         return min(len(self.source), LIMIT)
 
 
 def make_reference(
     source: data.Source, split: str, batch_size: int, num_workers: int
 ) -> Reference:
-    """Returns the reference; what is in memory is known by its content."""
+    """Returns the reference; images in memory are identified by their content."""
     content = source.fingerprint
     if isinstance(source, data.ArraySource):
         content = _digest({"images": source.images})
@@ -74,95 +76,99 @@ def statistics(
     extractor: Extractor,
     which: Which = "all",
     num: int = 0,
-    keep: int = metrics.KEPT,
+    needs: metrics.Needs = metrics.ALL,
 ) -> metrics.Statistics | None:
-    """Returns the statistics of the reference, or of one of two halves of it.
+    """Returns the statistics of the reference, or of one of two disjoint halves.
 
-    Processes other than the first get None where they are kept.
+    Processes other than the first get None if the cache has them.
 
     Args:
       reference: the data.
       extractor: the features.
-      which: all examples, or `num` of them: the halves have no example in common.
-      num: how many a half has.
-      keep: of how many the features themselves are kept.
+      which: all examples, or one of the halves.
+      num: examples of a half.
+      needs: requirements of the metrics.
     """
-    chosen = _chosen(reference, which, num)
-    title = f"{extractor.label} of {len(chosen):,} images of {reference.name}"
-    needs = metrics.ALL._replace(keep=keep)
+    indices = chosen_indices(reference, which, num)
+    title = f"{extractor.label} of {len(indices):,} images of {reference.name}"
+    # A network's features cost too much to be computed again for another metric.
+    num_vectors = needs.num_vectors if extractor.name == "pixels" else MAX_VECTORS
+    needs = metrics.Needs(num_vectors, scores=True)
 
     def make() -> Arrays:
-        with reference.counting(title, len(chosen)) as advance:
-            parts = _parts(reference, chosen, advance)
-            (found,) = extraction.collect([extractor], parts, len(chosen), needs)
+        with reference.counting(title, len(indices)) as advance:
+            parts = _parts(reference, indices, advance)
+            (result,) = extraction.collect([extractor], parts, len(indices), needs)
         return {
-            "mean": found.moments.mean,
-            "covariance": found.moments.covariance,
-            "kept": found.kept,
-            "score": np.array(found.score),
+            "mean": result.moments.mean,
+            "covariance": result.moments.covariance,
+            "kept": result.vectors,
+            "score": np.array(result.score),
         }
 
-    key = _key(reference, extractor) | {"which": which, "num": len(chosen)}
-    key["kept"] = keep
-    arrays = cached(key, make)
+    key = _key(reference, extractor) | {"which": which, "num": len(indices)}
+    arrays = cached(key | {"kept": num_vectors}, make)
     if arrays is None:
         return None
     moments = metrics.Moments(arrays["mean"], arrays["covariance"])
     mean, std = arrays["score"].tolist()
-    return metrics.Statistics(len(chosen), moments, arrays["kept"], (mean, std))
+    return metrics.Statistics(len(indices), moments, arrays["kept"], (mean, std))
 
 
 def floor(
     reference: Reference,
     extractor: Extractor,
-    metric: metrics.Metric,
+    metric: metrics.MetricSpec,
     num: int,
-    keep: int = metrics.KEPT,
-) -> dict[str, dict[str, float]]:
-    """Returns what real images come to: one half of the data as samples of the other.
+    needs: metrics.Needs = metrics.ALL,
+) -> dict[str, Floor]:
+    """Returns the floor: the same metric between two disjoint halves of the real data.
 
-    Each half has `count` images: `num`, or as many as there are. Between images of one
-    kind the Fréchet distance is in proportion to 1/n + 1/m (its bias; Chong & Forsyth
-    2020), so what was `measured` between the halves also says what it would be for
-    `num` samples against the whole reference: that is its `value`.
+    Each half has `count` images: `num`, or half of the data if that is fewer. Between
+    images of one kind the Fréchet distance is in proportion to 1/n + 1/m (its bias;
+    Chong & Forsyth 2020), so the distance `measured` between the halves also predicts
+    the one of `num` real images to the whole reference: that is its `value`.
 
     Returns:
-      By the name of each number; nothing where the data are too few, nor on processes
-      other than the first.
+      The floors by metric name; none if the data are too few, or on processes other
+      than the first.
     """
     count = min(num, len(reference.source) // 2)
-    if count < metrics.least(metric):
+    if count < metric.minimum:
         return {}
 
     def make() -> Arrays:
-        one = statistics(reference, extractor, "one half", count, keep)
-        other = statistics(reference, extractor, "other half", count, keep)
+        one = statistics(reference, extractor, "one half", count, needs)
+        other = statistics(reference, extractor, "other half", count, needs)
         if not (one and other) or jax.process_index():
             return {}
-        found = metrics.measure(metric, extractor.label, one, other)
-        return {name: np.array(number["value"]) for name, number in found.items()}
+        values = metric.values(one, other)
+        return {
+            extractor.metric_name(title): np.array(value)
+            for title, (value, _) in zip(metric.titles, values, strict=True)
+        }
 
-    key = _key(reference, extractor) | {"metric": metric, "num": count}
+    key = _key(reference, extractor) | {"metric": metric.name, "num": count}
     values = {name: float(v) for name, v in (cached(key, make) or {}).items()}
-    if metric != "fd":
-        return {name: {"value": v, "count": count} for name, v in values.items()}
+    if metric.name != "fd":
+        return {name: Floor(value=v, count=count) for name, v in values.items()}
     share = (1 / num + 1 / reference.num_examples) / (2 / count)
     return {
-        name: {"value": share * v, "measured": v, "count": count}
+        name: Floor(value=share * v, measured=v, count=count)
         for name, v in values.items()
     }
 
 
 def cached(key: dict[str, Any], make: Callable[[], Arrays]) -> Arrays | None:
-    """Returns the arrays kept under a key; made, and kept, where there are none.
+    """Returns the cached arrays of a key; makes and stores them if there are none.
 
-    Process 0 alone looks and keeps, and all of them make; where there is nothing to
-    make, the others get None.
+    Process 0 alone reads and writes the cache, and all of them make; the others get
+    None if there is nothing to make.
     """
     path, text = path_of(key), json.dumps(key, sort_keys=True)
-    found = _load(path, text) if jax.process_index() == 0 else None
-    if parallel.broadcast_from_zero(found is not None):
-        return found
+    stored = _load(path, text) if jax.process_index() == 0 else None
+    if parallel.broadcast_from_zero(stored is not None):
+        return stored
     arrays = make()
     if jax.process_index() == 0:
         notes = {"key": np.array(text), "digest": np.array(_digest(arrays))}
@@ -171,10 +177,22 @@ def cached(key: dict[str, Any], make: Callable[[], Arrays]) -> Arrays | None:
 
 
 def path_of(key: dict[str, Any]) -> Path:
-    """Where the arrays of a key are kept."""
+    """Returns the path of the cached arrays of a key."""
     text = json.dumps(key, sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:32]
     return cache_dir() / "statistics" / f"{name}.npz"
+
+
+def chosen_indices(
+    reference: Reference, which: Which = "all", num: int = 0
+) -> Int64[np.ndarray, " n"]:
+    """Returns the indices of examples, shuffled: the first ones are of all kinds."""
+    length = len(reference.source)
+    if which == "all":
+        indices = data.spread_indices(length, reference.num_examples)
+    else:
+        indices = data.spread_indices(length, 2 * num)[which == "other half" :: 2]
+    return np.random.default_rng(0).permutation(indices)
 
 
 def _key(reference: Reference, extractor: Extractor) -> dict[str, Any]:
@@ -190,30 +208,20 @@ def _key(reference: Reference, extractor: Extractor) -> dict[str, Any]:
     }
 
 
-def _chosen(reference: Reference, which: Which, num: int) -> Int64[np.ndarray, " n"]:
-    """The examples, mixed: those that are kept come first, and are of all kinds."""
-    length = len(reference.source)
-    if which == "all":
-        chosen = data.spread_indices(length, reference.num_examples)
-    else:
-        chosen = data.spread_indices(length, 2 * num)[which == "other half" :: 2]
-    return np.random.default_rng(0).permutation(chosen)
-
-
 def _parts(
     reference: Reference,
-    chosen: Int64[np.ndarray, " n"],
+    indices: Int64[np.ndarray, " n"],
     advance: Callable[[int], None],
 ) -> Iterator[Part]:
     """Yields this process's share of the examples, equally often on all processes."""
     processes = jax.process_count()
-    here = np.arange(jax.process_index(), len(chosen), processes)
+    here = np.arange(jax.process_index(), len(indices), processes)
     size = -(-reference.batch_size // processes)
-    starts = range(0, -(-len(chosen) // processes), size)
+    starts = range(0, -(-len(indices) // processes), size)
 
     def read(start: int) -> Part:
         numbers = here[start : start + size]
-        return numbers, np.asarray(reference.source.take(chosen[numbers]).image)
+        return numbers, np.asarray(reference.source.take(indices[numbers]).image)
 
     for numbers, images in read_ahead(read, starts, reference.num_workers):
         yield numbers, images
@@ -221,14 +229,14 @@ def _parts(
 
 
 def _load(path: Path, key: str) -> Arrays | None:
-    """What `cached` has kept; nothing where it is damaged, or of something else."""
+    """Returns the cached arrays; None if they are damaged, or of another key."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
-        of, digest = str(arrays.pop("key")), str(arrays.pop("digest"))
+        stored_key, digest = str(arrays.pop("key")), str(arrays.pop("digest"))
     except _DAMAGED:
         return None
-    return arrays if of == key and digest == _digest(arrays) else None
+    return arrays if stored_key == key and digest == _digest(arrays) else None
 
 
 def _digest(arrays: Arrays) -> str:

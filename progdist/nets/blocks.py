@@ -120,7 +120,7 @@ class GroupNorm(nn.Module):
 
 @jax.custom_jvp
 def materialised(x: Float[Array, "*d"]) -> Float[Array, "*d"]:
-    """Returns x; on CPU, where it is differentiated, x and its gradient are kept.
+    """Returns x; on CPU, if differentiated, x and its gradient are materialised.
 
     XLA would otherwise recompute whole chains of residual sums, and of gradients of
     norms, in each of their consumers: a gradient then costs a quarter more on CPU. A

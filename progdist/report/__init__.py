@@ -17,17 +17,16 @@ from progdist.report.quality import write_quality
 from progdist.report.samples import ArrayError, write_comparison, write_samples
 from progdist.report.tables import closing_table, markdown_table
 from progdist.report.trajectories import write_trajectories
-from progdist.workdir.rows import Evaluation, RowError, read_rows
+from progdist.workdir.rows import EvalRow, RowError
 
 __all__ = [
     "ArrayError",
-    "Evaluation",
+    "EvalRow",
     "RowError",
     "closing_table",
     "image_grid",
     "markdown_table",
     "read_evaluations",
-    "read_rows",
     "save_png",
     "square_grid",
     "write_comparison",

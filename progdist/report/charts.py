@@ -37,7 +37,7 @@ def distance_chart(
       groups: what each has measured of the metric.
     """
     every = [e for group in groups if group for e in group.evaluations]
-    drawn = set(drawable(every))
+    drawn = drawable(every)
     found = {
         _short(run.name, index): [e for e in group.evaluations if e in drawn]
         for index, (run, group) in enumerate(zip(runs, groups, strict=True))

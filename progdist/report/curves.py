@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from progdist.report.fields import metrics_row
 from progdist.report.style import (
     FAINT,
     GREY,
@@ -23,7 +22,8 @@ from progdist.report.style import (
     make_figure,
     save_figure,
 )
-from progdist.workdir.rows import read_rows
+from progdist.workdir import layout
+from progdist.workdir.rows import MetricsRow, read_typed
 
 _SMOOTH_PARTS = 30  # a running mean spans one 30th of a phase,
 _SMOOTH_LEAST = 5  # but never fewer rows than this
@@ -55,17 +55,16 @@ def read_curves(workdir: str | Path) -> list[Curve]:
     Raises:
       RowError: if a row is malformed.
     """
-    path = Path(workdir, "metrics.jsonl")
-    return curves_of([metrics_row(row, path) for row in read_rows(path)])
+    return curves_of(read_typed(MetricsRow, Path(workdir, layout.METRICS)))
 
 
-def curves_of(rows: Iterable[dict[str, Any]]) -> list[Curve]:
-    """Returns a curve per phase; the rows have the fields of `Curve`."""
-    latest = {row["global_step"]: row for row in rows}
-    by_phase: dict[int, list[dict[str, Any]]] = {}
+def curves_of(rows: Iterable[MetricsRow]) -> list[Curve]:
+    """Returns a curve per phase."""
+    latest = {row.global_step: row for row in rows}
+    by_phase: dict[int, list[MetricsRow]] = {}
     for _, row in sorted(latest.items()):
-        if LEAST < row["loss"] < MOST:
-            by_phase.setdefault(row["phase"], []).append(row)
+        if LEAST < row.loss < MOST:
+            by_phase.setdefault(row.phase, []).append(row)
     return [_curve(phase, found) for phase, found in sorted(by_phase.items())]
 
 
@@ -96,13 +95,13 @@ def curves_figure(
     return figure
 
 
-def _curve(phase: int, rows: Sequence[dict[str, Any]]) -> Curve:
+def _curve(phase: int, rows: Sequence[MetricsRow]) -> Curve:
     def column(name: str) -> np.ndarray:
-        return np.array([row[name] for row in rows], dtype=np.float64)
+        return np.array([getattr(row, name) for row in rows], dtype=np.float64)
 
     step = column("global_step").astype(np.int64)
     return Curve(
-        phase, rows[0]["num_steps"], step, column("loss"), column("learning_rate")
+        phase, rows[0].num_steps, step, column("loss"), column("learning_rate")
     )
 
 

@@ -5,22 +5,22 @@ with other fields; what is not understood is still shown, as it stands.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from progdist.workdir.rows import Evaluation, is_number, is_whole, read_rows, require
+from progdist.workdir import layout
+from progdist.workdir.rows import EvalRow, Floor, read_typed
 
-_VARIANTS = ("gamma",)  # settings of a sampler
 _OWN_COLUMN = ("ddim", "ancestral")
 _HIGHER = ("IS", "precision", "recall")
 
 
 class Measure(NamedTuple):
-    """A distance, with what its row says beyond an `Evaluation`."""
+    """A value, with the settings of its sampler."""
 
-    evaluation: Evaluation
-    variant: str  # of the sampler; "" where there is one alone
+    evaluation: EvalRow
+    variant: str  # "gamma 0.3"; "" where there is one alone
 
 
 class Kind(NamedTuple):
@@ -30,20 +30,6 @@ class Kind(NamedTuple):
     num_samples: int
     seed: int | None
     reference: str  # "1,797 of digits (train)"; "" where it is not known
-
-
-class Floor(NamedTuple):
-    """What real images come to, as two halves of the data have it.
-
-    Attributes:
-      value: for a Fréchet distance, of as many images as there are samples and others.
-      num: how many images a half has.
-      measured: the value between the halves, where it is another.
-    """
-
-    value: float
-    num: int
-    measured: float | None
 
 
 class Line(NamedTuple):
@@ -67,7 +53,7 @@ class Group(NamedTuple):
     floor: Floor | None
 
     @property
-    def evaluations(self) -> list[Evaluation]:
+    def evaluations(self) -> list[EvalRow]:
         """The best of each role, sampler and number of steps."""
         best = {}
         for m in self._worst_first(self.measures):
@@ -136,82 +122,60 @@ def direction(metric: str) -> str:
     return f"{'higher' if is_higher_better(metric) else 'lower'} is better"
 
 
-def full_steps(evaluations: Iterable[Evaluation]) -> int | None:
+def full_steps(evaluations: Iterable[EvalRow]) -> int | None:
     """Returns N_0: the steps for which the teacher was made."""
     base = [e.trained_steps for e in evaluations if e.role == "teacher"]
     return max(base, default=None)
 
 
-def read_measures(workdir: str | Path) -> list[dict[str, Any]]:
-    """Reads the rows of `eval.jsonl`, those that lack something too."""
-    return read_rows(Path(workdir) / "eval.jsonl")
-
-
-def read_evaluations(
-    workdir: str | Path, metric: str | None = None
-) -> list[Evaluation]:
-    """Reads `eval.jsonl`, one distance per role, sampler and number of steps.
+def read_evaluations(workdir: str | Path, metric: str | None = None) -> list[EvalRow]:
+    """Reads `eval.jsonl`, one value per role, sampler and number of steps.
 
     Of a sampler's settings the best counts, as `groups` has it.
 
     Args:
       workdir: folder of the run.
-      metric: the distance to keep; None keeps the one the file begins with.
+      metric: the metric to keep; None keeps the one the file begins with.
 
     Raises:
-      RowError: if a row lacks one of the fields of `Evaluation`.
+      RowError: if a row is malformed.
     """
-    path = Path(workdir) / "eval.jsonl"
-    rows = [require(row, Evaluation._fields, path) for row in read_rows(path)]
+    rows = read_typed(EvalRow, Path(workdir, layout.EVALUATIONS))
     found = [g for g in groups(rows) if metric in (None, g.kind.metric)]
     return found[0].evaluations if found else []
 
 
-def groups(rows: Sequence[dict[str, Any]]) -> list[Group]:
-    """Sorts rows by kind; those that measure no distance of a model are left out.
+def groups(rows: Sequence[EvalRow]) -> list[Group]:
+    """Sorts rows by kind; values that are not finite are left out.
 
     Where something was measured twice the later row counts. A student counts in its own
     number of steps alone. The first kind of a metric is called by that alone.
     """
-    by_kind: dict[Kind, list[dict[str, Any]]] = {}
-    for row in filter(_is_measure, rows):
+    by_kind: dict[Kind, list[EvalRow]] = {}
+    for row in filter(_counts, rows):
         by_kind.setdefault(_kind(row), []).append(row)
     found: list[Group] = []
     for kind, members in by_kind.items():
         first = kind.metric not in [group.kind.metric for group in found]
         title = kind.metric if first else _long_title(kind)
-        found.append(Group(title, kind, _measures(members), _floor(members)))
+        floor = next((row.floor for row in reversed(members) if row.floor), None)
+        found.append(Group(title, kind, _measures(members), floor))
     return found
 
 
-def columns(rows: Iterable[dict[str, Any]]) -> list[str]:
+def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Returns the names of all fields, in the order in which they come."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _is_measure(row: dict[str, Any]) -> bool:
-    """Whether the row has what an `Evaluation` has, and a finite value."""
-    counts = ("phase", "num_steps", "trained_steps", "num_samples")
-    words = ("role", "sampler", "metric")
-    return (
-        all(isinstance(row.get(name), str) for name in words)
-        and all(is_whole(row.get(name), 0) for name in counts)
-        and all(row.get(n) is None or is_number(row[n]) for n in _VARIANTS)
-        and is_number(row.get("value"))
-        and math.isfinite(row["value"])
-        and row["num_steps"] >= 1
-        and (row["role"] == "teacher" or row["num_steps"] == row["trained_steps"])
-    )
+def _counts(row: EvalRow) -> bool:
+    of_its_own = row.role == "teacher" or row.num_steps == row.trained_steps
+    return math.isfinite(row.value) and of_its_own
 
 
-def _kind(row: dict[str, Any]) -> Kind:
-    seed, reference = row.get("seed"), row.get("reference")
-    told = ""
-    if isinstance(reference, dict) and is_whole(reference.get("count")):
-        name, split = reference.get("data"), reference.get("split")
-        told = f"{reference['count']:,} of {name} ({split})"
-    seed = seed if is_whole(seed) else None
-    return Kind(row["metric"], row["num_samples"], seed, told)
+def _kind(row: EvalRow) -> Kind:
+    reference = str(row.reference or "")
+    return Kind(row.metric, row.num_samples, row.seed, reference)
 
 
 def _long_title(kind: Kind) -> str:
@@ -220,30 +184,10 @@ def _long_title(kind: Kind) -> str:
     return f"{kind.metric} of {kind.num_samples:,} samples{against}{seed}"
 
 
-def _floor(rows: Sequence[dict[str, Any]]) -> Floor | None:
-    for row in reversed(rows):
-        match row.get("floor"):
-            case {"value": value, "count": num, **more} if is_number(
-                value
-            ) and is_whole(num, 1):
-                measured = more.get("measured")
-                known = is_number(measured) and measured != value
-                return Floor(value, num, measured if known else None)
-    return None
-
-
-def _measures(rows: Sequence[dict[str, Any]]) -> list[Measure]:
-    several = any(
-        len({row[name] for row in rows if row.get(name) is not None}) > 1
-        for name in _VARIANTS
-    )
+def _measures(rows: Sequence[EvalRow]) -> list[Measure]:
+    several = len({row.gamma for row in rows} - {None}) > 1
     latest = {}
     for row in rows:
-        evaluation = Evaluation(**{name: row[name] for name in Evaluation._fields})
-        evaluation = evaluation._replace(value=float(row["value"]))
-        said = [
-            f"{name} {row[name]}" for name in _VARIANTS if row.get(name) is not None
-        ]
-        key = evaluation.role, evaluation.sampler, evaluation.num_steps, tuple(said)
-        latest[key] = Measure(evaluation, ", ".join(said) if several else "")
+        variant = f"gamma {row.gamma}" if several and row.gamma is not None else ""
+        latest[row.role, row.sampler, row.num_steps, row.gamma] = Measure(row, variant)
     return list(latest.values())

@@ -127,7 +127,7 @@ def page(runs: Sequence[Run], refresh: int = 0) -> str:
         profiles=[profiles_chart(run, f"profiles-{i}") for i, run in enumerate(runs)],
         total=_total,
         fields=settings(runs),
-        version_names=measures.columns(r.noted.get("versions") or {} for r in runs),
+        version_names=measures.columns(r.noted.versions or {} for r in runs),
         columns=measures.columns,
     )
 
@@ -152,7 +152,7 @@ def distances(runs: Sequence[Run]) -> list[Distances]:
 def settings(runs: Sequence[Run]) -> list[Setting]:
     """Returns all fields of the configurations."""
     values = [dict(run.settings) for run in runs]
-    defaults = [run.noted.get("defaults") or {} for run in runs]
+    defaults = [run.noted.defaults or {} for run in runs]
     return [
         Setting(
             name,

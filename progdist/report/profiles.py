@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -21,9 +20,8 @@ from progdist.report.style import (
     make_figure,
     steps_text,
 )
-from progdist.workdir.rows import RowError, is_number
+from progdist.workdir.rows import MetricsRow
 
-_FIELD = "loss_by_logsnr"
 _LAST = 10  # a profile is of the last tenth of a phase's rows
 _WIDTH, _HEIGHT = 1.8, 1.6  # inches, at least, of a phase's axes and their labels
 _MARGIN = 1.6  # a factor between the scale's ends and the outermost losses
@@ -38,22 +36,14 @@ class Profile(NamedTuple):
     loss: Float[np.ndarray, " bins"]
 
 
-def profiles_of(rows: Iterable[dict[str, Any]], path: Path) -> list[Profile]:
-    """Returns the profile of each phase whose rows have one.
-
-    Args:
-      rows: of metrics.jsonl.
-      path: of that file, for the message.
-
-    Raises:
-      RowError: if a row has something else than a loss, or null, for each bin.
-    """
-    latest = {row["global_step"]: row for row in rows if _FIELD in row}
-    by_phase: dict[int, list[dict[str, Any]]] = {}
+def profiles_of(rows: Iterable[MetricsRow]) -> list[Profile]:
+    """Returns the profile of each phase whose rows have one."""
+    latest = {row.global_step: row for row in rows if row.loss_by_logsnr}
+    by_phase: dict[int, list[MetricsRow]] = {}
     for _, row in sorted(latest.items()):
-        by_phase.setdefault(row["phase"], []).append(row)
+        by_phase.setdefault(row.phase, []).append(row)
     profiles = [
-        Profile(phase, found[0]["num_steps"], _mean_of_last(found, path))
+        Profile(phase, found[0].num_steps, _mean_of_last(found))
         for phase, found in sorted(by_phase.items())
     ]
     return [p for p in profiles if not np.isnan(p.loss).all()]
@@ -90,25 +80,9 @@ def _draw(axes: Axes, profile: Profile, least: float, most: float) -> None:
     axes.set_title(title, fontsize=9, color=colour)
 
 
-def _mean_of_last(
-    rows: Sequence[dict[str, Any]], path: Path
-) -> Float[np.ndarray, " bins"]:
+def _mean_of_last(rows: Sequence[MetricsRow]) -> Float[np.ndarray, " bins"]:
     last = rows[-math.ceil(len(rows) / _LAST) :]
-    values = np.array([_values(row[_FIELD], path) for row in last], np.float64)
+    values = np.array([row.loss_by_logsnr for row in last], np.float64)
     # What has no place on a logarithmic axis counts as nothing.
     drawn = np.ma.masked_where(~((values > LEAST) & (values < MOST)), values)
     return np.ma.filled(drawn.mean(axis=0), np.nan)
-
-
-def _values(bars: Any, path: Path) -> list[float | None]:
-    """Refuses what `metrics.jsonl` cannot hold."""
-    if (
-        not isinstance(bars, list)
-        or len(bars) != len(logsnr_bins.CENTRES)
-        or not all(bar is None or is_number(bar) for bar in bars)
-    ):
-        raise RowError(
-            f"{path}: {_FIELD} is not a list of {len(logsnr_bins.CENTRES)} numbers or "
-            f"nulls: {bars!r:.60}"
-        )
-    return bars

@@ -31,7 +31,7 @@ from progdist.report.style import (
     save_figure,
     steps_text,
 )
-from progdist.workdir.rows import Evaluation
+from progdist.workdir.rows import EvalRow
 
 
 class _Look(NamedTuple):
@@ -69,7 +69,7 @@ def write_quality(workdir: str | Path, metric: str | None = None) -> Path | None
 
 
 def quality_figure(
-    evaluations: Sequence[Evaluation], size: tuple[float, float] = _SIZE
+    evaluations: Sequence[EvalRow], size: tuple[float, float] = _SIZE
 ) -> Figure:
     """Draws at least one evaluation; of one metric, and `drawable`."""
     figure, axes = _axes(size, evaluations)
@@ -83,7 +83,7 @@ def quality_figure(
 
 
 def runs_figure(
-    runs: Mapping[str, Sequence[Evaluation]], size: tuple[float, float] = _SIZE
+    runs: Mapping[str, Sequence[EvalRow]], size: tuple[float, float] = _SIZE
 ) -> Figure:
     """Draws several runs, by name: a colour a run, the teachers' DDIM dashed.
 
@@ -103,19 +103,19 @@ def runs_figure(
     return figure
 
 
-def drawable(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+def drawable(evaluations: Sequence[EvalRow]) -> list[EvalRow]:
     """Returns those of one metric that have a place on its axes."""
     least = LEAST if _is_log(evaluations) else -MOST
     return [e for e in evaluations if least < e.value < MOST]
 
 
-def _is_log(evaluations: Sequence[Evaluation]) -> bool:
+def _is_log(evaluations: Sequence[EvalRow]) -> bool:
     """Distances are drawn in log; shares, scores and what may be negative are not."""
     return not any(e.value < 0 or is_higher_better(e.metric) for e in evaluations)
 
 
 def _axes(
-    size: tuple[float, float], evaluations: Sequence[Evaluation]
+    size: tuple[float, float], evaluations: Sequence[EvalRow]
 ) -> tuple[Figure, Axes]:
     figure = make_figure(*size)
     axes = figure.subplots()
@@ -125,7 +125,7 @@ def _axes(
     return figure, axes
 
 
-def _looks(evaluations: Iterable[Evaluation]) -> dict[tuple[str, str], _Look]:
+def _looks(evaluations: Iterable[EvalRow]) -> dict[tuple[str, str], _Look]:
     """The lines to draw: the three of every run, and other samplers' there are."""
     found = {(e.role, e.sampler) for e in evaluations} - set(_LINES)
     looks = dict(_LINES)
@@ -146,7 +146,7 @@ def _students(sampler: str, index: int) -> _Look:
 
 
 def _draw_line(
-    axes: Axes, evaluations: Iterable[Evaluation], role: str, sampler: str, look: _Look
+    axes: Axes, evaluations: Iterable[EvalRow], role: str, sampler: str, look: _Look
 ) -> list[Line2D]:
     points = sorted(
         (e.num_steps, e.value)
@@ -161,7 +161,7 @@ def _draw_line(
     return axes.plot(x, y, label=name, mfc=inside or colour, **style)
 
 
-def _draw_level(axes: Axes, evaluations: Sequence[Evaluation]) -> list[Line2D]:
+def _draw_level(axes: Axes, evaluations: Sequence[EvalRow]) -> list[Line2D]:
     """The teacher at its full number of steps: what distillation is to keep."""
     full = full_steps(evaluations)
     level = [
@@ -180,7 +180,7 @@ def _draw_level(axes: Axes, evaluations: Sequence[Evaluation]) -> list[Line2D]:
     )
 
 
-def _label_axes(axes: Axes, evaluations: Sequence[Evaluation]) -> None:
+def _label_axes(axes: Axes, evaluations: Sequence[EvalRow]) -> None:
     steps = sorted({e.num_steps for e in evaluations})
     axes.xaxis.set_major_locator(FixedLocator(steps))
     axes.xaxis.set_major_formatter(FixedFormatter([str(n) for n in steps]))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from progdist.plan import Phase, make_plan
+from progdist.workdir.rows import MetricsRow
 
 # Network calls that an update makes for an image: forward, and backward as two.
 _STUDENT_CALLS = 3
@@ -53,11 +54,11 @@ def plan_of(config: dict[str, Any]) -> tuple[Phase, ...]:
         return ()
 
 
-def rounds_of(rows: Sequence[dict[str, Any]], config: dict[str, Any]) -> list[Round]:
+def rounds_of(rows: Sequence[MetricsRow], config: dict[str, Any]) -> list[Round]:
     """Returns the phases that have rows. Rows given twice count as the last time."""
-    by_phase: dict[int, dict[int, dict[str, Any]]] = {}
+    by_phase: dict[int, dict[int, MetricsRow]] = {}
     for row in rows:
-        by_phase.setdefault(row["phase"], {})[row["step"]] = row
+        by_phase.setdefault(row.phase, {})[row.step] = row
     planned = plan_of(config)
     return [
         _round(phase, [found[step] for step in sorted(found)], config, planned)
@@ -67,7 +68,7 @@ def rounds_of(rows: Sequence[dict[str, Any]], config: dict[str, Any]) -> list[Ro
 
 def _round(
     phase: int,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[MetricsRow],
     config: dict[str, Any],
     planned: Sequence[Phase],
 ) -> Round:
@@ -75,16 +76,16 @@ def _round(
     settings = config.get("distill" if phase else "base", {})
     batch_size = settings.get("batch_size")
     calls = _STUDENT_CALLS + (settings.get("ratio", 2) if phase else 0)
-    images = last["step"] * batch_size if batch_size else None
-    told = [row.get("steps_per_second") or 0.0 for row in rows]
+    images = last.step * batch_size if batch_size else None
+    told = [row.steps_per_second or 0.0 for row in rows]
     speeds = [speed for speed in told if 0 < speed < math.inf]
     speed = float(statistics.median(speeds)) if speeds else None
     return Round(
         phase=phase,
-        num_steps=last["num_steps"],
-        updates=last["step"],
+        num_steps=last.num_steps,
+        updates=last.step,
         planned=planned[phase].num_updates if phase < len(planned) else None,
-        loss=float(last["loss"]),
+        loss=last.loss,
         seconds=_seconds(rows) if len(speeds) == len(rows) else None,
         images_per_second=speed * batch_size if speed and batch_size else None,
         images=images,
@@ -92,9 +93,9 @@ def _round(
     )
 
 
-def _seconds(rows: Sequence[dict[str, Any]]) -> float:
-    before = [0, *(row["step"] for row in rows[:-1])]
+def _seconds(rows: Sequence[MetricsRow]) -> float:
+    before = [0, *(row.step for row in rows[:-1])]
     return sum(
-        (row["step"] - step) / row["steps_per_second"]
+        (row.step - step) / (row.steps_per_second or math.inf)
         for row, step in zip(rows, before, strict=True)
     )

@@ -8,17 +8,24 @@ from typing import Any, NamedTuple
 
 from progdist.plan import Phase
 from progdist.report.curves import Curve, curves_of
-from progdist.report.fields import metrics_row, read_config, start_row
-from progdist.report.measures import Group, groups, read_measures
+from progdist.report.fields import read_config
+from progdist.report.measures import Group, groups
 from progdist.report.profiles import Profile, profiles_of
 from progdist.report.rounds import Round, plan_of, rounds_of
 from progdist.report.samples import Samples, load_samples
 from progdist.report.style import printable
 from progdist.report.trajectories import Paths, load_trajectories
-from progdist.workdir.rows import read_rows
+from progdist.workdir import layout
+from progdist.workdir.rows import (
+    EvalRow,
+    MetricsRow,
+    StartRow,
+    read_row,
+    read_rows,
+    read_typed,
+)
 
-_FILES = ("config.json", "metrics.jsonl", "eval.jsonl")
-_STARTS = "starts.jsonl"
+_FILES = layout.CONFIG, layout.METRICS, layout.EVALUATIONS
 
 _ENDS = {
     None: "going on, or killed",
@@ -30,14 +37,14 @@ _ENDS = {
 class Start(NamedTuple):
     """One start of a run, and how it ended."""
 
-    noted: dict[str, Any]  # the row of starts.jsonl
+    noted: StartRow
     end: str | None  # "done", what stopped it, or None where nothing was noted
     seconds: float | None
 
     @property
     def how(self) -> str:
         """How it ended, for people."""
-        return _ENDS.get(self.end, str(self.end))
+        return _ENDS.get(self.end, self.end or "")
 
 
 class Run(NamedTuple):
@@ -47,20 +54,20 @@ class Run(NamedTuple):
     name: str
     config: dict[str, Any]
     starts: list[Start]
-    rows: list[dict[str, Any]]  # of metrics.jsonl
+    rows: list[MetricsRow]
     curves: list[Curve]
     profiles: list[Profile]
     rounds: list[Round]
-    measures: list[dict[str, Any]]  # rows of eval.jsonl
+    measures: list[dict[str, Any]]  # rows of eval.jsonl as they stand
     groups: list[Group]
     students: dict[int, Samples]  # by number of steps
     teachers: dict[int, Samples]
     paths: Paths
 
     @property
-    def noted(self) -> dict[str, Any]:
-        """What the last start has noted."""
-        return self.starts[-1].noted if self.starts else {}
+    def noted(self) -> StartRow:
+        """Row of the last start."""
+        return self.starts[-1].noted if self.starts else StartRow()
 
     @property
     def plan(self) -> tuple[Phase, ...]:
@@ -70,7 +77,7 @@ class Run(NamedTuple):
     @property
     def updates(self) -> int:
         """Updates done, of all phases."""
-        return max((row["global_step"] for row in self.rows), default=0)
+        return max((row.global_step for row in self.rows), default=0)
 
     @property
     def is_finished(self) -> bool:
@@ -78,7 +85,7 @@ class Run(NamedTuple):
         if not self.plan:
             return False
         last = self.plan[-1]
-        measured = any(row.get("phase") == last.number for row in self.measures)
+        measured = any(row["phase"] == last.number for row in self.measures)
         return measured and self.updates >= last.end_update
 
     @property
@@ -104,8 +111,8 @@ def is_run(workdir: Path) -> bool:
 
 def files_of(workdir: Path) -> Iterator[Path]:
     """Yields what `load` reads; not all of it need be there."""
-    yield from (workdir / name for name in (*_FILES, _STARTS))
-    yield from (workdir / "samples").glob("*.npz")
+    yield from (workdir / name for name in (*_FILES, layout.STARTS))
+    yield from (workdir / layout.SAMPLES).glob("*.npz")
 
 
 def load(workdir: Path) -> Run:
@@ -118,23 +125,24 @@ def load(workdir: Path) -> Run:
         raise ValueError(f"{workdir}: no such directory")
     if not is_run(workdir):
         raise ValueError(f"{workdir}: not the workdir of a run (no config.json)")
-    path = workdir / "metrics.jsonl"
-    rows = [metrics_row(row, path) for row in read_rows(path)]
-    config = read_config(workdir / "config.json")
-    measured = read_measures(workdir)
+    rows = read_typed(MetricsRow, workdir / layout.METRICS)
+    config = read_config(workdir / layout.CONFIG)
+    starts = read_typed(StartRow, workdir / layout.STARTS)
+    path = workdir / layout.EVALUATIONS
+    measured = read_rows(path)
     phases = load_samples(workdir, "phase")
     first = [s for s in phases if s.phase == 0] + load_samples(workdir, "baseline")
     return Run(
         path=workdir,
         name=_text(workdir.absolute().name or str(workdir)),
         config=config,
-        starts=_starts(_read_starts(workdir / _STARTS), _last_change(workdir)),
+        starts=_starts(starts, _last_change(workdir)),
         rows=rows,
         curves=curves_of(rows),
-        profiles=profiles_of(rows, path),
+        profiles=profiles_of(rows),
         rounds=rounds_of(rows, config),
         measures=measured,
-        groups=groups(measured),
+        groups=groups([read_row(EvalRow, row, path) for row in measured]),
         students={s.num_steps: s for s in phases if s.phase},
         teachers={s.num_steps: s for s in first},
         paths=load_trajectories(workdir),
@@ -158,11 +166,7 @@ def _tail(path: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> tuple[str,
     return path
 
 
-def _read_starts(path: Path) -> list[dict[str, Any]]:
-    return [start_row(row, path) for row in read_rows(path)]
-
-
-def _starts(rows: Sequence[dict[str, Any]], last_change: float) -> list[Start]:
+def _starts(rows: Sequence[StartRow], last_change: float) -> list[Start]:
     """Joins the rows of starts and ends.
 
     The last start may have no end, since it is still running or was killed; it has
@@ -170,33 +174,33 @@ def _starts(rows: Sequence[dict[str, Any]], last_change: float) -> list[Start]:
     """
     starts: list[Start] = []
     for row in rows:
-        if "end" not in row:
+        if row.end is None:
             starts = [s if s.end else s._replace(end="killed") for s in starts]
             starts.append(Start(row, None, None))
         elif starts:
             seconds = _seconds(starts[-1].noted, _timestamp(row))
-            starts[-1] = Start(starts[-1].noted, str(row["end"]), seconds)
+            starts[-1] = Start(starts[-1].noted, row.end, seconds)
     if starts and starts[-1].end is None:
         seconds = _seconds(starts[-1].noted, last_change)
         starts[-1] = starts[-1]._replace(seconds=seconds)
     return starts
 
 
-def _seconds(start: dict[str, Any], end: float | None) -> float | None:
+def _seconds(start: StartRow, end: float | None) -> float | None:
     begin = _timestamp(start)
     return None if begin is None or end is None else max(0.0, end - begin)
 
 
-def _timestamp(row: dict[str, Any]) -> float | None:
+def _timestamp(row: StartRow) -> float | None:
     try:
-        return datetime.fromisoformat(row["time"]).timestamp()
-    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromisoformat(row.time or "").timestamp()
+    except (ValueError, OverflowError, OSError):
         return None
 
 
 def _last_change(workdir: Path) -> float:
     # Not of the directory itself, which the page changes too.
-    names = *_FILES, _STARTS, "samples", "checkpoints"
+    names = *_FILES, layout.STARTS, layout.SAMPLES, layout.CHECKPOINTS
     paths = [workdir / name for name in names]
     return max(path.stat().st_mtime for path in paths if path.exists())
 

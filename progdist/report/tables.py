@@ -7,7 +7,7 @@ from typing import NamedTuple
 from rich.table import Table
 
 from progdist.report.measures import direction, full_steps, read_evaluations
-from progdist.workdir.rows import Evaluation
+from progdist.workdir.rows import EvalRow
 
 NONE = "–"
 _NOTHING = "No evaluations yet"
@@ -43,7 +43,7 @@ def markdown_table(workdir: str | Path, metric: str | None = None) -> str:
     return f"{title}.\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _closing(evaluations: Sequence[Evaluation]) -> _Closing:
+def _closing(evaluations: Sequence[EvalRow]) -> _Closing:
     if not evaluations:
         return _Closing(_NOTHING, (), [])
     values = {(e.role, e.sampler, e.num_steps): e.value for e in evaluations}
@@ -65,7 +65,7 @@ def _closing(evaluations: Sequence[Evaluation]) -> _Closing:
     return _Closing(_title(evaluations), header, rows)
 
 
-def _title(evaluations: Sequence[Evaluation]) -> str:
+def _title(evaluations: Sequence[EvalRow]) -> str:
     counts = sorted({e.num_samples for e in evaluations})
     samples = " or ".join(f"{count:,}" for count in counts)
     metric = evaluations[0].metric

@@ -1,4 +1,4 @@
-"""The training loop. There is no other."""
+"""The training loop."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +33,7 @@ _NUMBERS = "loss", "grad_norm", "param_norm", "learning_rate"
 
 
 class Interval(NamedTuple):
-    """What happened since the last report: means over its updates.
+    """Means over the updates since the last report.
 
     skipped counts the updates of the phase that were not finite; loss_by_logsnr is the
     mean in each of `progdist.diffusion.logsnr_bins`, None where nothing fell into it.
@@ -49,12 +49,12 @@ class Interval(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """When the loop does what.
+    """Intervals of the loop.
 
     Attributes:
       stop: number of updates of the phase.
       log_every: updates between reports, counted from the phase's start.
-      save_every: the same between saves.
+      save_every: updates between saves, counted alike.
       max_skipped: updates in a row that may be skipped for not being finite.
     """
 
@@ -65,14 +65,14 @@ class Pace(NamedTuple):
 
 
 class Hooks(NamedTuple):
-    """What the loop calls.
+    """Calls that the loop makes.
 
     Attributes:
       log: receives the means since the last call; called at the last update too.
-      save: receives a step, its state, which is known to be finite, and what the next
-        report has to start from, and must have read them when it returns; called at
-        the last update too.
-      stops: asked at every update whether it shall be the last one here.
+      save: receives a step, its state, which is known to be finite, and the sums for
+        the next report, and must have read them when it returns; called at the last
+        update too.
+      stops: asked at every update whether to stop after it.
     """
 
     log: Callable[[Interval], None]
@@ -94,17 +94,17 @@ def run(
 
     Args:
       train_step: the compiled step.
-      state: where to start; its memory is reused.
+      state: the state to start from; its memory is reused.
       round_: the phase's constants.
-      batches: one for each update from state.step on.
-      pace: when to report and to save.
-      hooks: what to call then.
-      tally: what was saved with the state.
+      batches: one batch for each update from state.step on.
+      pace: intervals of reports and saves.
+      hooks: functions to call then.
+      tally: sums that were saved with the state.
 
     Raises:
-      NonFiniteError: at the update whose loss, gradient or parameters are not finite,
-        after pace.max_skipped such updates right before it. None of them changed the
-        parameters.
+      NonFiniteError: if loss, gradient or parameters of an update are not finite, and
+        so were those of the pace.max_skipped updates before it. None of them changed
+        the parameters.
       Stopped: after an update and its save, if hooks.stops asked for it.
     """
     meter = _Meter(tally, pace.max_skipped)

@@ -1,4 +1,4 @@
-"""What a finished phase leaves: images, distances to the data, figures, a table."""
+"""The end of a phase: samples, metrics and figures of its model."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,20 +10,21 @@ from jax.sharding import Mesh
 
 from progdist import checkpoint, parallel, report
 from progdist.config import Evaluation
-from progdist.evaluate import evaluator, extraction, sampling
-from progdist.evaluate.evaluator import Drawing, Identified, identified
+from progdist.evaluate import evaluator, extraction, metrics, sampling
+from progdist.evaluate.evaluator import Evaluator, Result
 from progdist.evaluate.references import Reference
+from progdist.evaluate.specs import SamplerSpec
 from progdist.model import Model, Params, param_template
 from progdist.plan import Phase
-from progdist.workdir import files
+from progdist.workdir import files, layout
 from progdist.workdir.journal import Journal
 
 # The last rounds are the ones whose paths can be seen whole, as in the paper's figure.
-_MOST_STEPS_DRAWN, _PATHS_DRAWN = 4, 3
+_MAX_STEPS_SHOWN, _NUM_PATHS = 4, 3
 
 
-class Results:
-    """Measures and draws the models of a run; what is there already is not redone."""
+class PhaseEnd:
+    """Evaluates the models of a run and draws its figures, each of them once."""
 
     def __init__(
         self,
@@ -45,29 +46,30 @@ class Results:
         self._evaluation, self._journal = evaluation, journal
         self._note, self._check = note, check
         self._first = jax.process_index() == 0
-        size, shape = evaluation.batch_size, model.image_shape
-        self._gauge = evaluator.make_gauge(
+        shape, size = model.image_shape, evaluation.batch_size
+        self._evaluator = Evaluator(
             model,
             mesh,
-            evaluator.Samples(evaluation.num_samples, evaluation.seed, size),
+            evaluation,
             [extraction.make_extractor("pixels", shape, size)],
-            ["fd"],
+            [metrics.make_metric("fd")],
             reference._replace(counting=self._counting),
         )
 
     def add(
         self, phase: Phase, params: Params, teacher: Phase, teacher_params: Params
     ) -> None:
-        """Measures a phase's model and the undistilled teacher at its N, and draws."""
-        kind, base = f"phase_{phase.number:02d}", identified(teacher_params)
+        """Evaluates a phase's model, and the undistilled teacher in as many steps."""
         n, trained = phase.num_steps, teacher.num_steps
-        if phase.number:
-            one = Drawing(phase.number, n, n, "ddim")
-            self._measure(phase, one, identified(params), kind)
-            kind = f"baseline_{phase.number:02d}"
-        self._measure(phase, Drawing(0, trained, n, "ddim"), base, kind)
         gamma = self._evaluation.gamma
-        self._measure(phase, Drawing(0, trained, n, "ancestral", gamma), base)
+        if phase.kind != "base":
+            student = SamplerSpec(phase.number, n, n, "ddim")
+            self._evaluate(phase, params, [student])
+        baselines = [
+            SamplerSpec(0, trained, n, "ddim"),
+            SamplerSpec(0, trained, n, "ancestral", gamma),
+        ]
+        self._evaluate(phase, teacher_params, baselines)
         if self._first:
             report.write_samples(self._workdir)
 
@@ -80,56 +82,44 @@ class Results:
             report.write_curves(self._workdir)
             report.write_trajectories(self._workdir)
             self._note(report.closing_table(self._workdir))
-            self._note(f"figures: {self._workdir / 'figures'}")
+            self._note(f"figures: {self._workdir / layout.FIGURES}")
             self._journal.end("done")
             self._note(f"report: {report.write_page([self._workdir])}")
 
-    def _measure(
-        self, phase: Phase, one: Drawing, model: Identified, samples: str = ""
+    def _evaluate(
+        self, phase: Phase, params: Params, specs: Sequence[SamplerSpec]
     ) -> None:
-        """Adds a row to eval.jsonl, after the first images as samples/<samples>.npz."""
-        done = self._journal.evaluations()
-        missing = evaluator.missing(self._gauge, one, model, done)
-        if not missing:
-            return
-        first: list[np.ndarray] = []
+        """Adds rows to eval.jsonl; before them, samples of DDIM to samples/."""
+        rows = self._journal.evaluations()
+        for result in self._evaluator.evaluate(params, specs, rows):
+            if self._first and result.rows and result.spec.sampler == "ddim":
+                self._save_samples(phase, result)
+            for row in result.rows:
+                self._journal.evaluation(row, phase.end_update)
+                self._note(f"  {evaluator.line(result.spec, row)}")
 
-        def watch(images: evaluator.Images) -> None:
-            self._check()
-            if sum(map(len, first)) < self._evaluation.grid_images:
-                first.append(images)
-
-        rows = evaluator.measure(self._gauge, one, model, missing, watch)
-        if samples and self._first:
-            self._keep_samples(phase, one, np.concatenate(first), samples)
-        for row in rows:
-            self._journal.evaluation(row, phase.end_update)
-            name = f"{row['role']} {one.sampler:9} N = {one.num_steps:<5}"
-            self._note(f"  {name} {row['metric']} {row['value']:.4g}")
-
-    def _keep_samples(
-        self, phase: Phase, one: Drawing, images: evaluator.Images, name: str
-    ) -> None:
-        drawn = images[: self._evaluation.grid_images]
+    def _save_samples(self, phase: Phase, result: Result) -> None:
+        spec = result.spec
+        kind = "phase" if spec.phase == phase.number else "baseline"
         files.write_npz(
-            self._workdir / "samples" / f"{name}.npz",
-            images=drawn,
-            num_steps=np.array(one.num_steps),
+            self._workdir / layout.SAMPLES / f"{kind}_{phase.number:02d}.npz",
+            images=result.images,
+            num_steps=np.array(spec.num_steps),
             phase=np.array(phase.number),
         )
-        role = "student" if one.phase else "teacher"
-        grid = report.square_grid(drawn)
+        role = "student" if spec.phase else "teacher"
+        grid = report.square_grid(result.images)
         self._journal.images(f"samples/{role}", grid, phase.end_update)
 
     @contextlib.contextmanager
     def _counting(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """The display has the terminal; a run can be stopped in a long reading too."""
+        """Shows nothing, as the display has the terminal; lets a signal end the run."""
         yield lambda count: self._check()
 
     def _save_paths(self, phases: Sequence[Phase]) -> None:
-        """Writes the states of a few samples on their way, for the last students."""
-        path = self._workdir / "samples" / "trajectories.npz"
-        few = [p for p in phases[1:] if p.num_steps <= _MOST_STEPS_DRAWN]
+        """Writes all states of a few samples of the last students."""
+        path = self._workdir / layout.SAMPLES / "trajectories.npz"
+        few = [p for p in phases[1:] if p.num_steps <= _MAX_STEPS_SHOWN]
         models = {
             phase: checkpoint.model_dir(self._workdir, phase.number, phase.num_steps)
             for phase in few
@@ -143,7 +133,7 @@ class Results:
                 self._model,
                 checkpoint.load_model(model, template),
                 seed=self._evaluation.seed,
-                num_images=_PATHS_DRAWN,
+                num_images=_NUM_PATHS,
                 num_steps=phase.num_steps,
             )
         if self._first:
@@ -151,6 +141,6 @@ class Results:
 
 
 def _is_newer(path: Path, others: Iterable[Path]) -> bool:
-    """Whether the file is there, and was written after the others."""
+    """Whether the file exists, and was written after the others."""
     written = [other.stat().st_mtime_ns for other in others]
     return path.exists() and path.stat().st_mtime_ns >= max(written)

@@ -1,11 +1,10 @@
 """Preemption: signals that stop a run, and a watchdog that ends one which hangs.
 
-The first SIGTERM or Ctrl-C is noted, and the run ends at the next place that asks for
-it, between two updates, where nothing is lost. A run that is inside a long compilation
-cannot ask: after a time of grace it is ended there, which costs no more than the
-updates since the last checkpoint. A second Ctrl-C ends it at once; a second SIGTERM
-does not, for some schedulers repeat it while a run saves. The exit code is 128 + the
-signal's number, as a shell gives it.
+After the first SIGTERM or Ctrl-C the run stops between two updates, where nothing is
+lost. A run inside a long compilation cannot: after a grace period it is ended there, at
+the cost of the updates since the last checkpoint. A second Ctrl-C ends it at once; a
+second SIGTERM does not, since some schedulers repeat it while a run saves. The exit
+code is 128 + the number of the signal, as in a shell.
 """
 
 import contextlib
@@ -42,14 +41,14 @@ class Interrupted(Error):
 
 
 class Interrupt:
-    """Listens to the signals while it is entered; must be, in the main thread.
+    """Listener to signals, as a context manager in the main thread.
 
     Attributes:
       received: number of the first signal; 0 before there is one.
     """
 
     def __init__(self, grace_seconds: float = 8.0) -> None:
-        """Takes the time that the run has to hear a signal."""
+        """Takes the time in which the run has to respond to a signal."""
         self.received = 0
         self._grace = grace_seconds
         self._heard = threading.Event()
@@ -57,7 +56,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
-        """Within it the run is writing, and is not ended for being slow to hear."""
+        """Suspends the grace period while the run writes."""
         self._busy = True
         try:
             yield
@@ -65,7 +64,7 @@ class Interrupt:
             self._busy = False
 
     def heard(self) -> None:
-        """Says that the run is stopping, and may take the time that it needs."""
+        """Ends the grace period: the run is stopping."""
         self._heard.set()
 
     def __enter__(self) -> "Interrupt":
@@ -111,16 +110,16 @@ EXIT_CODE = 5
 
 
 class Watchdog:
-    """Watches while it is entered; whoever makes progress calls `beat`."""
+    """Ends a process without progress, as a context manager."""
 
     def __init__(self, seconds: float) -> None:
-        """Takes the longest time without progress; 0 watches nothing."""
+        """Takes the longest time between two calls of `beat`; 0 watches nothing."""
         self._seconds = seconds
         self._last = time.monotonic()
         self._stop = threading.Event()
 
     def beat(self) -> None:
-        """Says that there is progress."""
+        """Reports progress."""
         self._last = time.monotonic()
 
     def __enter__(self) -> "Watchdog":
@@ -140,27 +139,27 @@ class Watchdog:
     def _end(self) -> None:
         try:
             print(
-                f"progdist: no progress for {self._seconds:g} seconds; this is where "
-                "it stands:",
+                f"progdist: no progress for {self._seconds:g} seconds; stacks of all "
+                "threads:",
                 file=sys.stderr,
                 flush=True,
             )
             faulthandler.dump_traceback(sys.__stderr__ or 2)
-        finally:  # also where nobody listens
+        finally:  # even if stderr is closed
             os._exit(EXIT_CODE)
 
 
 class Preemption:
-    """Asked once an update or batch, at the same places on all processes."""
+    """Question whether to stop, asked at the same places on all processes."""
 
     def __init__(self, interrupt: Interrupt, watchdog: Watchdog, mesh: Mesh) -> None:
-        """Takes what asks the run to stop, what watches it, and the devices."""
+        """Takes the listener, the watchdog, and the devices that carry the votes."""
         self._interrupt, self._watchdog = interrupt, watchdog
         self._vote = Vote(mesh)
         self._signal = 0
 
     def stops(self) -> bool:
-        """Whether any process was asked to stop; the same answer for all of them."""
+        """Whether any process was asked to stop; the same answer on all of them."""
         self._watchdog.beat()
         self._signal = self._vote(self._interrupt.received)
         if self._signal:
@@ -168,15 +167,15 @@ class Preemption:
         return bool(self._signal)
 
     def saving(self) -> AbstractContextManager[None]:
-        """Within it the run is writing, and may take the time that it needs."""
+        """Suspends the grace period while the run writes."""
         return self._interrupt.busy()
 
     def interrupted(self, where: str) -> Interrupted:
-        """Returns what to raise after `stops` was true."""
+        """Returns the error to raise after `stops` was true."""
         return Interrupted(self._signal, where)
 
     def check(self) -> None:
-        """Stops, if asked to, where nothing is half done.
+        """Stops between two batches of samples, if asked to.
 
         Raises:
           Interrupted: if any process was asked to stop.
@@ -185,16 +184,16 @@ class Preemption:
             raise self.interrupted("between two batches of samples")
 
 
-def _read(reader: int, wanted: tuple[int, ...]) -> int:
-    """Returns the number of the next signal that is wanted; 0 at the end."""
+def _read(reader: int, signals: tuple[int, ...]) -> int:
+    """Returns the number of the next of these signals; 0 at the end."""
     while data := os.read(reader, 1):
-        if data[0] in wanted:
+        if data[0] in signals:
             return data[0]
     return 0
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody listens
+    with contextlib.suppress(OSError):  # stderr is closed
         print(f"progdist: {text}", file=sys.stderr, flush=True)
 
 

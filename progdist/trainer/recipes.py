@@ -31,7 +31,7 @@ class Recipe(NamedTuple):
       model: the model that is trained.
       teacher: the model of the frozen teacher; None in a phase without one.
       optimizer: Adam, without its learning rate.
-      specs: how the state is split over the devices.
+      specs: `PartitionSpec` of each leaf of the state.
       train_step: the compiled step.
     """
 

@@ -1,4 +1,4 @@
-"""What a workdir holds already, and whether a run may go on with it."""
+"""Checks of what an earlier start left in the workdir, before a run resumes."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ def make(workdir: Path) -> None:
 
 
 def check_same(config: Config, workdir: Path) -> None:
-    """Refuses to go on with another configuration than the run began with.
+    """Refuses to resume with another configuration than the run began with.
 
     Raises:
       ConfigError: with old → new of what differs.
@@ -38,8 +38,8 @@ def check_same(config: Config, workdir: Path) -> None:
     changed = differences(from_json(path), config) if path.exists() else []
     if changed:
         raise ConfigError(
-            f"{path} is of another run: {'; '.join(changed)}; with --override it goes "
-            "on with these changes"
+            f"{path} is of another run: {'; '.join(changed)}; --override resumes with "
+            "these changes"
         )
 
 
@@ -63,10 +63,10 @@ def keep_plan(config: Config, phases: Sequence[Phase], workdir: Path) -> None:
 
 
 def check_progress(phases: Sequence[Phase], progress: Progress, workdir: Path) -> None:
-    """Refuses a checkpoint that stands where the plan does not lead.
+    """Refuses a checkpoint that the plan does not lead to.
 
     Raises:
-      ConfigError: if phases before it, or its own, have other lengths.
+      ConfigError: if its phase, or one before, has another length.
     """
     phase = phases[progress.phase] if progress.phase < len(phases) else None
     if (
@@ -82,27 +82,28 @@ def check_progress(phases: Sequence[Phase], progress: Progress, workdir: Path) -
 
 
 def check_same_data(source: data.Source, progress: Progress, workdir: Path) -> None:
-    """Refuses to go on with other files than the run began with.
+    """Refuses to resume with other data files than the run began with.
 
     Raises:
-      ConfigError: if the data's fingerprint is not the noted one.
+      ConfigError: if the data's fingerprint is another.
     """
     if source.fingerprint != progress.data:
         raise ConfigError(
             f"{workdir}: the files of data {source.name!r} are not those that the run "
-            "began with; put these back, or go on with --override"
+            "began with; put them back, or use --override"
         )
 
 
 def check_nothing_lost(workdir: Path, has_teacher: bool) -> None:
-    """Refuses to start anew where a run has been.
+    """Refuses to start from scratch where a run has been.
 
     Args:
-      workdir: without a checkpoint.
-      has_teacher: whether a teacher was given; it is kept before the first checkpoint.
+      workdir: a directory without a checkpoint.
+      has_teacher: whether the configuration names a teacher, which is saved before the
+        first checkpoint.
 
     Raises:
-      ConfigError: naming what is left of that run.
+      ConfigError: naming the remains of that run.
     """
     models = sorted(path.name for path in workdir.glob("models/phase_*"))
     left = [name for name in models if not (has_teacher and "phase_00" in name)]
@@ -117,7 +118,7 @@ def check_nothing_lost(workdir: Path, has_teacher: bool) -> None:
 def check_same_everywhere(
     config: Config, workdir: Path, source: data.Source, override: bool
 ) -> None:
-    """Refuses processes of different minds, or that do not share the workdir.
+    """Refuses processes that disagree, or do not share the workdir.
 
     Raises:
       ConfigError: on all of them.
@@ -139,7 +140,7 @@ def check_same_everywhere(
 
 
 def _sees_lock_of_first(workdir: Path) -> bool:
-    """Whether the owner noted here is process 0; network storage may take a moment."""
+    """Whether the lock seen here is process 0's; network storage may take a moment."""
     owner = parallel.of_all_processes(os.getpid())[0]
     for _ in range(30):
         if lock.owner_of(workdir).get("pid") == str(owner):

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 from progdist import checkpoint, data, parallel, preflight
-from progdist.config import Config
+from progdist.config import Config, defaults_of_changed
+from progdist.diffusion import logsnr_bins
 from progdist.diffusion.schedules import describe
 from progdist.evaluate import references
 from progdist.model import Model, init_params
@@ -18,7 +19,7 @@ from progdist.plan import Phase
 from progdist.trainer import loop, recipes, resume, state_machine
 from progdist.trainer.build import Pieces, build
 from progdist.trainer.display import Display
-from progdist.trainer.phase_end import Results
+from progdist.trainer.phase_end import PhaseEnd
 from progdist.trainer.preemption import Interrupt
 from progdist.trainer.state import (
     Progress,
@@ -34,6 +35,7 @@ from progdist.trainer.state import (
 from progdist.workdir import provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
+from progdist.workdir.rows import MetricsRow
 
 
 def run(
@@ -96,12 +98,14 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     parallel.on_process_zero(
         lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
     )
-    journal = Journal(pieces.workdir, global_step, jax.process_index() == 0)
+    first = jax.process_index() == 0
+    journal = Journal(pieces.workdir, global_step, logsnr_bins.EDGES, first)
     stack.push(journal.close)
+    defaults = defaults_of_changed(pieces.config)
     parallel.on_process_zero(
-        lambda: journal.start(provenance.of_start(pieces.config, global_step))
+        lambda: journal.start(provenance.of_start(defaults, global_step))
     )
-    results = Results(
+    phase_end = PhaseEnd(
         pieces.workdir,
         pieces.model,
         pieces.mesh,
@@ -120,10 +124,10 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
         pieces.phases,
         snapshot,
         train=functools.partial(_train, pieces, journal),
-        finish=functools.partial(_finish, pieces, results),
+        finish=functools.partial(_finish, pieces, phase_end),
         begin_round=functools.partial(_begin_round, pieces),
     )
-    results.conclude(pieces.phases)
+    phase_end.conclude(pieces.phases)
     # Process 0 draws figures; at their exit the others would not wait long enough.
     parallel.barrier("the run is concluded")
 
@@ -227,12 +231,12 @@ def _log(
     display: Display, journal: Journal, phase: Phase, interval: loop.Interval
 ) -> None:
     journal.metrics(
-        {
-            "global_step": phase.first_update + interval.step,
-            "phase": phase.number,
-            "num_steps": phase.num_steps,
+        MetricsRow(
+            global_step=phase.first_update + interval.step,
+            phase=phase.number,
+            num_steps=phase.num_steps,
             **interval._asdict(),
-        }
+        )
     )
     display.update(interval.step, interval.loss, interval.steps_per_second)
 
@@ -248,7 +252,9 @@ def _begin_round(pieces: Pieces, snapshot: Snapshot) -> Snapshot:
     return begun._replace(state=state)
 
 
-def _finish(pieces: Pieces, results: Results, phase: Phase, snapshot: Snapshot) -> None:
+def _finish(
+    pieces: Pieces, phase_end: PhaseEnd, phase: Phase, snapshot: Snapshot
+) -> None:
     """Keeps the finished model, then draws and measures."""
     with pieces.preemption.saving():
         pieces.checkpoints.wait()
@@ -258,7 +264,7 @@ def _finish(pieces: Pieces, results: Results, phase: Phase, snapshot: Snapshot) 
     teacher = pieces.phases[0]
     first = checkpoint.model_dir(pieces.workdir, 0, teacher.num_steps)
     teacher_params = checkpoint.load_model(first, params) if phase.number else params
-    results.add(phase, params, teacher, teacher_params)
+    phase_end.add(phase, params, teacher, teacher_params)
 
 
 def _facts(model: Model, phase: Phase) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a phase trains: parameters, their average, the optimiser's state."""
+"""State of a phase: parameters, their average, the optimiser's moments."""
 
 from typing import Any, NamedTuple
 
@@ -18,12 +18,12 @@ _EMPTY = (0.0,) * len(logsnr_bins.CENTRES)
 
 
 class TrainState(NamedTuple):
-    """Everything that an update changes.
+    """State that an update changes.
 
     Attributes:
       step: updates done in this phase.
       params: the parameters.
-      ema_params: their moving average; None where the phase keeps none.
+      ema_params: their moving average; None without one.
       opt_state: Adam's moments.
     """
 
@@ -37,14 +37,14 @@ class Tally(NamedTuple):
     """Sums over the updates since the last row of metrics, on the host.
 
     Attributes:
-      num_updates: updates in the sums, those that were not skipped.
+      num_updates: updates in the sums, without the skipped ones.
       loss: sum of their losses.
       grad_norm: sum of their gradients' norms.
-      learning_rate: of the last one.
-      skipped: updates of the whole phase that were skipped.
-      skipped_in_a_row: those right before the next update.
-      parts: sums of the parts that bins of the log-SNR have in the losses.
-      shares: sums of the shares that they have in the batches.
+      learning_rate: learning rate of the last one.
+      skipped: skipped updates of the whole phase.
+      skipped_in_a_row: skipped updates right before the next one.
+      parts: sums of the log-SNR bins' parts of the losses.
+      shares: sums of the log-SNR bins' shares of the batches.
     """
 
     num_updates: int = 0
@@ -64,13 +64,13 @@ def tally_from_json(noted: dict[str, Any]) -> Tally:
 
 
 class Snapshot(NamedTuple):
-    """Where a run is: all that the rest of it depends on.
+    """Place of a run in its plan: all that the rest of it depends on.
 
     Attributes:
       phase: index of the phase.
-      state: what it trains.
-      teacher_params: its frozen teacher; () in phase 0.
-      tally: what the next row of metrics has to start from.
+      state: state of its training.
+      teacher_params: parameters of its frozen teacher; () without one.
+      tally: sums for the next row of metrics.
     """
 
     phase: int
@@ -175,7 +175,7 @@ def state_specs(
 
 
 def sampling_params(state: TrainState) -> Params:
-    """Returns the parameters that sample and teach: the average where there is one."""
+    """Returns the parameters that sample and teach: the average, if there is one."""
     return state.params if state.ema_params is None else state.ema_params
 
 

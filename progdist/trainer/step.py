@@ -27,7 +27,7 @@ Scalar = Float[Array, ""]
 
 
 class Round(NamedTuple):
-    """What differs between rounds, on the device.
+    """Constants of a phase, on the devices: values, not shapes, differ between rounds.
 
     Attributes:
       teacher_params: the frozen teacher's; () in the base phase, which has none.
@@ -43,16 +43,16 @@ class Round(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What an update reports.
+    """Metrics of an update.
 
-    Where one of them is not finite, the update was skipped: the state is the one
-    before, a step further.
+    If one of them is not finite, the update was skipped: the state is the one before,
+    a step further.
 
     Attributes:
       loss: mean over the global batch.
-      grad_norm: before clipping.
-      param_norm: of the parameters that the update would have left.
-      learning_rate: of this update.
+      grad_norm: global norm of the gradient, before clipping.
+      param_norm: global norm of the parameters after the update, were it not skipped.
+      learning_rate: learning rate of the update.
       by_logsnr: the loss in parts.
     """
 
@@ -78,7 +78,7 @@ class Draws(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """What was computed of each example: its loss, and the log-SNR of its z_t."""
+    """Loss of each example, and log-SNR of its z_t."""
 
     loss: Float[Array, " b"]
     logsnr_t: Float[Array, " b"]
@@ -167,8 +167,8 @@ def make_train_step(
       rate: (step, num_updates) to the learning rate.
       ema_decay: decay of the parameters' average, if the state keeps one.
       mesh: the devices; the batch is split over them. The state passed in is donated.
-      state_specs: how the state is split over them.
-      teacher_specs: how the round's `teacher_params` are.
+      state_specs: `PartitionSpec` of the state.
+      teacher_specs: `PartitionSpec` of the round's `teacher_params`.
     """
 
     def step(

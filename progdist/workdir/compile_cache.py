@@ -1,4 +1,4 @@
-"""Compiled programs, kept from run to run.
+"""Cache of compiled programs, shared by all runs.
 
 JAX writes an entry where it will be read, and leaves one that is there for ever: one
 that a killed process had half written would be reported, and compiled again, at every

@@ -1,45 +1,63 @@
-"""What a run writes down as it goes: rows of numbers, and scalars.
+"""Rows and scalars that a run appends as it goes.
 
-metrics.jsonl and eval.jsonl hold the rows; TensorBoard event files in tensorboard/ the
-same numbers. After an interruption the rows beyond the restored step are cut, so that
-the files read as if nothing had happened. starts.jsonl says what did: a row for every
-start, and one for every end that could still be noted.
+metrics.jsonl and eval.jsonl hold the rows; TensorBoard event files in tensorboard/ hold
+the same numbers. After an interruption the rows beyond the restored step are cut, so
+that the files read as if nothing had happened. starts.jsonl says what did happen: a row
+for every start, and one for every end that could still be recorded.
 """
 
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from progdist.diffusion import logsnr_bins
-from progdist.report import read_rows
-from progdist.report.fields import metrics_row
+from progdist.workdir import layout
 from progdist.workdir.events import Events
 from progdist.workdir.files import write_bytes
+from progdist.workdir.rows import (
+    EvalRow,
+    MetricsRow,
+    read_row,
+    read_rows,
+    read_typed,
+)
 
 
 class Journal:
-    """The rows and scalars of a run; on processes other than the first, nothing."""
+    """The rows and scalars of a run; writes on the first process alone."""
 
-    def __init__(self, workdir: Path, global_step: int, active: bool = True) -> None:
-        """Opens the journal of a run that goes on from `global_step`."""
-        self._active = active
-        self._metrics = workdir / "metrics.jsonl"
-        self._evaluations = workdir / "eval.jsonl"
-        self._starts = workdir / "starts.jsonl"
+    def __init__(
+        self,
+        workdir: Path,
+        global_step: int,
+        edges: Sequence[float],
+        active: bool = True,
+    ) -> None:
+        """Opens the journal of a run that continues from `global_step`.
+
+        Args:
+          workdir: folder of the run.
+          global_step: updates that the run has done.
+          edges: of the log-SNR bins, one more than there are bins.
+          active: whether this is the process that writes.
+        """
+        self._active, self._edges = active, edges
+        self._metrics = workdir / layout.METRICS
+        self._evaluations = workdir / layout.EVALUATIONS
+        self._starts = workdir / layout.STARTS
         if active:
             _rewrite(self._metrics, lambda row: self._step_of(row) <= global_step)
             mend(self._evaluations)
             mend(self._starts)
-            self._events = Events(workdir / "tensorboard", global_step + 1)
+            self._events = Events(workdir / layout.TENSORBOARD, global_step + 1)
 
     def _step_of(self, row: dict[str, Any]) -> int:
-        return metrics_row(row, self._metrics)["global_step"]
+        return read_row(MetricsRow, row, self._metrics).global_step
 
     def start(self, row: dict[str, Any]) -> None:
         """Appends a row of starts.jsonl."""
@@ -47,27 +65,27 @@ class Journal:
             append(self._starts, row)
 
     def end(self, how: str) -> None:
-        """Notes in starts.jsonl that this start has come to its end."""
+        """Appends the end of this start to starts.jsonl."""
         if self._active:
             append(self._starts, {"end": how, "time": utc_now()})
 
-    def metrics(self, row: dict[str, Any]) -> None:
+    def metrics(self, row: MetricsRow) -> None:
         """Appends a row of metrics.jsonl, and its numbers to TensorBoard."""
         if self._active:
-            append(self._metrics, row)
+            append(self._metrics, row.to_json())
             names = "loss", "learning_rate", "grad_norm", "skipped", "steps_per_second"
-            scalars = {f"train/{name}": row[name] for name in names}
-            scalars["train/N"] = row["num_steps"]
-            self._events.scalars(scalars, row["global_step"])
-            bars, name = row["loss_by_logsnr"], "train/loss_by_logsnr"
-            self._events.histogram(name, bars, logsnr_bins.EDGES, row["global_step"])
+            scalars = {f"train/{name}": getattr(row, name) for name in names}
+            scalars["train/N"] = row.num_steps
+            self._events.scalars(scalars, row.global_step)
+            bars, name = row.loss_by_logsnr, "train/loss_by_logsnr"
+            self._events.histogram(name, bars, self._edges, row.global_step)
 
-    def evaluation(self, row: dict[str, Any], global_step: int) -> None:
+    def evaluation(self, row: EvalRow, global_step: int) -> None:
         """Appends a row of eval.jsonl, and its value to TensorBoard."""
         if self._active:
-            append(self._evaluations, row)
-            name = f"{row['metric']}/{row['role']}_{row['sampler']}"
-            self._events.scalars({name: row["value"]}, global_step)
+            append(self._evaluations, row.to_json())
+            name = f"{row.metric}/{row.role}_{row.sampler}"
+            self._events.scalars({name: row.value}, global_step)
 
     def images(
         self, name: str, grid: UInt8[np.ndarray, "h w ch"], global_step: int
@@ -76,12 +94,12 @@ class Journal:
         if self._active:
             self._events.image(name, grid, global_step)
 
-    def evaluations(self) -> list[dict[str, Any]]:
+    def evaluations(self) -> list[EvalRow]:
         """Returns the rows of eval.jsonl so far."""
-        return read_rows(self._evaluations)
+        return read_typed(EvalRow, self._evaluations)
 
     def close(self, error: type[BaseException] | None = None, *_: object) -> None:
-        """Flushes; notes the error that ended the run. For `ExitStack.push`."""
+        """Flushes; records the error that ended the run. For `ExitStack.push`."""
         if error:
             # A full disk, say, will be reported: this must not hide it.
             with contextlib.suppress(OSError):
@@ -91,7 +109,7 @@ class Journal:
 
 
 def utc_now() -> str:
-    """Returns the time in UTC, to the second, as ISO 8601 has it."""
+    """Returns the time in UTC, to the second, in ISO 8601."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 

@@ -9,19 +9,17 @@ from typing import Any
 
 import jax
 
-from progdist.config import Config, defaults_of_changed
 from progdist.workdir.journal import utc_now
 
 _PACKAGES = ("progdist", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _GIT_SECONDS = 10
 
 
-def of_start(config: Config, global_step: int) -> dict[str, Any]:
+def of_start(defaults: dict[str, Any], global_step: int) -> dict[str, Any]:
     """Returns the row that a start leaves in starts.jsonl.
 
     Args:
-      config: the configuration; of its fields that differ from their default the
-        defaults are noted.
+      defaults: of the fields of the configuration that differ from them.
       global_step: the update from which the run goes on.
     """
     devices = jax.devices()
@@ -39,7 +37,7 @@ def of_start(config: Config, global_step: int) -> dict[str, Any]:
             "count": len(devices),
             "processes": jax.process_count(),
         },
-        "defaults": defaults_of_changed(config),
+        "defaults": defaults,
     }
 
 

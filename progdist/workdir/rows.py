@@ -1,38 +1,268 @@
-"""Rows of the JSON-lines files that a run appends to."""
+"""Rows of metrics.jsonl, eval.jsonl and starts.jsonl, written and read here alone.
 
+The fields of a class below are those of the JSON object, in the same order. Rows of
+older runs may lack fields that have a default; fields unknown here do no harm.
+"""
+
+import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from progdist.errors import InputError
 
-_DEEPEST = 20  # levels; what is nested further cannot be shown
-_BEYOND_EXACT = 2**53  # whole numbers of which a float may be another
+NUM_BINS = 21  # of progdist.diffusion.logsnr_bins, which lies above this room
+_MAX_DEPTH = 20  # levels; anything nested deeper cannot be shown
+_MAX_EXACT = 2**53  # beyond it a float cannot hold every whole number
+_MAX_DRAWN = 1e100  # beyond it Matplotlib overflows
+
+_Row = TypeVar("_Row")
 
 
 class RowError(InputError):
-    """A file of JSON is malformed; the message names it, in one line."""
+    """A malformed JSON file; the message names it, in one line."""
 
 
-class Evaluation(NamedTuple):
-    """One row of `eval.jsonl`: a distance of num_samples images to the data."""
+class _Accepted(NamedTuple):
+    """Values that a field accepts: in words, as a test, and how they are read."""
 
-    phase: int  # of the model
-    role: str  # "student", or "teacher": the undistilled model of phase 0
-    sampler: str
-    num_steps: int
-    trained_steps: int  # those that the model was made for; N_0 of the teacher
-    metric: str
-    value: float
-    num_samples: int
+    text: str
+    holds: Callable[[Any], bool]
+    make: Callable[..., Any] = lambda value: value  # or the dataclass of an object
+
+
+def is_whole(value: Any, least: int = -_MAX_EXACT) -> bool:
+    """Whether it is a whole number, `least` or more, that a float can hold."""
+    return type(value) is int and abs(value) < _MAX_EXACT and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a float can hold it; NaN is a number, true is none."""
+    return isinstance(value, float) or is_whole(value)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_NUMBER = _Accepted("a number", _is_number, float)
+_FINITE = _Accepted(
+    "a finite number", lambda v: _is_number(v) and abs(v) < _MAX_DRAWN, float
+)
+_WHOLE = _Accepted("a whole number", is_whole)
+_COUNT = _Accepted("a whole number, 0 or more", lambda v: is_whole(v, 0))
+_POSITIVE = _Accepted("a whole number, 1 or more", lambda v: is_whole(v, 1))
+_TEXT = _Accepted("a string", lambda v: isinstance(v, str))
+_OBJECT = _Accepted("an object", _is_object)
+_LOSSES = _Accepted(
+    f"a list of {NUM_BINS} numbers or nulls",
+    lambda v: (
+        isinstance(v, list)
+        and len(v) == NUM_BINS
+        and all(x is None or _is_number(x) for x in v)
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsRow:
+    """A row of metrics.jsonl: means over the updates since the row before it.
+
+    Attributes:
+      global_step: updates of all phases.
+      phase: 0 for the base model, k for round k.
+      num_steps: N, the network calls of the phase's model.
+      step: updates of the phase.
+      skipped: updates of the phase that were not finite.
+      loss_by_logsnr: mean loss in each bin of log-SNR, None in empty ones.
+    """
+
+    global_step: Annotated[int, _COUNT]
+    phase: Annotated[int, _COUNT]
+    num_steps: Annotated[int, _POSITIVE]
+    step: Annotated[int, _COUNT]
+    loss: Annotated[float, _NUMBER]
+    grad_norm: Annotated[float | None, _NUMBER] = None
+    learning_rate: Annotated[float, _FINITE]
+    skipped: Annotated[int | None, _COUNT] = None
+    steps_per_second: Annotated[float | None, _NUMBER] = None
+    loss_by_logsnr: Annotated[Sequence[float | None], _LOSSES] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Images that samples were compared with: `count` of a split of the data."""
+
+    data: Annotated[str, _TEXT]
+    split: Annotated[str, _TEXT]
+    count: Annotated[int, _COUNT]
+    content: Annotated[str, _TEXT] = ""  # digest
+
+    def __str__(self) -> str:
+        return f"{self.count:,} of {self.data} ({self.split})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """The metric between two disjoint halves of the real data.
+
+    Attributes:
+      value: for a Fréchet distance, scaled to the numbers of images of its row.
+      measured: the value between the halves, where it is another.
+      count: images in a half.
+    """
+
+    value: Annotated[float, _NUMBER]
+    measured: Annotated[float | None, _NUMBER] = None
+    count: Annotated[int, _POSITIVE]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRow:
+    """A row of eval.jsonl: a metric of num_samples images, and all it depends on.
+
+    Attributes:
+      phase: phase of the model, 0 for the base model.
+      role: "student", or "teacher" for the base model.
+      num_steps: network calls an image.
+      trained_steps: N that the model was made for; N_0 for the base model.
+      gamma: noise of the ancestral sampler; None for the others.
+      params: digest of the parameters.
+      output: parameterization of the network.
+      seed: random seed of the initial noise.
+      features: network whose features are compared, or "pixels".
+      weights: digest of that network's.
+      details: fields of this metric alone, such as "std".
+      floor: None where there are too few real images.
+    """
+
+    phase: Annotated[int, _COUNT]
+    role: Annotated[str, _TEXT]
+    sampler: Annotated[str, _TEXT]
+    num_steps: Annotated[int, _POSITIVE]
+    trained_steps: Annotated[int, _POSITIVE]
+    gamma: Annotated[float | None, _NUMBER] = None
+    params: Annotated[str | None, _TEXT] = None
+    output: Annotated[str | None, _TEXT] = None
+    schedule: Annotated[str | None, _TEXT] = None
+    num_samples: Annotated[int, _COUNT]
+    seed: Annotated[int | None, _WHOLE] = None
+    features: Annotated[str | None, _TEXT] = None
+    weights: Annotated[str | None, _TEXT] = None
+    reference: Annotated[
+        Reference | None, _Accepted("an object", _is_object, Reference)
+    ] = None
+    metric: Annotated[str, _TEXT]
+    value: Annotated[float, _NUMBER]
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    floor: Annotated[Floor | None, _Accepted("an object", _is_object, Floor)] = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object: details as fields, no gamma where it is None."""
+        fields = dataclasses.asdict(self)
+        details, floor = fields.pop("details"), fields.pop("floor")
+        floor = floor and _without_nulls(floor)
+        return {**_without_nulls(fields), **details, "floor": floor}
+
+    def repeats(self, other: "EvalRow") -> bool:
+        """Whether both measure the same thing, whatever the value."""
+        result = {"value": 0.0, "details": {}, "floor": None}
+        one, two = (dataclasses.replace(row, **result) for row in (self, other))
+        return one == two
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRow:
+    """A row of starts.jsonl: the start of a run, or its end."""
+
+    time: Annotated[str | None, _TEXT] = None  # UTC, ISO 8601
+    end: Annotated[str | None, _TEXT] = None  # "done", or the class of the error
+    global_step: Annotated[int | None, _COUNT] = None
+    commit: Annotated[str | None, _TEXT] = None
+    command: Annotated[str | None, _TEXT] = None
+    versions: Annotated[dict[str, Any] | None, _OBJECT] = None
+    platform: Annotated[str | None, _TEXT] = None
+    host: Annotated[str | None, _TEXT] = None
+    devices: Annotated[dict[str, Any] | None, _OBJECT] = None
+    defaults: Annotated[dict[str, Any] | None, _OBJECT] = None
+
+
+def read_typed(kind: type[_Row], path: str | Path) -> list[_Row]:
+    """Reads a file of rows of one class; see `read_rows`.
+
+    Raises:
+      RowError: if a row is malformed.
+      FileNotFoundError: if the folder of the file does not exist.
+    """
+    return [read_row(kind, row, path) for row in read_rows(path)]
+
+
+def read_row(
+    kind: type[_Row], row: Mapping[str, Any], where: str | Path, outer: str = ""
+) -> _Row:
+    """Reads a row from a JSON object.
+
+    Args:
+      kind: class of the row.
+      row: the JSON object; null counts as missing where the default is None.
+      where: file of the row, for the message.
+      outer: name of the field that holds the object, if any.
+
+    Raises:
+      RowError: if a field is missing or is not of the accepted kind.
+    """
+    schema, values = _schema(kind), {}
+    needed = [name for name, (_, d) in schema.items() if d is dataclasses.MISSING]
+    missing = [name for name in needed if name not in row]
+    if missing:
+        lacks = f"{outer or 'a row'} lacks {', '.join(missing)}"
+        raise RowError(f"{where}: {lacks}: {row!r:.200}")
+    for name, (accepted, default) in schema.items():
+        value = row.get(name, default)
+        if value is default:
+            continue
+        path = f"{outer}.{name}" if outer else name
+        if not accepted.holds(value):
+            raise RowError(f"{where}: {path} is not {accepted.text}: {value!r:.60}")
+        nested = dataclasses.is_dataclass(accepted.make)
+        values[name] = (
+            read_row(accepted.make, value, where, path)  # pyright: ignore
+            if nested
+            else accepted.make(value)
+        )
+    if "details" in kind.__annotations__:
+        values["details"] = {n: v for n, v in row.items() if n not in schema}
+    return kind(**values)
+
+
+@functools.cache
+def _schema(kind: type) -> dict[str, tuple[_Accepted, Any]]:
+    """Returns what each field accepts, and its default."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {
+        f.name: (hints[f.name].__metadata__[0], f.default)
+        for f in dataclasses.fields(kind)
+        if typing.get_origin(hints[f.name]) is Annotated
+    }
+
+
+def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Reads a JSON-lines file to which a run may be writing.
+    """Reads a JSON-lines file that a run may be appending to.
 
-    A last line without its newline is dropped unless it is complete: the writer
-    was interrupted, or is at it now. A file that is not there yet has no rows.
+    A last line without its newline is dropped unless it is complete: its writer was
+    interrupted, or is still writing. A missing file has no rows.
 
     Raises:
       RowError: if any other line is not a JSON object; names file and line.
@@ -53,55 +283,31 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     return rows + _parse_tail(tail)
 
 
-def require(row: dict[str, Any], names: Sequence[str], path: Path) -> dict[str, Any]:
-    """Returns the row if it has all the names; path is for the message.
-
-    Raises:
-      RowError: if a name is missing.
-    """
-    missing = [name for name in names if name not in row]
-    if missing:
-        raise RowError(f"{path}: a row lacks {', '.join(missing)}: {row!r:.200}")
-    return row
-
-
 def parse(text: bytes, where: str) -> dict[str, Any]:
     """Reads a JSON object; `where` is for the message.
 
     Raises:
-      RowError: if it is none.
+      RowError: if the text is something else.
     """
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except RecursionError:
         raise RowError(f"{where}: nested too deeply") from None
     except ValueError as error:
         raise RowError(f"{where}: not JSON: {error}") from None
     # Counted first, which costs nothing: hardly a row has so many.
-    if text.count(b"[") + text.count(b"{") > _DEEPEST and _is_deep(found):
+    if text.count(b"[") + text.count(b"{") > _MAX_DEPTH and _is_deep(value):
         raise RowError(f"{where}: nested too deeply")
-    if not isinstance(found, dict):
-        raise RowError(f"{where}: not a JSON object: {found!r:.60}")
-    return found
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a number that a float can hold; NaN is one, true is not."""
-    return isinstance(value, float) or is_whole(value)
-
-
-def is_whole(value: Any, least: int | None = None) -> bool:
-    """Whether it is a whole number, not less than the least, that a float can hold."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        return False
-    return abs(value) < _BEYOND_EXACT and (least is None or value >= least)
+    if not isinstance(value, dict):
+        raise RowError(f"{where}: not a JSON object: {value!r:.60}")
+    return value
 
 
 def _is_deep(value: Any) -> bool:
     level = [value] if isinstance(value, dict | list) else []
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         inner = (v.values() if isinstance(v, dict) else v for v in level)
-        level = [v for found in inner for v in found if isinstance(v, dict | list)]
+        level = [v for values in inner for v in values if isinstance(v, dict | list)]
     return bool(level)
 
 

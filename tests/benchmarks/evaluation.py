@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import jax
 import numpy as np
@@ -22,8 +23,9 @@ import numpy as np
 from configs.digits import get_config
 from progdist import parallel
 from progdist.cli import num_cores
-from progdist.evaluate import extraction, features, metrics, sampling
+from progdist.evaluate import extraction, metrics, sampling
 from progdist.evaluate.features import inception
+from progdist.evaluate.features.networks import inception_network
 from progdist.evaluate.sampling import make_sampler
 from progdist.model import init_params
 from progdist.preflight import make_model
@@ -31,7 +33,7 @@ from tests import feature_weights
 
 BATCH, STEPS = 64, 4
 FEW, MANY, TURNS = 1024, 2048, 3
-WANTED: tuple[metrics.Metric, ...] = ("fd", "kid", "is", "pr")
+METRICS = tuple(map(metrics.make_metric, get_args(metrics.Metric)))
 
 
 def make_extractor(name: str) -> extraction.Extractor:
@@ -39,7 +41,7 @@ def make_extractor(name: str) -> extraction.Extractor:
     if name == "squeezenet":
         return extraction.make_extractor(name, (8, 8, 1), BATCH)
     net = inception.from_arrays(feature_weights.inception_arrays())
-    network = features.networks.from_inception(net)
+    network = inception_network(net)
     return extraction.network_extractor(network, (8, 8, 1), BATCH)
 
 
@@ -77,8 +79,8 @@ class Case:
     def evaluation(self, num: int, reference: metrics.Statistics) -> None:
         """All of it."""
         samples = self.statistics(num)
-        for metric in WANTED:
-            metrics.measure(metric, self.extractor.label, samples, reference)
+        for metric in METRICS:
+            metric.values(samples, reference)
 
 
 def seconds(task: Callable[..., object], *args: object) -> np.ndarray:
@@ -102,13 +104,13 @@ def main(argv: list[str]) -> None:
     print(f"evaluation / (drawing + features): {wall:.3f}, in CPU time {cpu:.3f}")
     for num in (MANY, 4 * MANY):
         command = [sys.executable, "-m", "tests.benchmarks.evaluation", name, str(num)]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, timeout=3600)
 
 
 def show_memory(name: str, num: int) -> None:
     """Prints the most that this process has held for an FD of so many images."""
     case = Case(name)
-    needs = metrics.needs(["fd"])
+    needs = metrics.make_metric("fd").needs
     extraction.collect([case.extractor], case.images(num), num, needs)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"memory at its most, FD of {num:,} images: {most:.0f} MB")

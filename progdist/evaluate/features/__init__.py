@@ -1,9 +1,13 @@
-"""Networks whose features of images stand behind the distances."""
+"""Features of images, between which metrics are computed."""
 
+from progdist.evaluate.features.layers import Features as Features
 from progdist.evaluate.features.networks import (
-    Features as Features,
     Name as Name,
     Network as Network,
     open_network as open_network,
+)
+from progdist.evaluate.features.pixels import (
+    pixel_features as pixel_features,
+    pixels_label as pixels_label,
 )
 from progdist.evaluate.features.weights import WeightsError as WeightsError

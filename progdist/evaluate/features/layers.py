@@ -1,7 +1,7 @@
-"""What the feature networks are made of: functions of images [b, h, w, c] in float32.
+"""Layers of the feature networks: functions of images [b, h, w, c] in float32.
 
-On accelerators a product of float32 is by default rounded to fewer bits; here it is
-not, since a distance between features would show it.
+Accelerators round products of float32 to fewer bits by default; here they may not,
+since a distance between features would show it.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 Images = Float[Array, "_ _ _ _"]
 Padding = str | tuple[int, int]
@@ -19,13 +19,25 @@ _PRECISION = lax.Precision.HIGHEST
 
 
 class Convolution(NamedTuple):
-    """kernel [h, w, in, out] and a bias for each output."""
+    """Kernel [h, w, in, out], and a bias for each output."""
 
     kernel: Float[Array | np.ndarray, "kh kw i o"]
     bias: Float[Array | np.ndarray, " o"]
 
 
 Weights = Mapping[str, Convolution]
+
+
+class Features(NamedTuple):
+    """Features of images, and scores of the classes that the network knows."""
+
+    features: Float[Array, "b d"]
+    logits: Float[Array, "b k"]
+
+
+def rgb(images: UInt8[Array, "b h w c"]) -> UInt8[Array, "b h w 3"]:
+    """Returns grey or RGB images as RGB."""
+    return jnp.broadcast_to(images, (*images.shape[:3], 3))
 
 
 def convolve(
@@ -35,7 +47,7 @@ def convolve(
     padding: Padding = (0, 0),
     activation: bool = True,
 ) -> Images:
-    """Returns relu(x * kernel + bias); padding is zeros on both sides, or "SAME"."""
+    """Returns relu(x * kernel + bias); padding is zeros a side, or "SAME"."""
     y = lax.conv_general_dilated(
         x,
         jnp.asarray(layer.kernel),
@@ -49,14 +61,14 @@ def convolve(
 
 
 def max_pool(x: Images, stride: int, padding: int = 0) -> Images:
-    """The largest of each 3x3 pixels."""
+    """Returns the maximum over squares of 3x3 pixels."""
     return lax.reduce_window(
         x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, stride, stride, 1), _around(padding)
     )
 
 
 def average_pool(x: Images) -> Images:
-    """The mean of the 3x3 pixels around each, of those that are inside the image."""
+    """Returns the mean of the 3x3 pixels around each; those outside do not count."""
 
     def sums(x: Images) -> Images:
         return lax.reduce_window(
@@ -67,10 +79,10 @@ def average_pool(x: Images) -> Images:
 
 
 def resize(x: Images, height: int, width: int, half_pixel: bool) -> Images:
-    """Bilinear interpolation between two pixels a side, never averaging over more.
+    """Interpolates between two pixels a side; never averages over more.
 
-    Output i is at (i + 1/2) in / out - 1/2 if half_pixel, else at i in / out: the
-    first is PyTorch's with align_corners=False, the second TensorFlow 1's.
+    Output i is at (i + 1/2) in / out - 1/2 if half_pixel (PyTorch's rule with
+    align_corners=False), else at i in / out (TensorFlow 1's).
     """
     rows = _interpolation(x.shape[1], height, half_pixel)
     columns = _interpolation(x.shape[2], width, half_pixel)

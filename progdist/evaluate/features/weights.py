@@ -1,19 +1,18 @@
 """Reads weights from PyTorch's .pth files and from numpy pickles, as arrays.
 
-Both formats are pickles, and a pickle is a program. It is run with an allow-list: it
-may make ordered dictionaries, arrays and numbers, and a file that asks for anything
-else is refused.
+Both formats are pickles, and a pickle is a program. An allow-list lets it make ordered
+dictionaries, arrays and numbers; a file that asks for anything else is refused.
 """
 
+import contextlib
 import hashlib
 import io
 import math
 import pickle
 import struct
 import zipfile
-import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +34,6 @@ _DTYPES = {
     "BoolStorage": np.bool_,
 }
 _MAGIC = 0x1950A86A20F9469CFC6C  # of PyTorch's format before 1.6
-_DAMAGED = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    struct.error,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    NotImplementedError,
-    RecursionError,
-    MemoryError,
-    zlib.error,
-)
 
 
 class WeightsError(InputError):
@@ -58,18 +41,15 @@ class WeightsError(InputError):
 
 
 def read_torch(path: Path) -> Arrays:
-    """Reads the state dictionary that torch.save wrote, in either of its formats.
+    """Reads a state dictionary of torch.save, in either of its formats.
 
     Raises:
       WeightsError: if it is something else, or asks for what is not allowed.
     """
-    try:
-        with path.open("rb") as file:
-            read = _read_zip if zipfile.is_zipfile(file) else _read_legacy
-            file.seek(0)
-            return _checked(read(file))
-    except _DAMAGED as error:
-        raise WeightsError(f"{path}: not a file of weights ({error})") from None
+    with path.open("rb") as file, _refused_if_damaged(path):
+        read = _read_zip if zipfile.is_zipfile(file) else _read_legacy
+        file.seek(0)
+        return _checked(read(file))
 
 
 def read_numpy_pickle(path: Path) -> dict[str, list[np.ndarray]]:
@@ -78,31 +58,38 @@ def read_numpy_pickle(path: Path) -> dict[str, list[np.ndarray]]:
     Raises:
       WeightsError: if it is something else, or asks for what is not allowed.
     """
-    try:
-        with path.open("rb") as file:
-            found = _Unpickler(file, _NUMPY).load()
-        return {str(name): [_checked_array(a) for a in found[name]] for name in found}
-    except _DAMAGED as error:
-        raise WeightsError(f"{path}: not a file of weights ({error})") from None
+    with path.open("rb") as file, _refused_if_damaged(path):
+        tree = _Unpickler(file, _NUMPY).load()
+        return {str(name): [_checked_array(a) for a in tree[name]] for name in tree}
 
 
-def check_sha256(path: Path, wanted: str) -> None:
-    """Refuses a file of another content.
+def check_sha256(path: Path, expected: str) -> None:
+    """Refuses a file of other content.
 
     Raises:
-      WeightsError: if it is not there, or is another.
+      WeightsError: if it is missing, or has another SHA-256.
     """
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}") from None
-    if found != wanted:
-        raise WeightsError(f"{path}: its SHA-256 is {found}, wanted {wanted}")
+    if digest != expected:
+        raise WeightsError(f"{path}: its SHA-256 is {digest}, expected {expected}")
+
+
+@contextlib.contextmanager
+def _refused_if_damaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        raise WeightsError(f"{path}: not a file of weights ({error})") from None
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds what is on its list, and storages by their keys."""
+    """Unpickler of allowed names, and of storages by their keys."""
 
     def __init__(
         self,
@@ -129,10 +116,10 @@ class _Unpickler(pickle.Unpickler):
         return self._storage(str(key), dtype, count)
 
 
-def _rebuild_tensor(
+def rebuild_tensor(
     storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: object
 ) -> np.ndarray:
-    """A tensor: a view of a storage, offset and strides counted in elements."""
+    """Returns a view of a storage; offset and strides count elements."""
     ends = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
     least = min([offset, *shape, *strides], default=0)
     if least < 0 or (math.prod(shape) and offset + sum(ends) >= len(storage)):
@@ -149,8 +136,8 @@ def _rebuild_parameter(tensor: np.ndarray, *_: object) -> np.ndarray:
 
 _TORCH = {
     "collections.OrderedDict": OrderedDict,
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor": rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
 }
 _reconstruct = np.empty(0).__reduce__()[0]
@@ -163,7 +150,7 @@ _NUMPY = {
 
 
 def _read_zip(file: io.BufferedIOBase) -> Any:
-    """The format since PyTorch 1.6: NAME/data.pkl and a file for each storage."""
+    """Reads the format since PyTorch 1.6: NAME/data.pkl, and a file per storage."""
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         pickled = next((name for name in names if name.endswith("data.pkl")), "")
@@ -181,10 +168,10 @@ def _read_zip(file: io.BufferedIOBase) -> Any:
 
 
 def _read_legacy(file: io.BufferedIOBase) -> Any:
-    """The format before: pickles, the last of them the keys, then the storages.
+    """Reads the format before: pickles, the last of them the keys, then the storages.
 
-    What a storage holds comes after the tensors that are views of it, so each is made
-    by its size first and filled in the end.
+    The content of a storage comes after the tensors that are views of it, so each is
+    allocated first and filled in the end.
     """
     storages: dict[str, np.ndarray] = {}
     size = file.seek(0, io.SEEK_END)

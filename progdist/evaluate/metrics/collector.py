@@ -1,4 +1,4 @@
-"""What the distances need of a set of images, gathered batch by batch."""
+"""Statistics of a set of images that metrics need, gathered batch by batch."""
 
 from typing import NamedTuple
 
@@ -9,44 +9,44 @@ from progdist.evaluate.metrics.moments import Moments, Running
 from progdist.evaluate.metrics.scores import SPLITS, RunningScores
 
 Arrays = dict[str, np.ndarray]
-KEPT = 10_000
+MAX_VECTORS = 10_000
 
 
 class Needs(NamedTuple):
-    """What metrics need besides the moments.
+    """Requirements of a metric besides the moments.
 
     Attributes:
-      keep: of how many images the features themselves.
-      scores: whether the classes' probabilities.
+      num_vectors: number of images whose feature vectors are needed themselves.
+      scores: whether class probabilities are needed.
     """
 
-    keep: int
-    scores: bool
+    num_vectors: int = 0
+    scores: bool = False
 
 
-ALL = Needs(KEPT, True)
+ALL = Needs(MAX_VECTORS, True)
 
 
 class Statistics(NamedTuple):
-    """Of the features of `num` images.
+    """Statistics of the features of `num` images.
 
     Attributes:
-      moments: of all of them.
-      kept: the first ones themselves, for the distances that need pairs.
-      score: mean and deviation of the Inception Score; NaN without classes, or
-        of too few images.
+      moments: mean and covariance over all of them.
+      vectors: feature vectors of the first images, for metrics that need pairs.
+      score: mean and standard deviation of the Inception Score; NaN without classes,
+        or of too few images.
     """
 
     num: int
     moments: Moments
-    kept: Float32[np.ndarray, "k d"]
+    vectors: Float32[np.ndarray, "k d"]
     score: tuple[float, float]
 
 
 class Collector:
     """Gathers the features of images 0 … num - 1, which may come in any order.
 
-    Memory is bounded: sums of fixed size, and the features of the first images. (The
+    Memory is bounded: sums of fixed size, and the vectors of the first images. (The
     score's split of each image takes a few bytes more.)
     """
 
@@ -57,9 +57,10 @@ class Collector:
         num_classes: int = 0,
         needs: Needs = ALL,
     ) -> None:
-        """Nothing seen yet of `num` images; too few of them have no score."""
+        """Prepares for `num` images; fewer than `SPLITS` of them have no score."""
         self._running = Running()
-        self._kept = np.zeros((min(num, needs.keep), num_features), np.float32)
+        shape = min(num, needs.num_vectors), num_features
+        self._vectors = np.zeros(shape, np.float32)
         scored = needs.scores and num_classes and num >= SPLITS
         self._scores = RunningScores(num, num_classes) if scored else None
 
@@ -69,16 +70,16 @@ class Collector:
         features: Float[np.ndarray, "b d"],
         logits: Float[np.ndarray, "b k"] | None = None,
     ) -> None:
-        """Adds the features, and the scores where there are any, of these images."""
+        """Adds the features, and the class scores if any, of the images so numbered."""
         self._running.add(features)
-        early = indices < len(self._kept)
-        self._kept[indices[early]] = features[early]
+        early = indices < len(self._vectors)
+        self._vectors[indices[early]] = features[early]
         if logits is not None and self._scores is not None:
             self._scores.add(indices, logits)
 
     def sums(self) -> Arrays:
-        """Returns the sums as arrays; those of several collectors go into `merge`."""
-        width = self._kept.shape[1]
+        """Returns the sums as arrays; `merge` adds up those of several collectors."""
+        width = self._vectors.shape[1]
         mean, squares = np.zeros(width), np.zeros((width, width))
         if self._running.count:
             mean, squares = self._running.centred()
@@ -86,7 +87,7 @@ class Collector:
             "count": np.array(self._running.count),
             "mean": mean,
             "squares": squares,
-            "kept": self._kept,
+            "vectors": self._vectors,
         }
         if self._scores is not None:
             arrays["scores"] = self._scores.sums
@@ -94,17 +95,17 @@ class Collector:
 
 
 def merge(num: int, parts: list[Arrays]) -> Statistics:
-    """Returns the statistics of `num` images, of which each was seen in one part."""
+    """Returns the statistics of `num` images, each of which is in one of the parts."""
     running = Running()
     for part in parts:
         other = Running.of(int(part["count"]), part["mean"], part["squares"])
         running = running.merge(other)
     if running.count != num:
-        raise ValueError(f"features of {running.count} images, of {num}")
+        raise ValueError(f"features of {running.count} images, expected {num}")
     score = float("nan"), float("nan")
     if "scores" in parts[0]:
         scores = RunningScores(num, parts[0]["scores"].shape[1] - 1)
         scores.sums = np.sum([part["scores"] for part in parts], axis=0)
         score = scores.result()
-    kept = np.asarray(np.sum([part["kept"] for part in parts], axis=0))
-    return Statistics(num, running.result(), kept, score)
+    vectors = np.asarray(np.sum([part["vectors"] for part in parts], axis=0))
+    return Statistics(num, running.result(), vectors, score)

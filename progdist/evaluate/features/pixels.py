@@ -1,0 +1,34 @@
+"""Pixels as features: no network, and no FID."""
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+MAX_SIDE = 32  # 3,072 features in colour
+
+
+def pixel_features(
+    images: UInt8[np.ndarray, "b h w c"], max_side: int = MAX_SIDE
+) -> Float[np.ndarray, "b d"]:
+    """Returns images as vectors of pixels in [-1, 1], in float64.
+
+    Images with more than `max_side` pixels a side are first averaged over squares,
+    since their covariance would not fit into memory; a remainder at the edges is cut
+    off.
+    """
+    b, h, w, c = images.shape
+    k = _square((h, w), max_side)
+    rows, columns = h // k, w // k
+    images = images[:, : rows * k, : columns * k]
+    x = images.reshape(b, rows, k, columns, k, c).mean((2, 4))
+    return x.reshape(b, rows * columns * c) / 127.5 - 1.0
+
+
+def pixels_label(image_shape: tuple[int, ...], max_side: int = MAX_SIDE) -> str:
+    """Returns the label of the features, with the side that images are reduced to."""
+    square = _square(image_shape, max_side)
+    return "pixels" if square == 1 else f"pixels{max(image_shape[:2]) // square}"
+
+
+def _square(image_shape: tuple[int, ...], max_side: int) -> int:
+    """Side of the squares, at most `max_side` of which fit along the image."""
+    return -(-max(image_shape[:2]) // max_side)

@@ -1,0 +1,81 @@
+"""Ways to sample the models of a run, as data."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from progdist.diffusion import solvers
+from progdist.diffusion.settings import SolverName
+
+
+class SamplerSpec(NamedTuple):
+    """A way to sample: the model of a phase, a number of steps, and a sampler.
+
+    Attributes:
+      phase: phase of the model.
+      trained_steps: number of steps that the model was trained for.
+      num_steps: network calls of an image.
+      sampler: name of the sampler.
+      gamma: noise of the ancestral sampler; None for the others.
+    """
+
+    phase: int
+    trained_steps: int
+    num_steps: int
+    sampler: SolverName
+    gamma: float | None = None
+
+    @property
+    def role(self) -> str:
+        """Role of the model in the run."""
+        return "student" if self.phase else "teacher"
+
+    def __str__(self) -> str:
+        """For a line of output."""
+        gamma = "" if self.gamma is None else f" gamma {self.gamma:g}"
+        return f"{self.role} {self.sampler}{gamma} N = {self.num_steps}"
+
+
+def plan_specs(
+    finished: dict[int, int],
+    phases: Sequence[int],
+    num_steps: Sequence[int],
+    samplers: Sequence[SolverName],
+    gammas: Sequence[float],
+) -> list[SamplerSpec]:
+    """Returns the ways to sample, those of a phase one after another.
+
+    Args:
+      finished: number of steps by finished phase.
+      phases: phases; if empty, each number of steps is sampled by its own round.
+      num_steps: numbers of network calls; if empty, those of each model.
+      samplers: names of samplers.
+      gammas: noise levels of the ancestral sampler.
+
+    Raises:
+      ValueError: if a phase is not finished, a round is missing, or a number of
+        network calls is not a multiple of a sampler's calls per step.
+    """
+    known = ", ".join(f"{p} (N = {n})" for p, n in finished.items()) or "none yet"
+    for phase in phases:
+        if phase not in finished:
+            raise ValueError(f"--round={phase}: is not finished; there are {known}")
+    phase_of = {n: phase for phase, n in finished.items()}
+    for n in num_steps if not phases else ():
+        if n not in phase_of:
+            raise ValueError(
+                f"--num_steps={n}: no round has so many; there are {known}, and "
+                "--round=0 draws with the teacher in any number of steps"
+            )
+    if phases:
+        pairs = [(p, n) for p in phases for n in num_steps or [finished[p]]]
+    else:
+        pairs = [(phase_of[n], n) for n in num_steps or finished.values()]
+    for sampler, (_, n) in itertools.product(samplers, pairs):
+        solvers.check_calls(sampler, n)
+    return [
+        SamplerSpec(phase, finished[phase], n, sampler, gamma)
+        for phase, n in pairs
+        for sampler in samplers
+        for gamma in (gammas if sampler == "ancestral" else [None])
+    ]

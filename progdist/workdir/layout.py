@@ -1,0 +1,12 @@
+"""Names of the files and folders in a workdir."""
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+EVALUATIONS = "eval.jsonl"
+STARTS = "starts.jsonl"
+SAMPLES = "samples"
+FIGURES = "figures"
+CHECKPOINTS = "checkpoints"
+MODELS = "models"
+TENSORBOARD = "tensorboard"
+REPORT = "report.html"

@@ -1,0 +1,105 @@
+"""Breaks one line of the package at a time, and sees whether the tests notice.
+
+  python -m tests.mutants [--only=PATTERN] [--jobs=N]
+
+Every mutant of `tests/mutants_table.py` whose file or name holds PATTERN is put into a
+copy of the tree, and the tests that concern it are run there. The score counts the
+mutants that are not equivalent to the original. Exit codes: 0 every one of these was
+killed; 1 some survived, or did not run.
+"""
+
+import argparse
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+
+from tests.mutants_table import MUTANTS, Mutant
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT = 600
+PYTEST = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-pno:cacheprovider"]
+VERDICTS = {0: "survived", 1: "killed"}  # by pytest's exit code; any other is a mistake
+
+
+def pytest(tree: Path, tests: list[str]) -> tuple[int, str]:
+    """Returns the exit code and the output; a test that does not end has failed."""
+    env = os.environ | {"PYTHONPATH": str(tree)}
+    try:
+        done = subprocess.run(
+            [*PYTEST, *(f"tests/{test}" for test in tests)],
+            **{"cwd": tree, "env": env, "timeout": TIMEOUT},
+            **{"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
+        )
+    except subprocess.TimeoutExpired:
+        return 1, "timeout"
+    return done.returncode, done.stdout
+
+
+def verdict(tree: Path, mutant: Mutant, number: int) -> str:
+    """Returns what the tests of the tree say to the mutant."""
+    path = tree / mutant.file
+    original = path.read_text()
+    if original.count(mutant.old) != 1:
+        return f"mistake: the old text is there {original.count(mutant.old)} times"
+    path.write_text(original.replace(mutant.old, mutant.new))
+    # Compiled files are told apart by whole seconds and sizes.
+    os.utime(path, (number, number))
+    code, output = pytest(tree, mutant.tests)
+    path.write_text(original)
+    return VERDICTS.get(code, f"mistake: {output[-1500:]}")
+
+
+def judge(mutants: list[Mutant], jobs: int) -> Iterator[tuple[Mutant, str]]:
+    """Yields verdicts in the mutants' order; each worker has a tree of its own."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        trees: Queue[Path] = Queue()
+        for number in range(jobs):
+            tree = Path(folder) / str(number)
+            ignore = shutil.ignore_patterns(".*", "__pycache__", "runs")
+            trees.put(Path(shutil.copytree(ROOT, tree, ignore=ignore)))
+
+        def run(number: int, mutant: Mutant) -> tuple[Mutant, str]:
+            tree, start = trees.get(), time.monotonic()
+            said = verdict(tree, mutant, number)
+            trees.put(tree)
+            print(f"{time.monotonic() - start:4.0f} s {mutant}: {said}", flush=True)
+            return mutant, said
+
+        tests = sorted({test for mutant in mutants for test in mutant.tests})
+        code, output = pytest(Path(folder) / "0", tests)
+        if code:
+            sys.exit(f"the tests fail without a mutant\n{output[-3000:]}")
+        yield from pool.map(run, itertools.count(1), mutants)
+
+
+def main() -> None:
+    """Prints the verdicts, then the score of each room and who survived."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", default="")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    flags = parser.parse_args()
+    mutants = [m for m in MUTANTS if flags.only in str(m)]
+    judged = list(judge(mutants, flags.jobs))
+    counted = [(m, said) for m, said in judged if not m.equivalent]
+    for room, size in Counter(m.room for m, _ in counted).items():
+        killed = sum(m.room == room and said == "killed" for m, said in counted)
+        print(f"{room:12} {killed:3} of {size:3}")
+    killed = sum(said == "killed" for _, said in counted)
+    print(f"{'all':12} {killed:3} of {len(counted):3}")
+    for mutant, said in judged:
+        if said != "killed" or mutant.equivalent:
+            print(f"{mutant}: {said}; equivalent: {mutant.equivalent or 'no'}")
+    sys.exit(killed < len(counted))
+
+
+if __name__ == "__main__":
+    main()
