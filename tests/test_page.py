@@ -17,8 +17,8 @@ from PIL import Image
 from progdist import report
 from progdist.diffusion import logsnr_bins
 from progdist.report.__main__ import main
-from progdist.report.images import data_uri
-from progdist.report.page import duration_text, many_text
+from progdist.report.figures.images import data_uri
+from progdist.report.text import duration_text, many_text
 from tests import browser
 from tests.test_report import (
     N_0,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from progdist.diffusion import logsnr_bins
-from progdist.report.profiles import profiles_figure, profiles_of
+from progdist.report.figures.profiles import profiles_figure
+from progdist.report.read.profiles import profiles_of
 from progdist.workdir.rows import NUM_BINS, MetricsRow, read_row
 from tests.test_page import bars
 from tests.test_report import metrics

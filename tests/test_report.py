@@ -15,12 +15,14 @@ from PIL import Image
 
 from progdist import report
 from progdist.errors import exit_with
-from progdist.report.curves import curves_figure, read_curves, smooth
-from progdist.report.labels import Box
-from progdist.report.quality import quality_figure
-from progdist.report.samples import Block, Samples, rows_figure
-from progdist.report.style import STUDENT
-from progdist.report.trajectories import trajectories_figure, visible
+from progdist.report.figures.curves import curves_figure, smooth
+from progdist.report.figures.labels import Box
+from progdist.report.figures.quality import quality_figure
+from progdist.report.figures.samples import Block, rows_figure
+from progdist.report.figures.style import STUDENT
+from progdist.report.figures.trajectories import trajectories_figure, visible
+from progdist.report.read.curves import read_curves
+from progdist.report.read.samples import Samples
 from progdist.workdir.rows import EvalRow, read_row, read_rows
 
 N_0 = 16

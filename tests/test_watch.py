@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdist.report import watch as watching
 from progdist.report.__main__ import main
+from progdist.report.page import watch as watching
 from progdist.workdir import files, lock
 from progdist.workdir.lock import Lock, Owner
 from tests.faults import command
@@ -303,7 +303,7 @@ def test_a_reader_that_never_rests_meets_no_half_rows(tmp_path):
 _READ = """
 import sys
 from pathlib import Path
-from progdist.report.run import load
+from progdist.report.read.run import load
 print("reading", flush=True)
 while True:
     load(Path(sys.argv[1]))

@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from progdist.report.page import write_page
-from progdist.report.watch import watch
+from progdist.report.page.page import write_page
+from progdist.report.page.watch import watch
 
 
 class _Parser(argparse.ArgumentParser):

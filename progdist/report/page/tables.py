@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from progdist.report.measures import direction, full_steps, read_evaluations
+from progdist.report.read.measures import direction, full_steps, read_evaluations
+from progdist.report.text import number_text
 from progdist.workdir.rows import EvalRow
 
-NONE = "–"
 _NOTHING = "No evaluations yet"
 
 
@@ -70,10 +70,3 @@ def _title(evaluations: Sequence[EvalRow]) -> str:
     samples = " or ".join(f"{count:,}" for count in counts)
     metric = evaluations[0].metric
     return f"{metric} of {samples} samples, {direction(metric)}"
-
-
-def number_text(value: float | None) -> str:
-    """Three significant digits, without an exponent for the usual sizes."""
-    if value is None:
-        return NONE
-    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")

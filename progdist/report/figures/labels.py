@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import IdentityTransform
 
-from progdist.report.style import INK
+from progdist.report.figures.style import INK
 
 _PER_SEGMENT = 24  # points at which a line is probed, per segment
 _OFFSET = 8.0  # pixels between a line and its name

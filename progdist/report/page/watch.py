@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from progdist.report.page import check_distinct, page_path, write_page
-from progdist.report.run import files_of, is_run
+from progdist.report.page.page import check_distinct, page_path, write_page
+from progdist.report.read.run import files_of, is_run
 from progdist.workdir.lock import Owner
 
 _Marks = dict[Path, tuple[int, int, int]]

@@ -9,28 +9,27 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from progdist.report.labels import label_lines
-from progdist.report.measures import (
-    direction,
-    full_steps,
-    is_higher_better,
-    read_evaluations,
-)
-from progdist.report.style import (
+from progdist.report.figures.labels import label_lines
+from progdist.report.figures.style import (
     ANCESTRAL,
     GREY,
-    LEAST,
-    MOST,
     OTHERS,
     STUDENT,
     TEACHER,
     bare_axes,
     log_ticks,
     make_figure,
-    plain,
     save_figure,
-    steps_text,
 )
+from progdist.report.read import LEAST, MOST
+from progdist.report.read.measures import (
+    direction,
+    full_steps,
+    is_higher_better,
+    read_evaluations,
+)
+from progdist.report.text import plain, steps_text
+from progdist.workdir import layout
 from progdist.workdir.rows import EvalRow
 
 
@@ -64,7 +63,7 @@ def write_quality(workdir: str | Path, metric: str | None = None) -> Path | None
     evaluations = drawable(read_evaluations(workdir, metric))
     if not evaluations:
         return None
-    path = Path(workdir, "figures", "quality.png")
+    path = Path(workdir, layout.FIGURES, "quality.png")
     return save_figure(path, quality_figure(evaluations))
 
 

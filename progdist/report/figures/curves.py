@@ -1,20 +1,17 @@
 """The loss of a run over all of its phases."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from progdist.report.style import (
+from progdist.report.figures.style import (
     FAINT,
     GREY,
-    LEAST,
-    MOST,
     STUDENT,
     TEACHER,
     bare_axes,
@@ -22,50 +19,13 @@ from progdist.report.style import (
     make_figure,
     save_figure,
 )
+from progdist.report.read.curves import Curve, read_curves
 from progdist.workdir import layout
-from progdist.workdir.rows import MetricsRow, read_typed
 
 _SMOOTH_PARTS = 30  # a running mean spans one 30th of a phase,
 _SMOOTH_LEAST = 5  # but never fewer rows than this
 _WIDTH = 8.0  # inches
 _NARROW = 0.4  # inches: a phase less wide has its N written upwards
-
-
-class Curve(NamedTuple):
-    """The metrics of one phase, by global step."""
-
-    phase: int
-    num_steps: int
-    global_step: Int[np.ndarray, " n"]
-    loss: Float[np.ndarray, " n"]
-    learning_rate: Float[np.ndarray, " n"]
-
-    @property
-    def colour(self) -> str:
-        """The student's colour, or the teacher's in phase 0."""
-        return STUDENT if self.phase else TEACHER
-
-
-def read_curves(workdir: str | Path) -> list[Curve]:
-    """Reads `metrics.jsonl`, a curve per phase.
-
-    Steps that a resumed run has gone through twice count as the last time.
-    Losses with no place on a logarithmic axis (0, not finite) are left out.
-
-    Raises:
-      RowError: if a row is malformed.
-    """
-    return curves_of(read_typed(MetricsRow, Path(workdir, layout.METRICS)))
-
-
-def curves_of(rows: Iterable[MetricsRow]) -> list[Curve]:
-    """Returns a curve per phase."""
-    latest = {row.global_step: row for row in rows}
-    by_phase: dict[int, list[MetricsRow]] = {}
-    for _, row in sorted(latest.items()):
-        if LEAST < row.loss < MOST:
-            by_phase.setdefault(row.phase, []).append(row)
-    return [_curve(phase, found) for phase, found in sorted(by_phase.items())]
 
 
 def smooth(values: Float[np.ndarray, " n"], window: int) -> Float[np.ndarray, " n"]:
@@ -80,7 +40,9 @@ def write_curves(workdir: str | Path) -> Path | None:
     curves = read_curves(workdir)
     if not curves:
         return None
-    return save_figure(Path(workdir, "figures", "training.png"), curves_figure(curves))
+    return save_figure(
+        Path(workdir, layout.FIGURES, "training.png"), curves_figure(curves)
+    )
 
 
 def curves_figure(
@@ -95,25 +57,15 @@ def curves_figure(
     return figure
 
 
-def _curve(phase: int, rows: Sequence[MetricsRow]) -> Curve:
-    def column(name: str) -> np.ndarray:
-        return np.array([getattr(row, name) for row in rows], dtype=np.float64)
-
-    step = column("global_step").astype(np.int64)
-    return Curve(
-        phase, rows[0].num_steps, step, column("loss"), column("learning_rate")
-    )
-
-
 def _draw_losses(axes: Axes, curves: Sequence[Curve]) -> None:
     for curve in curves:
         window = max(_SMOOTH_LEAST, len(curve.loss) // _SMOOTH_PARTS)
         # In the logarithm, as it is drawn: a spike moves the line, not more.
         line = np.exp(smooth(np.log(curve.loss), window))
-        faint = {"color": curve.colour, "alpha": 0.28, "linewidth": 0.7}
+        faint = {"color": _colour(curve), "alpha": 0.28, "linewidth": 0.7}
         axes.plot(curve.global_step, curve.loss, **faint)
         mark = "o" if len(line) == 1 else None
-        axes.plot(curve.global_step, line, marker=mark, c=curve.colour, lw=1.6, ms=3)
+        axes.plot(curve.global_step, line, marker=mark, c=_colour(curve), lw=1.6, ms=3)
     axes.set_yscale("log")
     bare_axes(axes)
     log_ticks(axes)
@@ -122,7 +74,7 @@ def _draw_losses(axes: Axes, curves: Sequence[Curve]) -> None:
 
 def _draw_rates(axes: Axes, curves: Sequence[Curve]) -> None:
     for curve in curves:
-        axes.plot(curve.global_step, curve.learning_rate, c=curve.colour, lw=1.3)
+        axes.plot(curve.global_step, curve.learning_rate, c=_colour(curve), lw=1.3)
     bare_axes(axes)
     peak = max(float(curve.learning_rate.max()) for curve in curves)
     axes.set_ylim(bottom=0)
@@ -165,5 +117,9 @@ def _name_phase(axes: Axes, curve: Curve, x: float, upwards: bool) -> None:
         va="bottom",
         rotation=90 if upwards else 0,
         fontsize=9,
-        color=curve.colour,
+        color=_colour(curve),
     )
+
+
+def _colour(curve: Curve) -> str:
+    return STUDENT if curve.phase else TEACHER

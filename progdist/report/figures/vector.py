@@ -7,7 +7,15 @@ import re
 import matplotlib
 from matplotlib.figure import Figure
 
-from progdist.report.style import ANCESTRAL, FAINT, GREY, INK, OTHERS, STUDENT, TEACHER
+from progdist.report.figures.style import (
+    ANCESTRAL,
+    FAINT,
+    GREY,
+    INK,
+    OTHERS,
+    STUDENT,
+    TEACHER,
+)
 
 # The page's style sheet gives these variables a value for light and for dark.
 VARIABLES = {

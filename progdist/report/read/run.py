@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from progdist.plan import Phase
-from progdist.report.curves import Curve, curves_of
-from progdist.report.fields import read_config
-from progdist.report.measures import Group, groups
-from progdist.report.profiles import Profile, profiles_of
-from progdist.report.rounds import Round, plan_of, rounds_of
-from progdist.report.samples import Samples, load_samples
-from progdist.report.style import printable
-from progdist.report.trajectories import Paths, load_trajectories
+from progdist.report.read.config import read_config
+from progdist.report.read.curves import Curve, curves_of
+from progdist.report.read.measures import Group, groups
+from progdist.report.read.profiles import Profile, profiles_of
+from progdist.report.read.rounds import Round, plan_of, rounds_of
+from progdist.report.read.samples import Samples, load_samples
+from progdist.report.read.trajectories import Paths, load_trajectories
+from progdist.report.text import printable
 from progdist.workdir import layout
 from progdist.workdir.rows import (
     EvalRow,

@@ -1,52 +1,25 @@
 """The loss of each phase by the log-SNR of z_t: where along the way it is made."""
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from progdist.diffusion import logsnr_bins
-from progdist.report.style import (
-    LEAST,
-    MOST,
+from progdist.report.figures.style import (
     STUDENT,
     TEACHER,
     bare_axes,
     log_ticks,
     make_figure,
-    steps_text,
 )
-from progdist.workdir.rows import MetricsRow
+from progdist.report.read.profiles import Profile
+from progdist.report.text import steps_text
 
-_LAST = 10  # a profile is of the last tenth of a phase's rows
 _WIDTH, _HEIGHT = 1.8, 1.6  # inches, at least, of a phase's axes and their labels
 _MARGIN = 1.6  # a factor between the scale's ends and the outermost losses
 _FRAME = 0.4  # inches for what is written below all of them
-
-
-class Profile(NamedTuple):
-    """The loss at the end of a phase, in the bins of the log-SNR; NaN in empty ones."""
-
-    phase: int
-    num_steps: int
-    loss: Float[np.ndarray, " bins"]
-
-
-def profiles_of(rows: Iterable[MetricsRow]) -> list[Profile]:
-    """Returns the profile of each phase whose rows have one."""
-    latest = {row.global_step: row for row in rows if row.loss_by_logsnr}
-    by_phase: dict[int, list[MetricsRow]] = {}
-    for _, row in sorted(latest.items()):
-        by_phase.setdefault(row.phase, []).append(row)
-    profiles = [
-        Profile(phase, found[0].num_steps, _mean_of_last(found))
-        for phase, found in sorted(by_phase.items())
-    ]
-    return [p for p in profiles if not np.isnan(p.loss).all()]
 
 
 def profiles_figure(profiles: Sequence[Profile], width: float = 9.0) -> Figure:
@@ -78,11 +51,3 @@ def _draw(axes: Axes, profile: Profile, least: float, most: float) -> None:
     axes.set_xticks([-20, 0, 20])
     title = steps_text(profile.num_steps) if profile.phase else "teacher"
     axes.set_title(title, fontsize=9, color=colour)
-
-
-def _mean_of_last(rows: Sequence[MetricsRow]) -> Float[np.ndarray, " bins"]:
-    last = rows[-math.ceil(len(rows) / _LAST) :]
-    values = np.array([row.loss_by_logsnr for row in last], np.float64)
-    # What has no place on a logarithmic axis counts as nothing.
-    drawn = np.ma.masked_where(~((values > LEAST) & (values < MOST)), values)
-    return np.ma.filled(drawn.mean(axis=0), np.nan)

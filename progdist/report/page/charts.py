@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from progdist.report.curves import Curve, curves_figure
-from progdist.report.measures import Group
-from progdist.report.profiles import profiles_figure
-from progdist.report.quality import drawable, quality_figure, runs_figure
-from progdist.report.run import Run
-from progdist.report.vector import inline_svg
+from progdist.report.figures.curves import curves_figure
+from progdist.report.figures.profiles import profiles_figure
+from progdist.report.figures.quality import drawable, quality_figure, runs_figure
+from progdist.report.figures.vector import inline_svg
+from progdist.report.read.curves import Curve
+from progdist.report.read.measures import Group
+from progdist.report.read.run import Run
 
 # Width and height in inches.
 _ONE_RUN = (6.4, 4.0), (3.7, 3.5)

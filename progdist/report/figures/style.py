@@ -20,7 +20,7 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from progdist.report.images import save_png
+from progdist.report.figures.images import save_png
 
 STUDENT = "#0072B2"
 TEACHER = "#D55E00"
@@ -31,9 +31,6 @@ GREY = "#757575"
 FAINT = "#D9D9D9"
 
 DPI = 150
-
-# Beyond these Matplotlib counts past what a float can hold.
-LEAST, MOST = 1e-100, 1e100
 
 
 def make_figure(width: float, height: float, arrange: bool = True) -> Figure:
@@ -74,21 +71,6 @@ def log_ticks(axes: Axes) -> None:
     axes.yaxis.set_major_locator(_log_locator(high / low))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def plain(text: str) -> str:
-    """Text of unknown origin, so that Matplotlib takes no $ in it for a formula."""
-    return printable(text).replace("$", r"\$")
-
-
-def printable(text: str) -> str:
-    """Text of unknown origin in one line, without what cannot be written."""
-    return "".join(c if c.isprintable() else "�" for c in text)
-
-
-def steps_text(num_steps: int) -> str:
-    """A number of steps in words: "1 step", "64 steps"."""
-    return f"{num_steps} step" if num_steps == 1 else f"{num_steps} steps"
 
 
 def _log_locator(ratio: float) -> Locator:
