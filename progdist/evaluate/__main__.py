@@ -170,10 +170,8 @@ def _run(
     for model_dir in groups:
         preflight.check_card(model, model_dir, checkpoint.read_card(model_dir))
     evaluation = _evaluator(config, model, values)
-    path, template = (
-        workdir / layout.EVALUATIONS,
-        param_template(model, evaluation.mesh),
-    )
+    template = param_template(model, evaluation.mesh)
+    path = workdir / layout.EVALUATIONS
     parallel.on_process_zero(lambda: journal.mend(path))
     for model_dir, group in groups.items():
         params = checkpoint.load_model(model_dir, template)
