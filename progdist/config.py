@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from progdist import data
+from progdist.data.settings import ImageShape, Name
 from progdist.diffusion.settings import Parameterization, ScheduleName, Weight
 from progdist.errors import InputError
 from progdist.nets.settings import NetConfig, UNetConfig
@@ -52,11 +52,11 @@ class Data:
       num_workers: threads that read and decode data too large for memory.
     """
 
-    name: data.Name = "digits"
+    name: Name = "digits"
     split: str = "train"
     dir: str = ""
     tfds_name: str = ""
-    image_shape: tuple[int, int, int] = (8, 8, 1)
+    image_shape: ImageShape = (8, 8, 1)
     flip: bool = False
     skip_bad: float = 0.0
     num_workers: int = 8

@@ -19,10 +19,6 @@ def numbered(n: int) -> ArraySource:
     return ArraySource("numbered", images, np.arange(n, dtype=np.int32), 0)
 
 
-def labels(items) -> list[int]:
-    return [int(label) for batch in items for label in batch.label]
-
-
 def assert_equal(a: Batch, b: Batch) -> None:
     np.testing.assert_array_equal(a.image, b.image)
     np.testing.assert_array_equal(a.label, b.label)

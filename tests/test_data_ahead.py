@@ -12,7 +12,6 @@ from progdist.data import (
     DataError,
     Source,
     batches,
-    chunks,
     sources,
 )
 from progdist.data.batches import in_memory
@@ -21,7 +20,6 @@ from tests.originals import image_of
 from tests.pictures import encoded, fill, open_folder
 from tests.sources import (
     assert_equal,
-    labels,
     numbered,
     open_cifar10,
     unpack_cifar10,
@@ -57,11 +55,14 @@ def test_threads_keep_the_order(monkeypatch):
     assert threading.get_ident() not in source.threads
 
 
-def test_chunks_are_the_first_examples_in_order():
-    parts = list(chunks(Outside(10), 9, size=4))
-    assert [len(part.label) for part in parts] == [4, 4, 1]
-    assert labels(parts) == list(range(9))
-    assert parts[0].image.dtype == np.uint8
+def test_a_source_in_memory_has_the_same_examples_in_order(monkeypatch):
+    monkeypatch.setattr(batches_module, "_CHUNK", 4)  # of 9 examples: three chunks
+    source = Outside(9)
+    held = in_memory(source)
+    assert isinstance(held, ArraySource)
+    assert held.labels.tolist() == list(range(9))
+    assert_equal(held.take(np.arange(9)), source.inner.take(np.arange(9)))
+    assert held.images.dtype == np.uint8
 
 
 def test_no_more_is_read_ahead_than_asked_for():

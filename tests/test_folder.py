@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from progdist import preflight
-from progdist.config import Config, ConfigError, Data, Model
+from progdist.config import Config, ConfigError, Data
 from progdist.data import ArraySource, DataError, batches, images, sources
 from progdist.data.listing import list_images, printable
+from progdist.nets.settings import UNetConfig
 from tests.originals import image_of
 from tests.pictures import BAD, GOOD, PIXELS, SHAPE, encoded, fill, open_folder
 
@@ -196,7 +197,7 @@ def test_directories_called_train_and_test_are_splits(root):
 def test_the_network_needs_as_many_classes(root, num_classes, says):
     fill(root, {"a/1.png": GOOD, "b/1.png": GOOD})
     data = Data(name="folder", dir=str(root), image_shape=SHAPE)
-    config = Config(data=data, model=Model(num_classes=num_classes))
+    config = Config(data=data, net=UNetConfig(num_classes=num_classes))
     if says:
         with pytest.raises(ConfigError, match=says):
             preflight.open_source(config)

@@ -23,6 +23,13 @@ def test_the_rate_rises_over_the_warm_up_and_stays():
     np.testing.assert_allclose(rates(6, warmup_updates=4), [0.25, 0.5, 0.75, 1, 1, 1])
 
 
+def test_the_rate_rises_and_falls_where_both_are_asked_for():
+    found = rates(8, peak=2.0, warmup_updates=4, anneal="linear")
+    falls = 1 - np.arange(8) / 8
+    rises = np.minimum(1, np.arange(1, 9) / 4)
+    np.testing.assert_allclose(found, 2 * rises * falls, rtol=1e-6)
+
+
 def test_the_average_follows_its_recursion():
     optimizer = state.make_optimizer(0.0, 0.0)
     now = state.init_state({"w": jnp.ones(2)}, optimizer, keep_ema=True)
@@ -69,3 +76,50 @@ def test_a_new_state_has_memory_of_its_own():
         for leaf in jax.tree.leaves((params, now.params, now.ema_params))
     ]
     assert len(set(pointers)) == len(pointers)
+
+
+def adam(params, gradients, rate, clip_norm, weight_decay):
+    """The parameters after each update, in float64 from the published formulas.
+
+    Adam with its published constants (Kingma & Ba 2015, algorithm 1), on gradients that
+    are clipped by their global norm (Pascanu et al. 2013), with decoupled weight decay
+    (Loshchilov & Hutter 2019, algorithm 2).
+    """
+    b1, b2, epsilon = 0.9, 0.999, 1e-8
+    m, v = (dict.fromkeys(params, 0.0) for _ in range(2))
+    for t, gradient in enumerate(gradients, start=1):
+        norm = np.sqrt(sum(np.sum(np.square(g)) for g in gradient.values()))
+        for name, g in gradient.items():
+            g = g * min(1, clip_norm / norm)
+            m[name] = b1 * m[name] + (1 - b1) * g
+            v[name] = b2 * v[name] + (1 - b2) * g**2
+            step = (m[name] / (1 - b1**t)) / (np.sqrt(v[name] / (1 - b2**t)) + epsilon)
+            params[name] = params[name] - rate * (step + weight_decay * params[name])
+        yield dict(params)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-7])
+def test_updates_are_those_of_adam_clipped_and_decayed(scale):
+    """Some gradients are longer than the bound, and some shorter.
+
+    At the smaller scale, epsilon counts; nothing is clipped there.
+    """
+    rng = np.random.default_rng(0)
+    sizes = scale * np.array([10.0, 0.5, 3.0, 0.1, 1.5, 0.9])
+    gradients = []
+    for size in sizes:
+        parts = {"w": rng.normal(size=(2, 3)), "b": rng.normal(size=3)}
+        norm = np.sqrt(sum(np.sum(np.square(g)) for g in parts.values()))
+        gradients.append({name: size / norm * g for name, g in parts.items()})
+    params = {"w": rng.normal(size=(2, 3)), "b": rng.normal(size=3)}
+    optimizer = state.make_optimizer(clip_norm=1.0, weight_decay=0.1)
+    now = state.init_state(jax.tree.map(jnp.float32, params), optimizer, keep_ema=False)
+    expected = adam(dict(params), gradients, 0.01, clip_norm=1.0, weight_decay=0.1)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        gradient = jax.tree.map(jnp.float32, gradient)
+        now = state.apply_gradient(
+            now, gradient, optimizer, rate=jnp.float32(0.01), ema_decay=0.0
+        )
+        for name, value in wanted.items():
+            # Updates of size 0.01, to a few roundings.
+            np.testing.assert_allclose(now.params[name], value, atol=1e-6, rtol=0)

@@ -212,3 +212,81 @@ def test_the_step_reduces_gradients_in_one_group_and_asks_nothing_of_the_host():
     assert len(re.findall(r"= .* all-reduce(?:-start)?\(", text)) == 1
     for transfer in ("infeed", "outfeed", "send(", "recv(", "callback", "all-gather"):
         assert transfer not in text
+
+
+def drawn(step_number, size=8):
+    """The random numbers of an update, on one device."""
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    draw = parallel.pmap(step.draw, mesh, (REPLICATED, ROWS), ROWS)
+    key = jax.random.fold_in(jax.random.key(0), step_number)
+    return draw(parallel.place(key, mesh), tiny.batch(size).image)
+
+
+def test_the_grid_of_times_moves_over_the_whole_of_its_step():
+    """So that each u is uniform in [0, 1); of 24 draws two are far apart."""
+    offsets = np.sort([8 * min(drawn(number).u) for number in range(24)])
+    assert 0 <= offsets[0] < 0.2
+    assert 0.8 < offsets[-1] < 1
+    assert np.diff(offsets).max() < 0.4
+
+
+def test_noise_and_dropout_have_keys_of_their_own():
+    draws = drawn(0)
+    words = jax.random.key_data(draws.dropout_keys)
+    assert len(np.unique(words, axis=0)) == len(words)
+    for key, eps in zip(draws.dropout_keys, draws.eps, strict=True):
+        assert not np.any(jax.random.normal(key, eps.shape) == eps)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_each_update_has_random_numbers_of_its_own(kind):
+    """At a rate of 0, which leaves the parameters, the loss of a batch changes."""
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    still = functools.partial(RATE, peak=0.0)
+    optimizer = optax.identity()
+    train_step = make_train_step(LOSSES[kind], optimizer, mesh, rate=still)
+    state = parallel.place(init_state(tiny.params(), optimizer, False), mesh)
+    constants = tiny.params(1), jnp.int32(4), jnp.int32(10), jax.random.key(0)
+    round_ = step.Round(*parallel.place(constants, mesh))
+    losses = []
+    for _ in range(2):
+        batch = parallel.shard(tiny.batch(8), mesh)
+        state, metrics = train_step(state, round_, batch)
+        losses.append(float(metrics.loss))
+    assert losses[0] != losses[1]
+
+
+def test_a_round_learns_from_its_own_teacher():
+    """The loss follows the teacher's parameters, and the student's."""
+    batch = jax.tree.map(jnp.asarray, tiny.batch(4))
+    keys = jax.random.split(jax.random.key(1), 4)
+    draws = step.Draws(jnp.linspace(0, 0.9, 4), jnp.ones_like(batch.image), keys)
+
+    def loss(student, teacher):
+        constants = jnp.int32(4), jnp.int32(10), jax.random.key(0)
+        round_ = step.Round(tiny.params(teacher), *constants)
+        state = state_of(tiny.params(student))
+        return float(LOSSES["distill"](state, round_, batch, draws).loss.sum())
+
+    assert loss(0, 1) != loss(0, 2)
+    assert loss(0, 1) != loss(2, 1)
+
+
+def test_the_base_model_is_trained_with_its_labels_and_dropout():
+    seen = []
+
+    class Spy(tiny.TinyNet):
+        def __call__(self, z, logsnr, conditioning=None, dropout=None):
+            seen.append((conditioning, dropout))
+            return z
+
+    loss = step.make_base_loss(tiny.model(net=Spy()), weight="constant", dropout=0.25)
+    round_ = step.Round((), jnp.int32(1), jnp.int32(10), jax.random.key(0))
+    batch = jax.tree.map(jnp.asarray, tiny.batch(4))
+    keys = jax.random.split(jax.random.key(1), 4)
+    draws = step.Draws(jnp.linspace(0, 0.9, 4), jnp.ones_like(batch.image), keys)
+    loss(state_of({}), round_, batch, draws)
+    ((conditioning, dropout),) = seen
+    assert conditioning.label is batch.label
+    assert dropout.keys is keys
+    assert dropout.rate == 0.25

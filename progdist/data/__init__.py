@@ -3,15 +3,15 @@
 from progdist.data.batches import (
     batch_at as batch_at,
     batches as batches,
-    chunks as chunks,
     from_uint8 as from_uint8,
     spread_indices as spread_indices,
     to_uint8 as to_uint8,
 )
+from progdist.data.settings import Name as Name
 from progdist.data.source import (
     ArraySource as ArraySource,
     Batch as Batch,
     DataError as DataError,
     Source as Source,
 )
-from progdist.data.sources import Name as Name, open_source as open_source
+from progdist.data.sources import open_source as open_source

@@ -1,4 +1,4 @@
-"""From a source to batches in [-1, 1], each a pure function of (seed, step)."""
+"""Batches in [-1, 1] from a source, each a pure function of (seed, step)."""
 
 import contextlib
 import itertools
@@ -13,7 +13,7 @@ from progdist.data.progress import counting
 from progdist.data.source import ArraySource, Batch, Source
 from progdist.data.workers import read_ahead
 
-_PIECE = 32
+_PIECE, _CHUNK = 32, 256
 
 
 def from_uint8(image: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
@@ -37,15 +37,15 @@ def batch_at(
     flip: bool,
     rows: slice = slice(None),
 ) -> Batch:
-    """The batch of a training step, or the rows of it that this process needs.
+    """Returns the batch of a training step, or the rows that this process needs.
 
     Args:
-      source: where the images are.
+      source: the images.
       seed: fixes the order of every epoch and the flips; not negative.
       step: number of the step over the whole run, from 0.
       batch_size: size of the global batch, over all processes.
       flip: whether to mirror a random half of the images left to right.
-      rows: which rows of the global batch to load.
+      rows: rows of the global batch to load.
 
     Returns:
       Images float32 in [-1, 1] and labels int32.
@@ -70,9 +70,9 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """Yields `batch_at` for each step in [start, stop).
 
-    A source in memory is read when asked, faster than threads hand batches over. For
-    any other, threads read about two batches ahead, a few rows at a time: then the
-    first batch comes soon, and closing the generator has little to wait for.
+    A source in memory is read on demand, which is faster than a hand-over between
+    threads. For any other, threads read about two batches ahead, a few rows at a time:
+    then the first batch comes soon, and closing the generator has little to wait for.
     """
     if isinstance(source, ArraySource):
         for step in range(start, stop):
@@ -91,42 +91,34 @@ def batches(
             yield _join(list(itertools.islice(parts, len(pieces))))
 
 
-def chunks(
-    source: Source, count: int, num_workers: int = 8, size: int = 256
-) -> Generator[Batch, None, None]:
-    """Yields the first `count` examples in their order, uint8, `size` at a time."""
-
-    def read(start: int) -> Batch:
-        return source.take(np.arange(start, min(start + size, count), dtype=np.int64))
-
-    yield from read_ahead(read, range(0, count, size), num_workers)
-
-
 def spread_indices(length: int, count: int) -> Int64[np.ndarray, " count"]:
-    """Returns `count` of the numbers 0 … length - 1, ascending, evenly spaced."""
+    """Returns `count` evenly spaced, ascending indices from 0 … length - 1."""
     return np.arange(count, dtype=np.int64) * length // count
 
 
 def in_memory(source: Source, num_workers: int = 8) -> ArraySource:
-    """Reads all of a source into memory, if it is not there."""
+    """Returns a source that holds all examples in memory."""
     if isinstance(source, ArraySource):
         return source
     image = np.empty((len(source), *source.image_shape), np.uint8)
     label = np.empty(len(source), np.int32)
-    done = 0
+
+    def read(start: int) -> int:
+        indices = np.arange(start, min(start + _CHUNK, len(source)), dtype=np.int64)
+        image[indices], label[indices] = source.take(indices)
+        return len(indices)
+
+    starts = range(0, len(source), _CHUNK)
     with counting(f"reading {source.name}", len(source)) as advance:
-        for part in chunks(source, len(source), num_workers):
-            here = slice(done, done + len(part.label))
-            image[here], label[here] = part
-            done = here.stop
-            advance(len(part.label))
+        for count in read_ahead(read, starts, num_workers):
+            advance(count)
     return ArraySource(
         source.name, image, label, source.num_classes, source.fingerprint
     )
 
 
 def _pieces(rows: range) -> list[slice]:
-    """The rows in slices of a few."""
+    """Cuts the rows into slices of a few."""
     parts = (rows[i : i + _PIECE] for i in range(0, len(rows), _PIECE))
     return [slice(part.start, part.stop, part.step) for part in parts]
 

@@ -1,62 +1,41 @@
-"""Which files of a folder were found good before, so that each is tried once.
+"""Image files that proved good, so that each is decoded only once to try it.
 
-One npz file a folder, in $XDG_CACHE_HOME/progdist/folders: name, size and time of every
-good file. A file that differs in any of them, or was bad, is tried again.
+A set of stamps for each folder, in $XDG_CACHE_HOME/progdist/folders. A file is tried
+again if its stamp is another, or if it was bad.
 """
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt64
 
-from progdist.data.listing import Listing, Names
-from progdist.workdir.files import cache_dir, write_cache
+from progdist.workdir import array_cache
 
-# Counts up when files that were good become bad by other rules.
-_RULES = 1
-
-
-def recall(root: Path, listing: Listing) -> Bool[np.ndarray, " n"]:
-    """Which files of the listing are known to be good."""
-    known, row = _load(path_of(root)), 0
-    good = np.zeros(len(listing.names), bool)
-    # Both are in ascending order.
-    for i, name in enumerate(listing.names):
-        while row < len(known.names) and known.names[row] < name:
-            row += 1
-        if row == len(known.names):
-            break
-        good[i] = (
-            known.names[row] == name
-            and known.sizes[row] == listing.sizes[i]
-            and known.times[row] == listing.times[i]
-        )
-    return good
+Stamps = UInt64[np.ndarray, " n"]
+# Goes up when files that were good become bad by other rules.
+_RULES = 2
 
 
-def keep(root: Path, good: Listing) -> None:
-    """Writes the good files, whole or not at all; without room for it, says so."""
-    arrays = {
-        "rules": np.array(_RULES),
-        "text": np.frombuffer(good.names.text, np.uint8),
-        "ends": good.names.ends,
-        "sizes": good.sizes,
-        "times": good.times,
-    }
-    write_cache(path_of(root), arrays, "images are tried again")
+def recall(root: Path, stamps: Stamps) -> Bool[np.ndarray, " n"]:
+    """Returns which files of a folder are known to be good."""
+    arrays = array_cache.load("folders", _key(root)) or {"good": stamps[:0]}
+    return np.isin(stamps, arrays["good"])
+
+
+def keep(root: Path, good: Stamps) -> None:
+    """Writes the stamps of the good files; where that fails, says so."""
+    array_cache.save("folders", _key(root), {"good": good}, "images are tried again")
 
 
 @contextlib.contextmanager
 def exclusive(root: Path) -> Iterator[None]:
-    """Waits until no other process is trying the files of a folder."""
+    """Waits until no other process tries the files of a folder."""
     path = path_of(root).with_suffix(".lock")
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # without a place for it there is no waiting
@@ -72,23 +51,9 @@ def exclusive(root: Path) -> Iterator[None]:
 
 
 def path_of(root: Path) -> Path:
-    """Where the good files of a folder are written down."""
-    key = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:32]
-    return cache_dir() / "folders" / f"{key}.npz"
+    """Returns the file with the stamps of a folder."""
+    return array_cache.path_of("folders", _key(root))
 
 
-def _load(path: Path) -> Listing:
-    """What `keep` wrote; nothing where it is damaged, or by other rules."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if arrays["rules"] != _RULES:
-                return _NOTHING
-            names = Names(arrays["text"].tobytes(), arrays["ends"])
-            listing = Listing(names, arrays["sizes"], arrays["times"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return _NOTHING
-    sound = len(names) == len(listing.sizes) == len(listing.times)
-    return listing if sound else _NOTHING
-
-
-_NOTHING = Listing(Names.of([]), np.zeros(0, np.int64), np.zeros(0, np.int64))
+def _key(root: Path) -> dict[str, Any]:
+    return {"rules": _RULES, "folder": os.fspath(root.absolute())}

@@ -1,4 +1,4 @@
-"""The IDX format of MNIST and Fashion-MNIST, plain or gzipped.
+"""MNIST and Fashion-MNIST, in the IDX format, plain or gzipped.
 
 Header, big-endian: two zero bytes, the type (8 = uint8), the number of dimensions,
 one uint32 for each; then the values, the last dimension fastest.
@@ -12,14 +12,40 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
-from progdist.data.source import DataError
+from progdist.data.source import ArraySource, DataError
 
 # A header is data from outside: it must not be able to ask for any amount of memory.
 MAX_BYTES = 1 << 30
+_DEFAULT_DIRS = {"mnist": "", "fashion_mnist": "/usr/share/datasets/fashion-mnist"}
+_PREFIXES = {"train": "train", "test": "t10k"}
+_HINTS = {
+    "mnist": "set data.dir to a directory with the four MNIST idx files",
+    "fashion_mnist": "install Debian's dataset-fashion-mnist, or set data.dir to a "
+    "directory with its four idx files",
+}
+
+
+def open_idx(
+    name: Literal["mnist", "fashion_mnist"], split: str, dir: str
+) -> ArraySource:
+    """Opens images of 28x28x1 from the idx files in `dir`."""
+    if split not in _PREFIXES:
+        raise DataError(f"data {name!r} has the splits train and test, not {split!r}")
+    dir = dir or _DEFAULT_DIRS[name]
+    if not dir:
+        raise DataError(f"data {name!r}: {_HINTS[name]}")
+    images = read_idx(_path(name, split, dir, "images-idx3"), 3)[..., None]
+    labels = read_idx(_path(name, split, dir, "labels-idx1"), 1)
+    if len(images) != len(labels):
+        raise DataError(f"{dir}: {len(images)} {split} images, {len(labels)} labels")
+    if labels.max() > 9:
+        raise DataError(f"{dir}: a {split} label is {labels.max()}, above 9")
+    return ArraySource(name, images, labels.astype(np.int32), 10)
 
 
 def read_idx(path: str | os.PathLike[str], num_dims: int) -> UInt8[np.ndarray, "..."]:
@@ -30,8 +56,8 @@ def read_idx(path: str | os.PathLike[str], num_dims: int) -> UInt8[np.ndarray, "
       num_dims: dimensions that the file must have: 3 for images, 1 for labels.
 
     Raises:
-      DataError: if the header is not that of such a file, or the values are fewer or
-        more than it announces; the message names the file.
+      DataError: naming the file, if its header is of another kind, or announces more
+        values than there are, or fewer.
     """
     path = Path(path)
     try:
@@ -42,9 +68,9 @@ def read_idx(path: str | os.PathLike[str], num_dims: int) -> UInt8[np.ndarray, "
     except (EOFError, zlib.error, OSError) as error:
         raise DataError(f"{path}: not readable ({error}); fetch it again") from error
     if len(values) != size:
-        found = "more" if len(values) > size else f"only {len(values)}"
+        count = "more" if len(values) > size else f"only {len(values)}"
         raise DataError(
-            f"{path}: the header announces {size} values, the file holds {found}; "
+            f"{path}: the header announces {size} values, the file holds {count}; "
             "fetch it again"
         )
     return np.frombuffer(values, np.uint8).reshape(shape)
@@ -66,3 +92,14 @@ def _read_shape(file: io.BufferedIOBase, path: Path, num_dims: int) -> tuple[int
             f"{path}: announces shape {shape}, outside 1..{MAX_BYTES} bytes"
         )
     return shape
+
+
+def _path(name: str, split: str, dir: str, part: str) -> Path:
+    """Returns the file of a part, plain or gzipped."""
+    plain = f"{_PREFIXES[split]}-{part}-ubyte"
+    # Copies of the original files may have a dot before "idx".
+    for stem in (plain, plain.replace("-idx", ".idx")):
+        for path in (Path(dir, stem), Path(dir, stem + ".gz")):
+            if path.is_file():
+                return path
+    raise DataError(f"no {plain}(.gz) in {Path(dir).absolute()}; {_HINTS[name]}")

@@ -1,10 +1,11 @@
-"""From the bytes of one image file to the pixels that a network sees.
+"""Decodes the bytes of one image file to the pixels that a network sees.
 
-PNG, JPEG and WebP, told apart by their first bytes. What a file asks for is read from
-its header and refused before it is decoded. Sixteen bits become eight by their high
-byte; palettes and CMYK become RGB; grey and colour become each other; an alpha channel
-that is opaque everywhere is dropped, any transparency is refused, since what shows
-through it is not in the file. Colour profiles are ignored: values are taken as sRGB.
+PNG, JPEG and WebP, told apart by their first bytes. The size is read from the header,
+and an image that is too large is refused before it is decoded. Sixteen bits become
+eight by their high byte; palettes and CMYK become RGB; grey and colour become each
+other. An alpha channel that is opaque everywhere is dropped; any transparency is
+refused, since the file does not hold the background. Colour profiles are ignored:
+values are taken as sRGB.
 
 JPEG and WebP carry no checksums: damage within their pixels can go unnoticed.
 """
@@ -19,7 +20,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-ImageShape = tuple[int, int, int]
+from progdist.data.settings import ImageShape
+
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
 
@@ -44,7 +46,7 @@ _MODES = {1: "L", 3: "RGB"}
 _one_large = threading.RLock()
 _PNG = b"\x89PNG\r\n\x1a\n"
 
-# Pillow's remarks do not name the file; what is wrong with one is said by ImageError.
+# Pillow's remarks do not name the file; ImageError says what is wrong with one.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -61,7 +63,7 @@ def decode(
       encoded: the whole file.
       image_shape: (height, width, channels), with 1 or 3 channels.
       filter: how to resize; it is antialiased.
-      upright: whether to turn the image as its EXIF orientation says.
+      upright: whether to apply the EXIF orientation.
 
     Raises:
       ImageError: if it cannot be decoded, or is animated, transparent or too large.
@@ -94,7 +96,7 @@ def verify(encoded: bytes) -> None:
 
 
 def open_image(encoded: bytes) -> ImageFile.ImageFile:
-    """Reads the header alone, and refuses what is not one image of a decent size.
+    """Reads the header alone.
 
     Raises:
       ImageError: if it is of another format, animated or too large.
@@ -120,12 +122,12 @@ def open_image(encoded: bytes) -> ImageFile.ImageFile:
 def crop_and_resize(
     image: Image.Image, height: int, width: int, filter: Image.Resampling
 ) -> Image.Image:
-    """The largest centred part with the wanted ratio of sides, antialiased."""
+    """Returns the largest centred part of that aspect ratio, resized, antialiased."""
     return image.resize((width, height), filter, centred_box(image.size, height, width))
 
 
 def centred_box(size: Size, height: int, width: int) -> Box:
-    """Left, top, right, bottom of the largest centred part with that ratio of sides."""
+    """Returns left, top, right, bottom of the largest centred part of that aspect."""
     scale = min(size[0] / width, size[1] / height)
     crop_width, crop_height = round(width * scale), round(height * scale)
     left, top = (size[0] - crop_width) // 2, (size[1] - crop_height) // 2
@@ -136,7 +138,7 @@ def centred_box(size: Size, height: int, width: int) -> Box:
 def _opened(
     encoded: bytes, least: int
 ) -> Iterator[tuple[ImageFile.ImageFile, Size, float]]:
-    """An image, its full size, and by how much a JPEG is shrunk to decode it.
+    """Yields an image, its full size, and the factor by which a JPEG is shrunk.
 
     While one large image is open, no other is.
     """
@@ -169,7 +171,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _webp_size(encoded: bytes) -> Size:
-    """Width and height in a WebP header: lossy, lossless or extended (RFC 9649)."""
+    """Reads width and height from a WebP header: any of three kinds (RFC 9649)."""
     word = int.from_bytes(encoded[21:25], "little")
     match encoded[12:16]:
         case b"VP8 ":
@@ -203,7 +205,7 @@ def _opaque(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
-    """The high byte of each grey value, as Pillow takes it of colours.
+    """Returns the high byte of each grey value, as Pillow does for colours.
 
     Its own conversion of greys clips at 255 instead.
     """
@@ -214,7 +216,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 is upright, and what unreadable EXIF says."""
+    """Returns the EXIF orientation, 1 to 8: 1, upright, where EXIF is unreadable."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # of many kinds

@@ -1,9 +1,8 @@
-"""What is wrong with the files of a folder, before training starts on them."""
+"""Inspection of a folder's files, before training starts on them."""
 
 import os
 import stat
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,25 +22,25 @@ _KEEP_SECONDS = 60.0
 def inspect(root: Path, listing: Listing, num_workers: int) -> dict[int, str]:
     """Decodes every file that is not known to be good.
 
-    What was found good is kept once a minute, and where this is interrupted.
+    The good ones are written down once a minute, and where this is interrupted.
 
     Returns:
       The reason why a file cannot be used, by its row in the listing.
     """
-    if cache.recall(root, listing).all():
+    if cache.recall(root, listing.stamps).all():
         return {}
     with cache.exclusive(root):
-        good = cache.recall(root, listing)
+        good = cache.recall(root, listing.stamps)
         known = good.copy()
         try:
             return _inspect(root, listing, good, num_workers)
         finally:
             if (good != known).any():
-                cache.keep(root, listing.where(good))
+                cache.keep(root, listing.stamps[good])
 
 
 def report(listing: Listing, bad: dict[int, str]) -> str:
-    """A line for each of the first bad files, and how many more there are."""
+    """Returns a line for each of the first bad files, and the number of the others."""
     rows = sorted(bad)
     lines = [
         f"  {printable(listing.names[row])}: {bad[row]}" for row in rows[:_MOST_NAMED]
@@ -72,32 +71,28 @@ def read_file(path: str | os.PathLike[str] | bytes) -> bytes:
 def _inspect(
     root: Path, listing: Listing, good: Bool[np.ndarray, " n"], num_workers: int
 ) -> dict[int, str]:
-    """Completes `good`; the rest is returned."""
+    """Returns the reasons, and sets `good` where there is none."""
+    top, bad = os.fsencode(root), dict[int, str]()
 
-    def reasons(rows: list[int]) -> list[tuple[int, str]]:
-        paths = (os.path.join(os.fsencode(root), listing.names[row]) for row in rows)
-        return [(row, _reason(path)) for row, path in zip(rows, paths, strict=True)]
+    def reasons(rows: list[int]) -> dict[int, str]:
+        return {row: _reason(os.path.join(top, listing.names[row])) for row in rows}
 
-    todo, bad = np.flatnonzero(~good).tolist(), dict[int, str]()
-    parts: Iterable[list[int]] = (
-        todo[i : i + _FILES_AT_A_TIME] for i in range(0, len(todo), _FILES_AT_A_TIME)
-    )
-    kept = time.monotonic()
-    with counting("trying images", len(todo)) as advance:
-        for found in read_ahead(reasons, parts, num_workers):
-            for row, reason in found:
-                good[row] = not reason
-                if reason:
-                    bad[row] = reason
-            advance(len(found))
-            if time.monotonic() - kept > _KEEP_SECONDS:
-                cache.keep(root, listing.where(good))
-                kept = time.monotonic()
+    rest, last = np.flatnonzero(~good).tolist(), time.monotonic()
+    starts = range(0, len(rest), _FILES_AT_A_TIME)
+    parts = (rest[start : start + _FILES_AT_A_TIME] for start in starts)
+    with counting("trying images", len(rest)) as advance:
+        for part in read_ahead(reasons, parts, num_workers):
+            bad |= {row: reason for row, reason in part.items() if reason}
+            good[[row for row, reason in part.items() if not reason]] = True
+            advance(len(part))
+            if time.monotonic() - last > _KEEP_SECONDS:
+                cache.keep(root, listing.stamps[good])
+                last = time.monotonic()
     return bad
 
 
 def _reason(path: bytes) -> str:
-    """Why a file cannot be used; empty if it can."""
+    """Returns why a file cannot be used; "" if it can."""
     try:
         images.verify(read_file(path))
     except ImageError as error:

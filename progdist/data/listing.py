@@ -1,74 +1,39 @@
-"""The image files below a directory, in an order that only their names decide.
+"""Image files below a directory, in an order that only their names decide.
 
 Names are bytes, as the file system has them, and relative to the directory. Hidden
-files and directories (".name") are passed over, as is what has another suffix.
+files and directories (".name") are passed over, as are files with other suffixes.
 
 Links to files are followed. Links to directories too, but no directory is entered
 twice, by its device and inode: loops end, and no image counts twice. Where both a
 directory and a link to it are below, the directory counts.
 """
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64, UInt64
 
 from progdist.data.source import DataError
 
-SUFFIXES = (b".png", b".jpg", b".jpeg", b".webp")
-
-
-class Names(Sequence[bytes]):
-    """Many names in 8 bytes more than each has."""
-
-    def __init__(self, text: bytes, ends: Int64[np.ndarray, " n"]) -> None:
-        """Takes all names, one after the other, and where each ends."""
-        self.text, self.ends = text, ends
-
-    @classmethod
-    def of(cls, names: Sequence[bytes]) -> "Names":
-        """Packs names."""
-        lengths = np.fromiter(map(len, names), np.int64, len(names))
-        return cls(b"".join(names), np.cumsum(lengths))
-
-    def __len__(self) -> int:
-        """Number of names."""
-        return len(self.ends)
-
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        """One name, or a list of them."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        start = int(self.ends[index - 1]) if index else 0
-        return self.text[start : int(self.ends[index])]
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_ENDS = tuple(suffix.encode() for suffix in SUFFIXES)
 
 
 class Listing(NamedTuple):
-    """Files in the order of their names; size and time are -1 where there is none.
+    """Files in the order of their names.
 
     Attributes:
       names: relative to the directory, ascending.
-      sizes: in bytes.
-      times: of the last change, in nanoseconds.
+      sizes: in bytes; -1 where there is no file, as of a broken link.
+      stamps: digests of name, size and time of the last change.
     """
 
-    names: Names
+    names: list[bytes]
     sizes: Int64[np.ndarray, " n"]
-    times: Int64[np.ndarray, " n"]
-
-    def where(self, chosen: Bool[np.ndarray, " n"]) -> "Listing":
-        """The rows where `chosen` is true."""
-        rows = np.flatnonzero(chosen)
-        names = Names.of([self.names[row] for row in rows.tolist()])
-        return Listing(names, self.sizes[rows], self.times[rows])
+    stamps: UInt64[np.ndarray, " n"]
 
 
 def list_images(root: str | os.PathLike[str]) -> Listing:
@@ -79,22 +44,25 @@ def list_images(root: str | os.PathLike[str]) -> Listing:
     """
     top = os.fsencode(root)
     names = sorted(_walk(top))
-    status = np.empty((2, len(names)), np.int64)
+    sizes, stamps = np.empty(len(names), np.int64), np.empty(len(names), np.uint64)
     for row, name in enumerate(names):
-        status[:, row] = _size_and_time(os.path.join(top, name))
-    return Listing(Names.of(names), *status)
+        sizes[row], time = _size_and_time(os.path.join(top, name))
+        text = b"%s\0%d\0%d" % (name, sizes[row], time)
+        digest = hashlib.blake2b(text, digest_size=8).digest()
+        stamps[row] = int.from_bytes(digest, "little")
+    return Listing(names, sizes, stamps)
 
 
-def printable(name: bytes) -> str:
-    """The name on one line: letters of any script as they are, the rest escaped."""
-    text = os.fsdecode(name)
+def printable(path: str | bytes | os.PathLike[Any]) -> str:
+    """Returns a path on one line: letters of any script as they are, others escaped."""
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in os.fsdecode(path)
     )
 
 
 def is_dir(entry: os.DirEntry[Any]) -> bool:
-    """Whether it is a directory or leads to one; a link to itself is none."""
+    """Whether it is a directory or leads to one; a link to itself does not."""
     try:
         return entry.is_dir()
     except OSError:
@@ -102,7 +70,7 @@ def is_dir(entry: os.DirEntry[Any]) -> bool:
 
 
 def _walk(root: bytes) -> Iterator[bytes]:
-    """Names of the images, in no particular order."""
+    """Yields the names of the images, in no particular order."""
     entered: set[tuple[int, int]] = set()
     below, links = [b""], list[bytes]()
     while below or links:
@@ -114,14 +82,14 @@ def _walk(root: bytes) -> Iterator[bytes]:
             name = here + entry.name
             if is_dir(entry):
                 (links if entry.is_symlink() else below).append(name + b"/")
-            elif name.lower().endswith(SUFFIXES):
+            elif name.lower().endswith(_ENDS):
                 yield name
 
 
 def _entries(
     root: bytes, here: bytes, entered: set[tuple[int, int]]
 ) -> list[os.DirEntry[bytes]]:
-    """What is in a directory; nothing where it has been entered before."""
+    """Returns the entries of a directory; none where it has been entered before."""
     path = os.path.join(root, here)
     try:
         status = os.stat(path)
@@ -138,6 +106,6 @@ def _entries(
 def _size_and_time(path: bytes) -> tuple[int, int]:
     try:
         status = os.stat(path)
-    except OSError:  # a link to nowhere, or to itself; the reason is said on reading
+    except OSError:  # a link to nowhere, or to itself; the reason comes on reading
         return -1, -1
     return status.st_size, status.st_mtime_ns

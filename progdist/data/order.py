@@ -1,4 +1,4 @@
-"""Which example stands where: pure functions of (seed, position), without state.
+"""Order of the examples: pure functions of (seed, position), without state.
 
 Training reads an endless sequence: epoch 0 in one random order, epoch 1 in another,
 and so on; `position` counts through it. Step k with batch size b reads the positions
@@ -24,7 +24,7 @@ _PURPOSES: tuple[Purpose, ...] = ("order", "flip")
 def splitmix64(
     state: np.uint64, counter: Int64[np.ndarray, " k"]
 ) -> UInt64[np.ndarray, " k"]:
-    """Output number `counter` (0 is the first) of SplitMix64 started at `state`."""
+    """Returns outputs number `counter`, from 0, of SplitMix64 started at `state`."""
     z = (counter.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z += state
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -33,17 +33,17 @@ def splitmix64(
 
 
 def stream(seed: int, purpose: Purpose, number: int = 0) -> np.uint64:
-    """Start state of the random bits for (seed, purpose, number)."""
+    """Returns the start state of the random bits for (seed, purpose, number)."""
     words = [seed, _PURPOSES.index(purpose), number]
     return np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
 
 
-# Of threads that come to a new epoch together one sorts, and the others wait for it.
+# Of threads that reach a new epoch together, one sorts, and the others wait for it.
 _sorting = threading.Lock()
 
 
 def permutation(seed: int, epoch: int, num_examples: int) -> Int64[np.ndarray, " n"]:
-    """Random order of 0..num_examples-1 in an epoch; read-only."""
+    """Returns a random order of 0..num_examples-1 for an epoch; read-only."""
     with _sorting:
         return _permutation(seed, epoch, num_examples)
 
@@ -62,7 +62,7 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> Int64[np.ndarray, 
 def positions_at(
     step: int, batch_size: int, rows: slice = slice(None)
 ) -> Int64[np.ndarray, " k"]:
-    """Positions of the given rows of the global batch of a step."""
+    """Returns the positions of these rows of the global batch of a step."""
     start = step * batch_size
     return np.arange(start, start + batch_size, dtype=np.int64)[rows]
 
@@ -70,7 +70,7 @@ def positions_at(
 def examples_at(
     seed: int, positions: Int64[np.ndarray, " k"], num_examples: int
 ) -> Int64[np.ndarray, " k"]:
-    """Indices of the examples at `positions` of the endless sequence."""
+    """Returns the indices of the examples at `positions` of the endless sequence."""
     epochs, offsets = np.divmod(positions, num_examples)
     indices = np.empty_like(positions)
     for epoch in np.unique(epochs):
@@ -81,6 +81,6 @@ def examples_at(
 
 
 def flips_at(seed: int, positions: Int64[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
-    """Whether to mirror the image at each position; true with probability 1/2."""
+    """Returns whether to mirror the image at each position, with probability 1/2."""
     bits = splitmix64(stream(seed, "flip"), positions)
     return (bits >> np.uint64(63)).astype(bool)

@@ -4,13 +4,14 @@
     python -m progdist.data.prepare --tfds_name=imagenet2012 --image_size=64 --dir=DIR
     python -m progdist.data.prepare --tfds_name=lsun/bedroom --image_size=128 --dir=DIR
 
-Needs the extra `prepare`, TensorFlow among it; reading does without. Archives that TFDS
-cannot fetch itself (ILSVRC2012_img_train.tar; any, without a network) belong in
-DIR/downloads/manual under their published names; checksums are those of TFDS.
+Needs pip install 'progdist[prepare]', with TensorFlow; reading does without. Archives
+that TFDS cannot fetch itself (ILSVRC2012_img_train.tar; any, without a network) belong
+in DIR/downloads/manual under their published names; checksums are those of TFDS.
 
 With --image_size the images are cropped to the centre, resized and stored as PNG.
 LSUN is read with `lmdb`: `tensorflow_io`, which TFDS asks for, loads with no current
-TensorFlow.
+TensorFlow. Prints the directory that was written. Exit codes: 0 done; 2 bad input, in
+one line.
 """
 
 import importlib
@@ -28,20 +29,30 @@ from PIL import Image
 
 from progdist.data.images import crop_and_resize
 from progdist.data.source import DataError
-from progdist.data.tfds import data_dir, resampling, resized_name
+from progdist.data.tfds import data_dir, import_extra, resampling, resized_name
+from progdist.errors import UsageError, exit_with
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
-    "tfds_name", None, "Data set, as in lsun/bedroom.", flag_values=FLAGS
+    "tfds_name", None, "Name of the TFDS dataset, e.g. lsun/bedroom.", flag_values=FLAGS
 )
-flags.DEFINE_string("dir", "", "Data directory, or TFDS's.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "dir",
+    "",
+    "Data directory; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_integer(
-    "image_size", 0, "Side to resize to; 0 keeps it.", 0, flag_values=FLAGS
+    "image_size",
+    0,
+    "Height and width of the stored images; 0 leaves them as they are.",
+    0,
+    flag_values=FLAGS,
 )
 
 
 def prepare(tfds_name: str, dir: str = "", image_size: int = 0) -> Path:
-    """Finds or downloads the original archives and writes array_record files.
+    """Writes array_record files from the original archives, downloaded if missing.
 
     Args:
       tfds_name: name of the dataset in TFDS.
@@ -54,8 +65,7 @@ def prepare(tfds_name: str, dir: str = "", image_size: int = 0) -> Path:
     Raises:
       DataError: if a package or an archive is missing, or an archive is damaged.
     """
-    tfds = _import_extra("tensorflow_datasets")
-    _import_extra("tensorflow")
+    tfds = import_extra("prepare")
     if tfds_name.startswith("lsun") and not image_size:
         raise DataError("images of lsun have many sizes: give --image_size, as in 128")
     manual_dir = data_dir(dir) / "downloads" / "manual"
@@ -76,8 +86,8 @@ def prepare(tfds_name: str, dir: str = "", image_size: int = 0) -> Path:
 
 
 def make_builder(tfds_name: str, root: Path, image_size: int) -> Any:
-    """The TFDS builder that writes array_record files of the wanted size."""
-    tfds = _import_extra("tensorflow_datasets")
+    """Returns the TFDS builder that writes array_record files of that image size."""
+    tfds = import_extra("prepare")
     options = {"data_dir": root, "file_format": "array_record"}
     builder = tfds.builder(tfds_name, **options)
     if not image_size:
@@ -87,7 +97,7 @@ def make_builder(tfds_name: str, root: Path, image_size: int) -> Any:
 
 
 def _resized_class(tfds: Any, original: Any, size: int) -> type:
-    """Class of a builder that stores the examples of `original` at size x size."""
+    """Returns a builder class that stores the examples of `original` at size x size."""
     with tfds.core.registered.skip_registration():
 
         class Resized(tfds.core.GeneratorBasedBuilder):
@@ -124,8 +134,8 @@ def _resized_class(tfds: Any, original: Any, size: int) -> type:
 def _read_lsun(
     extracted_dir: os.PathLike[str], file_path: str
 ) -> Iterator[tuple[int, dict]]:
-    """Examples of an LSUN database, as TFDS describes them."""
-    lmdb = _import_extra("lmdb")
+    """Yields the examples of an LSUN database, as TFDS describes them."""
+    lmdb: Any = importlib.import_module("lmdb")
     path = Path(extracted_dir) / file_path
     with lmdb.open(str(path), readonly=True, lock=False) as base, base.begin() as view:
         for number, (key, jpeg) in enumerate(view.cursor()):
@@ -141,30 +151,21 @@ def _resized(
     return np.asarray(crop_and_resize(rgb, size, size, resampling(name)))
 
 
-def _import_extra(module: str) -> Any:
-    """Imports a package of the extra, or says how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DataError(
-            f"preparing data needs {module} ({error}); "
-            "install it with pip install 'progdist[prepare]'"
-        ) from error
-
-
 def main(argv: list[str]) -> None:
-    """Command line: prints the directory that was written, or one line of error."""
+    """Prepares the dataset that the flags describe."""
+    if {"--help", "-h"} & set(argv[1:]):
+        print(f"{__doc__}\n{FLAGS.get_help()}")
+        return
     try:
-        stray = FLAGS(argv)[1:]
-        if stray or not FLAGS["tfds_name"].value:
-            found = f"{stray[0]!r} is not a flag" if stray else "--tfds_name is missing"
-            raise DataError(f"{found}; flags are --tfds_name, --dir, --image_size")
-        values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
-        print(prepare(**values))
-    except (DataError, flags.Error) as error:
-        print(f"progdist: {error}", file=sys.stderr)
-        sys.exit(2)
+        words = FLAGS(argv)[1:]
+    except flags.Error as error:
+        raise UsageError(str(error)) from None
+    if words or not FLAGS["tfds_name"].value:
+        mistake = f"{words[0]!r} is not a flag" if words else "--tfds_name is missing"
+        raise UsageError(f"{mistake}; flags are --tfds_name, --dir, --image_size")
+    values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
+    print(prepare(**values))
 
 
 if __name__ == "__main__":
-    main(sys.argv)
+    exit_with(main, sys.argv)

@@ -1,4 +1,4 @@
-"""How far a long reading of data has come, on stderr."""
+"""Progress of a long reading of data, on stderr."""
 
 import contextlib
 import sys
@@ -15,7 +15,7 @@ Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 @contextlib.contextmanager
 def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with the number of items just done.
+    """Yields a function to call with the number of items just done.
 
     On a terminal there is a bar until the end; elsewhere a line every LINE_SECONDS.
     """

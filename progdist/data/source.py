@@ -1,4 +1,4 @@
-"""What a source of images is: a length, a shape and a gather by index.
+"""A source of images: a length, a shape and a gather by index.
 
 Images are uint8 [n, h, w, c] at rest; labels are int32 and 0 where a source has none.
 """
@@ -13,7 +13,7 @@ from progdist.errors import InputError
 
 
 class DataError(InputError):
-    """Data is missing or malformed; the first line of the message says it all."""
+    """Missing or malformed data; the first line of the message is complete."""
 
 
 class Batch(NamedTuple):
@@ -49,7 +49,7 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Another where the examples are others; "" where the name says it all."""
+        """Digest that changes with the examples; "" where the name identifies them."""
         ...
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class Source(Protocol):
         ...
 
     def take(self, indices: Int64[np.ndarray, " k"]) -> Batch:
-        """Gathers uint8 images and labels in this order, as arrays of the caller's."""
+        """Gathers uint8 images and labels in this order, as new arrays."""
         ...
 
 

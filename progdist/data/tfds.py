@@ -1,4 +1,4 @@
-"""Reads, by random access and without TensorFlow, what `prepare` has written.
+"""Random access to the output of `prepare`, without TensorFlow.
 
 A dataset lies in DIR/NAME[/CONFIG]/VERSION as array_record files with the metadata of
 TFDS. A copy that was resized while it was prepared is called NAME_resizedSIZE.
@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -19,25 +19,26 @@ from PIL import Image
 from progdist.data.images import ImageError, ImageShape, decode
 from progdist.data.source import Batch, DataError, Source
 
-# Stored at their full size these take hundreds of GB and as long to decode.
+# Datasets that take hundreds of GB at their full size, and as long to decode.
 TO_BE_RESIZED = ("imagenet2012", "lsun")
+_MODULES = {
+    # TFDS itself imports its reader of array_record only when it first reads.
+    "tfds": ["array_record.python.array_record_data_source"],
+    "prepare": ["tensorflow", "lmdb"],
+}
 
 
 def open_tfds(
     tfds_name: str, split: str, dir: str, image_shape: ImageShape | None = None
 ) -> Source:
-    """Opens a prepared dataset of TFDS, to be decoded as it is read.
+    """Opens a prepared dataset of TFDS.
 
-    Args:
-      tfds_name: name of the dataset, as in "cifar10" or "lsun/bedroom".
-      split: a split of it, or part of one, as in "train[:10%]".
-      dir: the data directory; "" is TFDS_DATA_DIR or ~/tensorflow_datasets.
-      image_shape: (height, width, channels) to crop and resize to; by default the
-        shape in which the images are stored, if they share one.
+    The arguments are those of `progdist.data.open_source`. Without an `image_shape` it
+    is the shape in which the images are stored, if they share one.
 
     Raises:
-      DataError: if it has not been prepared in `dir`, has no such split, or its images
-        have several sizes and `image_shape` is None.
+      DataError: if `dir` does not hold it, it has no such split, or its images have
+        several sizes and `image_shape` is None.
     """
     builder = _open_builder(tfds_name, dir, image_shape)
     features = builder.info.features
@@ -56,23 +57,20 @@ class TfdsSource:
       name: its name in TFDS.
       records: sequence of {"image": encoded bytes, "label": int}.
       image_shape: (height, width, channels) after cropping and resizing.
-      label_ranks: label to give out for each stored label; empty without labels.
+      label_ranks: returned label of each stored label; empty without labels.
+      fingerprint: "", since a prepared dataset does not change.
     """
 
     name: str
     records: Any
     image_shape: ImageShape
     label_ranks: Int64[np.ndarray, " classes"]
+    fingerprint: str = ""
 
     @property
     def num_classes(self) -> int:
         """Number of labels; 0 where the data has none."""
         return len(self.label_ranks)
-
-    @property
-    def fingerprint(self) -> str:
-        """None: what TFDS has prepared stays as it is."""
-        return ""
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -89,13 +87,13 @@ class TfdsSource:
         return Batch(image, label)
 
     def _rank(self, label: int) -> int:
-        """The label to give out; -1 is stored where labels are kept secret."""
+        """Returns the label to use; secret labels are stored as -1."""
         if not 0 <= label < self.num_classes:
             raise DataError(f"{self.name}: this split has no labels; read another")
         return int(self.label_ranks[label])
 
     def _read(self, indices: Int64[np.ndarray, " k"]) -> Sequence[dict[str, Any]]:
-        """The records at `indices`; their checksums are tested here."""
+        """Returns the records at `indices`, whose checksums are verified."""
         try:
             return self.records.__getitems__(indices.tolist())
         except RuntimeError as error:
@@ -119,25 +117,43 @@ def decode_image(
 
 
 def resampling(name: str) -> Image.Resampling:
-    """The filter of the published models: area for ImageNet, else a triangle."""
-    is_imagenet = name.startswith("imagenet")
-    return Image.Resampling.BOX if is_imagenet else Image.Resampling.BILINEAR
+    """Returns the filter of the published models: area for ImageNet, else triangle."""
+    if name.startswith("imagenet"):
+        return Image.Resampling.BOX
+    return Image.Resampling.BILINEAR
 
 
 def resized_name(tfds_name: str, size: int) -> str:
-    """Name of the copy at size x size: "lsun/tower", 128 -> "lsun_resized128/tower"."""
+    """Returns the copy's name: "lsun/tower" at 128 is "lsun_resized128/tower"."""
     name, slash, config = tfds_name.partition("/")
     return f"{name}_resized{size}{slash}{config}"
 
 
 def data_dir(dir: str) -> Path:
-    """Directory of all prepared datasets: `dir`, or where TFDS keeps them."""
+    """Returns the directory of all prepared datasets; "" is the default of TFDS."""
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     return Path(dir or default).expanduser().absolute()
 
 
+def import_extra(extra: Literal["tfds", "prepare"]) -> Any:
+    """Imports TFDS with the packages of an extra, late: it takes half a second.
+
+    Raises:
+      DataError: if one of them is missing; says how to install it.
+    """
+    try:
+        for module in _MODULES[extra]:
+            importlib.import_module(module)
+        return importlib.import_module("tensorflow_datasets")
+    except ImportError as error:
+        raise DataError(
+            f"TFDS data need more packages ({error}); "
+            f"install them with pip install 'progdist[{extra}]'"
+        ) from error
+
+
 def _open_builder(tfds_name: str, dir: str, image_shape: ImageShape | None) -> Any:
-    """Finds the dataset, preferring a copy of the size asked for."""
+    """Opens the dataset, or if there is one its copy in the size of `image_shape`."""
     # The name becomes part of a path.
     if not re.fullmatch(r"\w+(/[\w-]+)?", tfds_name):
         raise DataError(f"data.tfds_name={tfds_name!r}: give NAME or NAME/CONFIG")
@@ -148,7 +164,7 @@ def _open_builder(tfds_name: str, dir: str, image_shape: ImageShape | None) -> A
         infos = (data_dir(dir) / name).glob("[0-9]*/dataset_info.json")
         versions = sorted((path.parent for path in infos), key=_version)
         if versions:
-            return _import_tfds().builder_from_directory(versions[-1])
+            return import_extra("tfds").builder_from_directory(versions[-1])
     size = image_shape[0] if image_shape else "SIZE"
     resize = f" --image_size={size}" if tfds_name.startswith(TO_BE_RESIZED) else ""
     raise DataError(
@@ -158,8 +174,8 @@ def _open_builder(tfds_name: str, dir: str, image_shape: ImageShape | None) -> A
 
 
 def _open_records(builder: Any, split: str) -> Any:
-    """Random access to the examples, with the images as encoded bytes."""
-    decoders = {"image": _import_tfds().decode.SkipDecoding()}
+    """Returns the sequence of examples, with the images as encoded bytes."""
+    decoders = {"image": import_extra("tfds").decode.SkipDecoding()}
     try:
         return builder.as_data_source(split, decoders=decoders)
     except NotImplementedError as error:
@@ -168,31 +184,17 @@ def _open_records(builder: Any, split: str) -> Any:
             "have no random access; run progdist.data.prepare into another directory"
         ) from error
     except ValueError as error:
-        raise DataError(
-            f"{builder.data_dir}: {' '.join(str(error).split())}"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{builder.data_dir}: {reason}") from error
 
 
 def _version(path: Path) -> list[int]:
-    """Sortable form of the directory of a version, as in "3.0.2"."""
+    """Returns the directory of a version, as in "3.0.2", as a sortable list."""
     return [int(number) for number in re.findall(r"\d+", path.name)]
 
 
-def _import_tfds() -> Any:
-    """TFDS, imported late: it is optional and takes half a second."""
-    try:
-        # TFDS itself imports its reader of array_record only when it first reads.
-        importlib.import_module("array_record.python.array_record_data_source")
-        return importlib.import_module("tensorflow_datasets")
-    except ImportError as error:
-        raise DataError(
-            f"reading TFDS data needs more packages ({error}); "
-            "install them with pip install 'progdist[tfds]'"
-        ) from error
-
-
 def _label_ranks(features: Any) -> Int64[np.ndarray, " classes"]:
-    """Label to give out for each stored one.
+    """Returns the label to use for each stored one.
 
     ImageNet's classes are numbered by the order of their WordNet ids, as released
     class-conditional models expect; `imagenet_resized` stores another order.

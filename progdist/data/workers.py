@@ -19,17 +19,17 @@ def read_ahead(
 ) -> Generator[Value, None, None]:
     """Yields read(item) in order while threads work on the next ones.
 
-    Closing it drops what no thread has begun, and waits for what one has.
+    Closing it drops the items that no thread has begun, and waits for the others.
 
     Args:
       read: called from threads.
       items: taken as they are needed.
-      num_workers: how many threads.
-      num_ahead: how many items are taken beyond the one yielded; by default one for
-        each thread.
+      num_workers: number of threads.
+      num_ahead: number of items taken beyond the one yielded; by default one for each
+        thread.
 
     Raises:
-      DataError: in place of whatever `read` raised, in the order of the items.
+      DataError: instead of anything else that `read` raised, at its item's turn.
     """
     num_ahead = num_workers if num_ahead is None else num_ahead
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="data")
@@ -46,13 +46,12 @@ def read_ahead(
 
 
 def _result(future: Future[Value]) -> Value:
-    """What a thread returned; a SystemExit there must not end the run without a word.
+    """Returns a thread's result; a SystemExit there must not end the run silently.
 
-    `exception` rather than `result`: what is raised here meanwhile, as by Ctrl-C, is
-    another thing.
+    Asks for its `exception` first: one raised by `result` could also be a Ctrl-C here.
     """
     error = future.exception()
     if error is None or isinstance(error, DataError):
         return future.result()
-    found = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
-    raise DataError(f"a thread that reads data failed: {found}") from error
+    reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+    raise DataError(f"a thread that reads data failed: {reason}") from error

@@ -1,0 +1,59 @@
+"""Arrays in the cache directory, each set under a key, so that it is computed once.
+
+A file holds the key and a digest of its arrays besides the arrays; one that is damaged,
+or of another key, counts as missing.
+"""
+
+import hashlib
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from progdist.workdir.files import cache_dir, write_cache
+
+Arrays = dict[str, np.ndarray]
+Key = dict[str, Any]  # plain data: all that the arrays depend on
+
+_DAMAGED = OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error
+
+
+def path_of(kind: str, key: Key) -> Path:
+    """Returns the file of a key; `kind` is its directory."""
+    name = hashlib.sha256(_text(key).encode()).hexdigest()[:32]
+    return cache_dir() / kind / f"{name}.npz"
+
+
+def load(kind: str, key: Key) -> Arrays | None:
+    """Returns the arrays that `save` wrote, or None."""
+    try:
+        # Opened here: np.load does not close a damaged file.
+        path = path_of(kind, key)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
+            arrays = dict(members)
+        text, digest = str(arrays.pop("key")), str(arrays.pop("digest"))
+    except _DAMAGED:
+        return None
+    return arrays if text == _text(key) and digest == digest_of(arrays) else None
+
+
+def save(kind: str, key: Key, arrays: Arrays, otherwise: str) -> None:
+    """Writes arrays; where that fails, says so on stderr, and `otherwise`."""
+    notes = {"key": np.array(_text(key)), "digest": np.array(digest_of(arrays))}
+    write_cache(path_of(kind, key), arrays | notes, otherwise)
+
+
+def digest_of(arrays: Arrays) -> str:
+    """Returns the SHA-256 of names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _text(key: Key) -> str:
+    return json.dumps(key, sort_keys=True)
