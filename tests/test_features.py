@@ -113,8 +113,9 @@ def test_weights_of_another_network_are_refused(name, array, message):
         inception.from_arrays(arrays)
 
 
-def test_torchs_files_are_read():
-    found = weights.read_torch(GOLDEN / "torch_legacy.pth")
+@pytest.mark.parametrize("name", ["torch_zip.pth", "torch_legacy.pth"])
+def test_torchs_files_are_read(name):
+    found = weights.read_torch(GOLDEN / name)
     base = np.arange(24, dtype=np.float32)
     np.testing.assert_array_equal(found["whole"], base.reshape(2, 3, 4))
     np.testing.assert_array_equal(found["turned"], base.reshape(4, 6).T)
@@ -125,8 +126,9 @@ def test_torchs_files_are_read():
     assert found["half"].dtype == np.float16
 
 
-def test_damaged_files_are_refused(tmp_path):
-    whole = (GOLDEN / "torch_legacy.pth").read_bytes()
+@pytest.mark.parametrize("name", ["torch_zip.pth", "torch_legacy.pth"])
+def test_damaged_files_are_refused(name, tmp_path):
+    whole = (GOLDEN / name).read_bytes()
     for length in (0, 10, len(whole) // 2, len(whole) - 3):
         (tmp_path / "cut.pth").write_bytes(whole[:length])
         with pytest.raises(WeightsError, match=r"cut.pth: not a file of weights"):

@@ -69,8 +69,8 @@ def skip_package_imports(name: str = "torch_fidelity") -> None:
     sys.modules[name] = package
 
 
-def write_small_file(folder: Path) -> None:
-    """A small state dictionary in the format of the FID's weights."""
+def write_small_files(folder: Path) -> None:
+    """The same small state dictionary in both of PyTorch's formats."""
     import torch
 
     base = torch.arange(24, dtype=torch.float32)
@@ -82,6 +82,7 @@ def write_small_file(folder: Path) -> None:
         count=torch.tensor(7),
         half=torch.ones(2, dtype=torch.float16),
     )
+    torch.save(state, folder / "torch_zip.pth")
     torch.save(state, folder / "torch_legacy.pth", _use_new_zipfile_serialization=False)
 
 
@@ -89,7 +90,7 @@ def main(folder: Path) -> None:
     import torch
 
     skip_package_imports()
-    write_small_file(folder)
+    write_small_files(folder)
     arrays = feature_weights.inception_arrays()
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "weights.pth"

@@ -10,6 +10,7 @@ import io
 import math
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,18 +41,15 @@ class WeightsError(InputError):
 
 
 def read_torch(path: Path) -> Arrays:
-    """Reads a state dictionary in PyTorch's format before 1.6.
-
-    The file of the FID's weights is in this format.
+    """Reads a state dictionary of torch.save, in either of its formats.
 
     Raises:
       WeightsError: if it is something else, or asks for what is not allowed.
     """
     with path.open("rb") as file, _refused_if_damaged(path):
-        tree = _read_legacy(file)
-        if not isinstance(tree, dict):
-            raise ValueError("it holds no dictionary of tensors")
-        return {str(name): _checked_array(leaf) for name, leaf in tree.items()}
+        read = _read_zip if zipfile.is_zipfile(file) else _read_legacy
+        file.seek(0)
+        return _checked(read(file))
 
 
 def read_numpy_pickle(path: Path) -> dict[str, list[np.ndarray]]:
@@ -147,8 +145,26 @@ _NUMPY = {
 }
 
 
+def _read_zip(file: io.BufferedIOBase) -> Any:
+    """Reads the format since PyTorch 1.6: NAME/data.pkl, and a file per storage."""
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        pickled = next((name for name in names if name.endswith("data.pkl")), "")
+        folder = pickled.removesuffix("data.pkl")
+        order = f"{folder}byteorder"
+        if order in names and archive.read(order) != b"little":
+            raise ValueError("its byte order is not little-endian")
+
+        def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+            data = archive.read(f"{folder}data/{key}")
+            return np.frombuffer(data, dtype, count)
+
+        text = io.BytesIO(archive.read(pickled))
+        return _Unpickler(text, _TORCH, storage).load()
+
+
 def _read_legacy(file: io.BufferedIOBase) -> Any:
-    """Reads pickles, the last of them the keys, then the storages.
+    """Reads the format before: pickles, the last of them the keys, then the storages.
 
     The content of a storage comes after the tensors that are views of it, so each is
     allocated first and filled in the end.
@@ -164,7 +180,7 @@ def _read_legacy(file: io.BufferedIOBase) -> Any:
 
     magic, _, facts = (_Unpickler(file, {}).load() for _ in range(3))
     if magic != _MAGIC or not facts["little_endian"]:
-        raise ValueError("it is not in PyTorch's format, or not little-endian")
+        raise ValueError("it is neither of PyTorch's formats, or not little-endian")
     tree = _Unpickler(file, _TORCH, storage).load()
     for key in _Unpickler(file, {}).load():
         into = storages[str(key)]
@@ -174,6 +190,12 @@ def _read_legacy(file: io.BufferedIOBase) -> Any:
             raise EOFError("it ends early")
         into[:] = np.frombuffer(data, into.dtype)
     return tree
+
+
+def _checked(tree: Any) -> Arrays:
+    if not isinstance(tree, dict):
+        raise ValueError("it holds no dictionary of tensors")
+    return {str(name): _checked_array(leaf) for name, leaf in tree.items()}
 
 
 def _checked_array(leaf: Any) -> np.ndarray:
