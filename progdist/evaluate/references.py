@@ -6,7 +6,6 @@ number of examples, the features and their weights.
 """
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
