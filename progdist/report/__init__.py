@@ -15,18 +15,16 @@ from progdist.report.figures.quality import write_quality
 from progdist.report.figures.samples import write_comparison, write_samples
 from progdist.report.figures.trajectories import write_trajectories
 from progdist.report.page.page import write_page
-from progdist.report.page.tables import closing_table, markdown_table
-from progdist.report.read.arrays import ArrayError
-from progdist.report.read.measures import read_evaluations
-from progdist.workdir.rows import EvalRow, RowError
+from progdist.report.page.tables import closing_table
+from progdist.report.read.evaluations import read_evaluations
+from progdist.workdir.files import FormatError
+from progdist.workdir.rows import EvalRow
 
 __all__ = [
-    "ArrayError",
     "EvalRow",
-    "RowError",
+    "FormatError",
     "closing_table",
     "image_grid",
-    "markdown_table",
     "read_evaluations",
     "save_png",
     "square_grid",

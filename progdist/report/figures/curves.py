@@ -11,9 +11,11 @@ from matplotlib.ticker import EngFormatter
 
 from progdist.report.figures.style import (
     FAINT,
+    FONT_SIZE,
     GREY,
     STUDENT,
     TEACHER,
+    WIDTH,
     bare_axes,
     log_ticks,
     make_figure,
@@ -24,7 +26,7 @@ from progdist.workdir import layout
 
 _SMOOTH_PARTS = 30  # a running mean spans one 30th of a phase,
 _SMOOTH_LEAST = 5  # but never fewer rows than this
-_WIDTH = 8.0  # inches
+_HEIGHT = 3.8  # inches
 _NARROW = 0.4  # inches: a phase less wide has its N written upwards
 
 
@@ -45,15 +47,13 @@ def write_curves(workdir: str | Path) -> Path | None:
     )
 
 
-def curves_figure(
-    curves: Sequence[Curve], size: tuple[float, float] = (_WIDTH, 4.4)
-) -> Figure:
+def curves_figure(curves: Sequence[Curve]) -> Figure:
     """Draws at least one curve: losses above, learning rates below."""
-    figure = make_figure(*size)
+    figure = make_figure(WIDTH, _HEIGHT)
     loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     _draw_losses(loss_axes, curves)
     _draw_rates(rate_axes, curves)
-    _mark_phases(loss_axes, rate_axes, curves, size[0])
+    _mark_phases(loss_axes, rate_axes, curves)
     return figure
 
 
@@ -69,7 +69,7 @@ def _draw_losses(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_yscale("log")
     bare_axes(axes)
     log_ticks(axes)
-    axes.set_ylabel("loss", fontsize=10)
+    axes.set_ylabel("loss", fontsize=FONT_SIZE)
 
 
 def _draw_rates(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -80,11 +80,11 @@ def _draw_rates(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_ylim(bottom=0)
     axes.set_yticks([0, peak], ["0", f"{peak:.3g}"])
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_ylabel("learning\nrate", fontsize=9)
-    axes.set_xlabel("update", fontsize=10)
+    axes.set_ylabel("learning\nrate", fontsize=FONT_SIZE)
+    axes.set_xlabel("update", fontsize=FONT_SIZE)
 
 
-def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve], width: float) -> None:
+def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve]) -> None:
     """Draws a line where each phase begins and writes its N above it."""
     begins = [int(curve.global_step[0]) for curve in curves]
     end = max(int(curves[-1].global_step[-1]), begins[-1] + 1)
@@ -96,14 +96,14 @@ def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve], width: float) 
     share = [(stop - begin) / (end - begins[0]) for begin, stop in spans]
     # The last phase may have only begun: it says nothing about the others.
     narrow = any(
-        s * width < _NARROW for s, c in zip(share[:-1], curves, strict=False) if c.phase
+        s * WIDTH < _NARROW for s, c in zip(share[:-1], curves, strict=False) if c.phase
     )
     for curve, span in zip(curves, spans, strict=True):
         _name_phase(loss, curve, sum(span) / 2, upwards=narrow and curve.phase > 0)
     if curves[-1].phase:
         title = "students, by number of steps"
         above = 42 if narrow else 20
-        loss.set_title(title, loc="right", fontsize=9, color=GREY, pad=above)
+        loss.set_title(title, loc="right", fontsize=FONT_SIZE, color=GREY, pad=above)
 
 
 def _name_phase(axes: Axes, curve: Curve, x: float, upwards: bool) -> None:
@@ -116,7 +116,7 @@ def _name_phase(axes: Axes, curve: Curve, x: float, upwards: bool) -> None:
         ha="center",
         va="bottom",
         rotation=90 if upwards else 0,
-        fontsize=9,
+        fontsize=FONT_SIZE,
         color=_colour(curve),
     )
 

@@ -17,25 +17,20 @@ from progdist.report.figures.style import (
 from progdist.report.read.profiles import Profile
 from progdist.report.text import steps_text
 
-_WIDTH, _HEIGHT = 1.8, 1.6  # inches, at least, of a phase's axes and their labels
+_WIDTH, _HEIGHT, _FONT_SIZE = 1.9, 1.6, 9  # inches, points; the page sets them in rows
 _MARGIN = 1.6  # a factor between the scale's ends and the outermost losses
-_FRAME = 0.4  # inches for what is written below all of them
 
 
-def profiles_figure(profiles: Sequence[Profile], width: float = 9.0) -> Figure:
-    """Draws at least one profile, each in axes of its own; students on one scale."""
-    columns = int(width / _WIDTH)
-    rows = -(-len(profiles) // columns)
-    figure = make_figure(width, _FRAME + rows * _HEIGHT)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, profile in zip(grid.flat, profiles, strict=False):
-        students = profile.phase > 0
-        alike = [p.loss for p in profiles if (p.phase > 0) == students]
-        _draw(axes, profile, float(np.nanmin(alike)), float(np.nanmax(alike)))
-    for axes in grid.flat[len(profiles) :]:
-        axes.set_visible(False)
-    figure.supxlabel("noise ← log-SNR → data", fontsize=10)
-    return figure
+def profile_figures(profiles: Sequence[Profile]) -> list[Figure]:
+    """Draws each profile in a figure of its own; students on one scale."""
+    figures = []
+    for profile in profiles:
+        alike = [p.loss for p in profiles if bool(p.phase) == bool(profile.phase)]
+        figure = make_figure(_WIDTH, _HEIGHT)
+        limits = float(np.nanmin(alike)), float(np.nanmax(alike))
+        _draw(figure.subplots(), profile, *limits)
+        figures.append(figure)
+    return figures
 
 
 def _draw(axes: Axes, profile: Profile, least: float, most: float) -> None:
@@ -45,9 +40,9 @@ def _draw(axes: Axes, profile: Profile, least: float, most: float) -> None:
     axes.plot(logsnr, profile.loss[there], c=colour, lw=1.2, marker="o", ms=2.5)
     axes.set_yscale("log")
     axes.set_ylim(least / _MARGIN, most * _MARGIN)
-    bare_axes(axes)
+    bare_axes(axes, _FONT_SIZE)
     log_ticks(axes)
     axes.set_xlim(logsnr_bins.EDGES[0], logsnr_bins.EDGES[-1])
     axes.set_xticks([-20, 0, 20])
     title = steps_text(profile.num_steps) if profile.phase else "teacher"
-    axes.set_title(title, fontsize=9, color=colour)
+    axes.set_title(title, fontsize=_FONT_SIZE, color=colour)

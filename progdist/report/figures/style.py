@@ -31,6 +31,8 @@ GREY = "#757575"
 FAINT = "#D9D9D9"
 
 DPI = 150
+# Inches and points; in a page as narrow as a phone the letters are still legible.
+WIDTH, FONT_SIZE = 5.4, 11
 
 
 def make_figure(width: float, height: float, arrange: bool = True) -> Figure:
@@ -56,11 +58,11 @@ def save_figure(path: str | Path, figure: Figure) -> Path:
     return save_png(path, rgb)
 
 
-def bare_axes(axes: Axes) -> None:
+def bare_axes(axes: Axes, font_size: int = FONT_SIZE) -> None:
     """Leaves of the frame the two lines that carry numbers, and a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(colors=GREY, labelcolor=INK, labelsize=9, length=3)
+    axes.tick_params(colors=GREY, labelcolor=INK, labelsize=font_size, length=3)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
 

@@ -1,29 +1,19 @@
-"""The page's charts: each is drawn twice, for wide windows and for narrow ones.
+"""The page's charts, as SVG legible in wide windows and on phones."""
 
-Merely scaled down they would be illegible on a phone. The style sheet shows one.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from progdist.report.figures.curves import curves_figure
-from progdist.report.figures.profiles import profiles_figure
+from progdist.report.figures.profiles import profile_figures
 from progdist.report.figures.quality import drawable, quality_figure, runs_figure
 from progdist.report.figures.vector import inline_svg
 from progdist.report.read.curves import Curve
-from progdist.report.read.measures import Group
+from progdist.report.read.evaluations import Group
 from progdist.report.read.run import Run
 
-# Width and height in inches.
-_ONE_RUN = (6.4, 4.0), (3.7, 3.5)
-_SEVERAL_RUNS = (9.0, 4.6), (3.7, 4.4)
-_CURVES = (9.0, 4.0), (3.9, 3.7)
 _MOST_POINTS = 500  # of a curve; a screen has no more
 _NAME_LENGTH = 20
-
-Size = tuple[float, float]
 
 
 def distance_chart(
@@ -33,51 +23,45 @@ def distance_chart(
 
     Args:
       title: the metric.
-      name: begins the ids in it.
+      name: prefix of the ids in it.
       runs: the runs.
-      groups: what each has measured of the metric.
+      groups: each run's values of the metric.
     """
-    every = [e for group in groups if group for e in group.evaluations]
-    drawn = drawable(every)
-    found = {
-        _short(run.name, index): [e for e in group.evaluations if e in drawn]
+    every = drawable([e for group in groups if group for e in group.evaluations])
+    if not every:
+        return Markup()
+    drawn = {
+        _short(run.name, index): [e for e in group.evaluations if e in every]
         for index, (run, group) in enumerate(zip(runs, groups, strict=True))
         if group
     }
-    if not drawn:
-        return Markup()
+    figure = runs_figure(drawn) if len(runs) > 1 else quality_figure(every)
     alt = f"{title} against network calls per image, as in the table"
-    if len(runs) > 1:
-        return _twice(lambda s: runs_figure(found, s), name, alt, _SEVERAL_RUNS)
-    (only,) = found.values()
-    return _twice(lambda s: quality_figure(only, s), name, alt, _ONE_RUN)
+    return Markup(inline_svg(figure, name, alt))
 
 
 def training_chart(run: Run, name: str) -> Markup:
     """Draws loss and learning rate of all phases; empty where there are none."""
     if not run.curves:
         return Markup()
-    curves = [_thin(curve) for curve in run.curves]
+    figure = curves_figure([_thin(curve) for curve in run.curves])
     alt = "Loss and learning rate against updates, phase by phase"
-    return _twice(lambda s: curves_figure(curves, s), name, alt, _CURVES)
+    return Markup(inline_svg(figure, name, alt))
 
 
-def profiles_chart(run: Run, name: str) -> Markup:
-    """Draws the loss of all phases by log-SNR; empty where no row has it."""
-    if not run.profiles:
-        return Markup()
-    alt = "Loss against the log-SNR of z_t, a chart for each phase"
-    return _twice(lambda s: profiles_figure(run.profiles, s[0]), name, alt, _CURVES)
-
-
-def _twice(
-    draw: Callable[[Size], Figure], name: str, alt: str, sizes: tuple[Size, Size]
-) -> Markup:
-    wide, slim = (draw(size) for size in sizes)
-    return Markup(
-        inline_svg(wide, f"{name}-wide", alt, "chart wide")
-        + inline_svg(slim, f"{name}-slim", alt, "chart slim")
-    )
+def profile_charts(run: Run, name: str) -> list[Markup]:
+    """Draws the loss by log-SNR, a chart for each phase whose rows have it."""
+    figures = zip(run.profiles, profile_figures(run.profiles), strict=True)
+    return [
+        Markup(
+            inline_svg(
+                figure,
+                f"{name}-{profile.phase}",
+                f"Loss against the log-SNR of z_t, phase {profile.phase}",
+            )
+        )
+        for profile, figure in figures
+    ]
 
 
 def _thin(curve: Curve) -> Curve:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from progdist.report.page.charts import distance_chart, profiles_chart, training_chart
+from progdist.errors import InputError
+from progdist.report.page.charts import distance_chart, profile_charts, training_chart
 from progdist.report.page.pictures import sample_grids, trajectories
-from progdist.report.read import measures
-from progdist.report.read.measures import Group, Line
+from progdist.report.read.evaluations import Group, Line, columns
 from progdist.report.read.rounds import Round
 from progdist.report.read.run import Run, load, with_own_names
 from progdist.report.text import (
@@ -77,7 +77,7 @@ def write_page(
       refresh: seconds after which the page reloads itself; 0 is never.
 
     Raises:
-      ValueError: if a workdir is none or is given twice, or a file in it is malformed.
+      InputError: if a workdir is none or is given twice, or a file in it is malformed.
     """
     paths = [Path(workdir) for workdir in workdirs]
     check_distinct(paths)
@@ -88,10 +88,10 @@ def write_page(
 
 
 def check_distinct(workdirs: Sequence[Path]) -> None:
-    """Refuses a workdir that is given twice, with a ValueError."""
+    """Refuses a workdir that is given twice, with an InputError."""
     for index, path in enumerate(workdirs):
         if path.resolve() in [other.resolve() for other in workdirs[:index]]:
-            raise ValueError(f"{path}: given twice")
+            raise InputError(f"{path}: given twice")
 
 
 def page_path(workdirs: Sequence[Path], out: str | Path | None) -> Path:
@@ -129,11 +129,11 @@ def page(runs: Sequence[Run], refresh: int = 0) -> str:
         usual_steps=_USUAL_STEPS,
         paths=[trajectories(run) for run in runs],
         charts=[training_chart(run, f"curves-{i}") for i, run in enumerate(runs)],
-        profiles=[profiles_chart(run, f"profiles-{i}") for i, run in enumerate(runs)],
+        profiles=[profile_charts(run, f"profiles-{i}") for i, run in enumerate(runs)],
         total=_total,
         fields=settings(runs),
-        version_names=measures.columns(r.noted.versions or {} for r in runs),
-        columns=measures.columns,
+        version_names=columns(r.noted.versions or {} for r in runs),
+        columns=columns,
     )
 
 
@@ -165,7 +165,7 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
             [d.get(name) for d in defaults],
             [name in d for d in defaults],
         )
-        for name in measures.columns(values)
+        for name in columns(values)
     ]
 
 

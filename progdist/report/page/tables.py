@@ -1,72 +1,46 @@
-"""The table that closes a run, for a terminal and for Markdown."""
+"""The table that closes a run, for a terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.table import Table
 
-from progdist.report.read.measures import direction, full_steps, read_evaluations
+from progdist.report.read.evaluations import direction, full_steps, read_evaluations
 from progdist.report.text import number_text
 from progdist.workdir.rows import EvalRow
 
-_NOTHING = "No evaluations yet"
-
-
-class _Closing(NamedTuple):
-    title: str
-    header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
 
 def closing_table(workdir: str | Path, metric: str | None = None) -> Table:
-    """Distances by number of network calls, most first, for a terminal.
+    """Returns a metric by number of network calls, most first.
 
     The last column divides the student by the teacher's DDIM at its full number
     of steps N_0: 1 means that nothing was lost.
     """
-    title, header, rows = _closing(read_evaluations(workdir, metric))
-    table = Table(title=title)
-    for name in header:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def markdown_table(workdir: str | Path, metric: str | None = None) -> str:
-    """The content of `closing_table` in Markdown; ends in a newline."""
-    title, header, rows = _closing(read_evaluations(workdir, metric))
+    rows = read_evaluations(workdir, metric)
     if not rows:
-        return f"{title}.\n"
-    lines = [header, ("---:",) * len(header), *rows]
-    return f"{title}.\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _closing(evaluations: Sequence[EvalRow]) -> _Closing:
-    if not evaluations:
-        return _Closing(_NOTHING, (), [])
-    values = {(e.role, e.sampler, e.num_steps): e.value for e in evaluations}
-    full = full_steps(evaluations)
+        return Table(title="No evaluations yet")
+    values = {(r.role, r.sampler, r.num_steps): r.value for r in rows}
+    full = full_steps(rows)
     full_value = values.get(("teacher", "ddim", full)) if full else None
-    header = (
+    table = Table(title=_title(rows))
+    for name in (
         "network calls",
         "student",
         "teacher DDIM",
         "teacher ancestral",
         f"student / teacher at {full}" if full else "student / teacher",
-    )
-    rows = []
-    for n in sorted({e.num_steps for e in evaluations}, reverse=True):
+    ):
+        table.add_column(name, justify="right")
+    for n in sorted({r.num_steps for r in rows}, reverse=True):
         student = values.get(("student", "ddim", n))
         ratio = student / full_value if student is not None and full_value else None
         teacher = [values.get(("teacher", s, n)) for s in ("ddim", "ancestral")]
-        rows.append((str(n), *map(number_text, (student, *teacher, ratio))))
-    return _Closing(_title(evaluations), header, rows)
+        table.add_row(str(n), *map(number_text, (student, *teacher, ratio)))
+    return table
 
 
-def _title(evaluations: Sequence[EvalRow]) -> str:
-    counts = sorted({e.num_samples for e in evaluations})
+def _title(rows: Sequence[EvalRow]) -> str:
+    counts = sorted({r.num_samples for r in rows})
     samples = " or ".join(f"{count:,}" for count in counts)
-    metric = evaluations[0].metric
+    metric = rows[0].metric
     return f"{metric} of {samples} samples, {direction(metric)}"

@@ -4,18 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from progdist.errors import InputError
-
-
-class ArrayError(InputError):
-    """A file of arrays is malformed; the message names it, in one line."""
+from progdist.workdir.files import FormatError
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads all arrays of an npz file.
 
     Raises:
-      ArrayError: if it is not a whole npz file; names the file.
+      FormatError: if it is not a whole npz file; names the file.
     """
     try:
         # Opened here: np.load leaves a file open that it cannot read.
@@ -23,10 +19,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             found = dict(arrays)
     except Exception as error:  # zipfile, zlib and NumPy raise almost anything
         why = (str(error) or type(error).__name__).splitlines()[0]
-        raise ArrayError(f"{path}: not a whole npz file: {why}") from None
+        raise FormatError(f"{path}: not a whole npz file: {why}") from None
     for name, array in found.items():
         if not isinstance(array, np.ndarray):  # any other file in the archive
-            raise ArrayError(f"{path}: {name} is not an array")
+            raise FormatError(f"{path}: {name} is not an array")
     return found
 
 
@@ -43,7 +39,7 @@ def check_array(
       path: of its file, for the message.
 
     Raises:
-      ArrayError: with what was found and what is accepted.
+      FormatError: with what was found and what is accepted.
     """
     if (
         not np.issubdtype(array.dtype, kind)
@@ -53,7 +49,7 @@ def check_array(
     ):
         found = f"{array.dtype!s:.40} {shape_text(array.shape)}"
         wanted = f"{kind.__name__} ({axes})" if axes else f"one {kind.__name__}"
-        raise ArrayError(f"{path}: {name} is {found}, not {wanted}")
+        raise FormatError(f"{path}: {name} is {found}, not {wanted}")
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

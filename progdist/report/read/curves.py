@@ -29,7 +29,7 @@ def read_curves(workdir: str | Path) -> list[Curve]:
     Losses with no place on a logarithmic axis (0, not finite) are left out.
 
     Raises:
-      RowError: if a row is malformed.
+      FormatError: if a row is malformed.
     """
     return curves_of(read_typed(MetricsRow, Path(workdir, layout.METRICS)))
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from progdist.report.read.arrays import ArrayError, check_array, read_arrays, shape_text
+from progdist.report.read.arrays import check_array, read_arrays, shape_text
 from progdist.report.text import steps_text
 from progdist.workdir import layout
+from progdist.workdir.files import FormatError
 
 
 class Samples(NamedTuple):
@@ -29,14 +30,16 @@ def load_samples(workdir: str | Path, kind: str) -> list[Samples]:
     """Loads `samples/<kind>_*.npz`, by phase; kind is "phase" or "baseline".
 
     Raises:
-      ArrayError: if a file cannot be read or does not hold what it should; names it.
+      FormatError: if a file cannot be read or does not hold what it should; names it.
     """
     paths = sorted(Path(workdir, layout.SAMPLES).glob(f"{kind}_*.npz"))
     found = [_load(path) for path in paths]
     for path, samples in zip(paths, found, strict=True):
         if samples.images.shape[1:] != found[0].images.shape[1:]:
             size, others = (shape_text(s.images.shape[1:]) for s in (samples, found[0]))
-            raise ArrayError(f"{path}: images are {size}, those of {paths[0]} {others}")
+            raise FormatError(
+                f"{path}: images are {size}, those of {paths[0]} {others}"
+            )
     return sorted(found, key=lambda s: s.phase)
 
 
@@ -44,7 +47,7 @@ def _load(path: Path) -> Samples:
     arrays = read_arrays(path)
     missing = {"images", "num_steps", "phase"} - set(arrays)
     if missing:
-        raise ArrayError(f"{path}: lacks {', '.join(sorted(missing))}")
+        raise FormatError(f"{path}: lacks {', '.join(sorted(missing))}")
     check_array(arrays["images"], np.uint8, "n h w c", "images", path)
     steps, phase = (
         _whole(arrays, "num_steps", 1, path),
@@ -57,5 +60,5 @@ def _whole(arrays: dict[str, np.ndarray], name: str, least: int, path: Path) -> 
     check_array(arrays[name], np.integer, "", name, path)
     value = int(arrays[name])
     if value < least:
-        raise ArrayError(f"{path}: {name} is {value}, not {least} or more")
+        raise FormatError(f"{path}: {name} is {value}, not {least} or more")
     return value

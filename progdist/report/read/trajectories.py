@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from progdist.report.read.arrays import ArrayError, check_array, read_arrays
+from progdist.report.read.arrays import check_array, read_arrays
 from progdist.workdir import layout
+from progdist.workdir.files import FormatError
 
 Paths = dict[int, Float[np.ndarray, "states k h w c"]]
 
@@ -16,7 +17,7 @@ def load_trajectories(workdir: str | Path) -> Paths:
     """Loads `samples/trajectories.npz`: the states z_t, by number of steps.
 
     Raises:
-      ArrayError: if the file cannot be read or holds something else; names it.
+      FormatError: if the file cannot be read or holds something else; names it.
     """
     path = Path(workdir, layout.SAMPLES, "trajectories.npz")
     if not path.exists():
@@ -24,7 +25,7 @@ def load_trajectories(workdir: str | Path) -> Paths:
     paths: Paths = {}
     for name, states in read_arrays(path).items():
         if not re.fullmatch("N[1-9][0-9]{0,8}", name):
-            raise ArrayError(f"{path}: an array is called {name!r:.40}, not N4 or N1")
+            raise FormatError(f"{path}: an array is called {name!r:.40}, not N4 or N1")
         check_array(states, np.floating, "states k h w c", name, path)
         paths[int(name[1:])] = states
     _check_lengths(paths, path)
@@ -34,7 +35,7 @@ def load_trajectories(workdir: str | Path) -> Paths:
 def _check_lengths(paths: Paths, path: Path) -> None:
     shapes = {states.shape[1:] for states in paths.values()}
     if len(shapes) > 1:
-        raise ArrayError(f"{path}: the states differ in shape: {sorted(shapes)}")
+        raise FormatError(f"{path}: the states differ in shape: {sorted(shapes)}")
     for n, states in paths.items():
         if len(states) != n + 1:
-            raise ArrayError(f"{path}: N{n} has {len(states)} states, not {n + 1}")
+            raise FormatError(f"{path}: N{n} has {len(states)} states, not {n + 1}")
