@@ -10,7 +10,7 @@ from progdist.config import (
     plan_of as plan_of_config,
     to_json,
 )
-from progdist.report.rounds import plan_of
+from progdist.report.read.rounds import plan_of
 from progdist.workdir import provenance
 
 

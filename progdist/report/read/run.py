@@ -6,15 +6,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from progdist.errors import InputError
 from progdist.plan import Phase
-from progdist.report.curves import Curve, curves_of
-from progdist.report.fields import read_config
-from progdist.report.measures import Group, groups
-from progdist.report.profiles import Profile, profiles_of
-from progdist.report.rounds import Round, plan_of, rounds_of
-from progdist.report.samples import Samples, load_samples
-from progdist.report.style import printable
-from progdist.report.trajectories import Paths, load_trajectories
+from progdist.report.read.config import read_config
+from progdist.report.read.curves import Curve, curves_of
+from progdist.report.read.evaluations import Group, groups
+from progdist.report.read.profiles import Profile, profiles_of
+from progdist.report.read.rounds import Round, plan_of, rounds_of
+from progdist.report.read.samples import Samples, load_samples
+from progdist.report.read.trajectories import Paths, load_trajectories
+from progdist.report.text import printable
 from progdist.workdir import layout
 from progdist.workdir.rows import (
     EvalRow,
@@ -119,12 +120,12 @@ def load(workdir: Path) -> Run:
     """Reads a workdir.
 
     Raises:
-      ValueError: if it is none, or a file in it is malformed; names it.
+      InputError: if it is none, or a file in it is malformed; names it.
     """
     if not workdir.is_dir():
-        raise ValueError(f"{workdir}: no such directory")
+        raise InputError(f"{workdir}: no such directory")
     if not is_run(workdir):
-        raise ValueError(f"{workdir}: not the workdir of a run (no config.json)")
+        raise InputError(f"{workdir}: not the workdir of a run (no config.json)")
     rows = read_typed(MetricsRow, workdir / layout.METRICS)
     config = read_config(workdir / layout.CONFIG)
     starts = read_typed(StartRow, workdir / layout.STARTS)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from progdist.workdir.rows import RowError, is_whole, parse
+from progdist.workdir.rows import FormatError, is_whole, parse
 
 _OBJECTS = ("data", "base", "distill")
 _COUNTS = (("base", "batch_size"), ("distill", "batch_size"), ("distill", "ratio"))
@@ -13,7 +13,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Reads config.json; empty where there is none.
 
     Raises:
-      RowError: if it is malformed.
+      FormatError: if it is malformed.
     """
     if not path.exists():
         return {}
@@ -33,4 +33,4 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _check(holds: bool, path: Path, name: str, accepted: str, value: Any) -> None:
     if not holds:
-        raise RowError(f"{path}: {name} is not {accepted}: {value!r:.60}")
+        raise FormatError(f"{path}: {name} is not {accepted}: {value!r:.60}")
