@@ -3,8 +3,8 @@
   python -m tests.mutants [--only=PATTERN] [--jobs=N]
 
 Every mutant of `tests/mutants_table.py` whose file or name holds PATTERN is put into a
-copy of the tree, and the tests that concern it are run there. The score counts the
-mutants that are not equivalent to the original. Exit codes: 0 every one of these was
+copy of the tree, and the tests that concern it are run there. Those that are equivalent
+to the original are listed, with the reason, and not run. Exit codes: 0 all others were
 killed; 1 some survived, or did not run.
 """
 
@@ -88,17 +88,18 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     flags = parser.parse_args()
     mutants = [m for m in MUTANTS if flags.only in str(m)]
-    judged = list(judge(mutants, flags.jobs))
-    counted = [(m, said) for m, said in judged if not m.equivalent]
-    for room, size in Counter(m.room for m, _ in counted).items():
-        killed = sum(m.room == room and said == "killed" for m, said in counted)
-        print(f"{room:12} {killed:3} of {size:3}")
-    killed = sum(said == "killed" for _, said in counted)
-    print(f"{'all':12} {killed:3} of {len(counted):3}")
+    judged = list(judge([m for m in mutants if not m.equivalent], flags.jobs))
+    killed = [mutant for mutant, said in judged if said == "killed"]
+    for room, size in Counter(m.room for m, _ in judged).items():
+        print(f"{room:12} {sum(m.room == room for m in killed):3} of {size:3}")
+    print(f"{'all':12} {len(killed):3} of {len(judged):3}")
     for mutant, said in judged:
-        if said != "killed" or mutant.equivalent:
-            print(f"{mutant}: {said}; equivalent: {mutant.equivalent or 'no'}")
-    sys.exit(killed < len(counted))
+        if said != "killed":
+            print(f"{mutant}: {said}")
+    for mutant in mutants:
+        if mutant.equivalent:
+            print(f"{mutant}: equivalent, since {mutant.equivalent}")
+    sys.exit(len(killed) < len(judged))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,56 @@ from progdist.config import (
 from progdist.model import param_shapes
 from progdist.preflight import check, check_devices, make_model
 
+LSUN = {
+    "num_parameters": 139_578_502,
+    "image_shape": (128, 128, 3),
+    "parameterization": "both",
+    **{"ch": 64, "emb_ch": 768, "ch_mult": (1, 2, 4, 6, 8), "num_res_blocks": 3},
+    **{"attn_resolutions": (8, 16, 32), "head_dim": 64, "num_classes": 0},
+    **{"base.batch_size": 2048, "base.learning_rate": 3e-4, "base.dropout": 0.1},
+    **{"base.num_updates": 400_000, "base.weight_decay": 0.0},
+    **{"distill.batch_size": 2048, "distill.learning_rate": 1e-4},
+    "distill.start_steps": 1024,
+}
+# The released configurations, and the paper's appendix B and C.
 PUBLISHED = {
-    "cifar10": (60_004_099, "x", 8192, 800_000, 128, 5e-5),
-    "imagenet64": (295_905_222, "both", 1024, 550_000, 2048, 1e-4),
-    "lsun_bedroom": (139_578_502, "both", 1024, 400_000, 2048, 1e-4),
-    "lsun_church": (139_578_502, "both", 1024, 400_000, 2048, 1e-4),
+    "cifar10": {
+        "num_parameters": 60_004_099,
+        "image_shape": (32, 32, 3),
+        "parameterization": "x",
+        **{"ch": 256, "emb_ch": 1024, "ch_mult": (1, 1, 1), "num_res_blocks": 3},
+        **{"attn_resolutions": (8, 16), "head_dim": 0, "num_classes": 0},
+        **{"base.batch_size": 128, "base.learning_rate": 2e-4, "base.dropout": 0.2},
+        **{"base.num_updates": 800_000, "base.weight_decay": 1e-3},
+        **{"distill.batch_size": 128, "distill.learning_rate": 5e-5},
+        "distill.start_steps": 8192,
+    },
+    "imagenet64": LSUN
+    | {
+        "num_parameters": 295_905_222,
+        "image_shape": (64, 64, 3),
+        **{"ch": 192, "ch_mult": (1, 2, 3, 4), "num_classes": 1000},
+        "base.num_updates": 550_000,
+    },
+    "lsun_bedroom": LSUN,
+    "lsun_church": LSUN,
+}
+COMMON = {
+    **{"num_heads": 1, "patch_size": 1, "dtype": "float32"},
+    **{"base.ema_decay": 0.9999, "base.warmup_updates": 1000, "base.anneal": "none"},
+    **{"distill.num_updates": 50_000, "distill.end_steps": 1, "distill.ratio": 2},
+    **{"distill.long_rounds": 2, "distill.long_num_updates": 100_000},
+    **{"distill.warmup_updates": 0, "distill.anneal": "linear"},
+    **{"distill.ema_decay": 0.0, "distill.dropout": 0.0, "distill.weight_decay": 0.0},
+    **{"base.weight": "truncated_snr", "distill.weight": "truncated_snr"},
+    **{"base.clip_norm": 1.0, "distill.clip_norm": 1.0},
+    **{"schedule": "cosine", "flip": True, "evaluation.num_samples": 50_000},
+}
+TFDS_NAMES = {
+    "cifar10": "cifar10",
+    "imagenet64": "imagenet2012",
+    "lsun_bedroom": "lsun/bedroom",
+    "lsun_church": "lsun/church_outdoor",
 }
 NAMES = ["digits", "fashion_mnist", *PUBLISHED]
 
@@ -35,26 +80,32 @@ def num_parameters(config):
     return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(model)))
 
 
+def values_of(config):
+    """Every value by name; those of the data and the network without a prefix."""
+    values = dataclasses.asdict(config)
+    flat = values | values["data"] | values["net"]
+    for part in ("base", "distill", "evaluation"):
+        flat |= {f"{part}.{name}": value for name, value in values[part].items()}
+    return flat | {"num_parameters": num_parameters(config)}
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_values(name):
-    config = load(name)
-    distill = config.distill
-    assert PUBLISHED[name] == (
-        num_parameters(config),
-        config.parameterization,
-        distill.start_steps,
-        config.base.num_updates,
-        distill.batch_size,
-        distill.learning_rate,
-    )
-    assert (distill.num_updates, distill.long_rounds) == (50_000, 2)
-    assert (distill.long_num_updates, distill.anneal) == (100_000, "linear")
-    assert (distill.ema_decay, distill.dropout, distill.weight_decay) == (0, 0, 0)
-    assert (config.base.ema_decay, config.base.warmup_updates) == (0.9999, 1000)
-    assert config.base.weight == distill.weight == "truncated_snr"
-    assert config.base.clip_norm == distill.clip_norm == 1
-    assert config.schedule == "cosine"
-    assert config.data.flip
+    expected = PUBLISHED[name] | COMMON | {"tfds_name": TFDS_NAMES[name]}
+    values = values_of(load(name))
+    assert {field: values[field] for field in expected} == expected
+
+
+def test_a_head_has_its_configured_channels():
+    """On the second level of ImageNet's network: 384 channels in heads of 64."""
+    attention = param_shapes(make_model(load("imagenet64")))["down_1.attn_0"]
+    assert attention["q"]["kernel"].shape == (384, 6, 64)
+
+
+def test_the_dtype_of_the_computation_reaches_the_network():
+    config = load("digits")
+    config.net.dtype = "bfloat16"
+    assert make_model(config).net.dtype == jax.numpy.bfloat16
 
 
 @pytest.mark.parametrize("variant", [None, "smoke"])

@@ -16,6 +16,7 @@ from progdist.data import (
     from_uint8,
     open_source,
     order,
+    spread_indices,
     to_uint8,
 )
 from progdist.data.idx import read_idx
@@ -272,3 +273,26 @@ def test_images_and_labels_must_agree(tmp_path):
     path.write_bytes(bytes.fromhex("00000801 00000002 010a"))
     with pytest.raises(DataError, match="label is 10"):
         open_source("mnist", dir=str(tmp_path))
+
+
+def test_evenly_spaced_examples_come_from_everywhere():
+    np.testing.assert_array_equal(spread_indices(10, 5), [0, 2, 4, 6, 8])
+    np.testing.assert_array_equal(spread_indices(7, 7), range(7))
+    np.testing.assert_array_equal(spread_indices(8, 3), [0, 2, 5])
+
+
+def test_batches_of_a_source_in_memory_are_the_rows_of_a_process():
+    source, rows = numbered(10), slice(2, 4)
+    ours = list(batches(source, 5, 3, 6, 4, True, rows))
+    assert len(ours) == 3
+    for step, batch in zip(range(3, 6), ours, strict=True):
+        assert_equal(batch, batch_at(source, 5, step, 4, True, rows))
+
+
+def test_order_and_flips_have_random_bits_of_their_own():
+    """A flip would otherwise tell how early in the epoch an example comes."""
+    counter = np.arange(64)
+    streams = [order.stream(3, "order"), order.stream(3, "flip")]
+    streams += [order.stream(3, "order", 1), order.stream(4, "order")]
+    bits = np.stack([splitmix64(start, counter) for start in streams])
+    assert len(np.unique(bits)) == bits.size

@@ -468,3 +468,32 @@ def test_an_empty_bin_has_no_mean():
         0.0,
         0.666667,
     ]
+
+
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_the_loss_of_a_student_that_predicts_the_target_is_zero(ratio):
+    """Of as many teacher steps as the ratio says, and no other number."""
+    num_steps, i, eps = 4, jnp.arange(1, 5), jnp.asarray(_z(4))
+
+    def loss(teacher_steps):
+        def student(z_t, logsnr_t):
+            x = multi_step_target(
+                *(TEACHER, SCHEDULE, z_t),
+                i=i,
+                num_steps=num_steps,
+                ratio=teacher_steps,
+            )
+            return Prediction(x, x, x)
+
+        return distill_loss(
+            *(student, TEACHER, SCHEDULE),
+            x=0.3 * eps,
+            i=i,
+            eps=eps,
+            num_steps=num_steps,
+            weight="constant",
+            ratio=ratio,
+        )
+
+    np.testing.assert_array_equal(loss(ratio), 0)
+    assert (loss(5 - ratio) > 0).all()

@@ -238,3 +238,27 @@ def test_fid_is_of_the_inception_alone(features_name, names):
     assert found[names[2]] == 2.0
     with pytest.raises(ValueError, match="metric: 'lpips' is not one of"):
         toy.unchecked(metrics.make_metric)("lpips")
+
+
+def test_the_constants_are_those_of_torch_fidelity():
+    """Version 0.4.0: kid_subsets, kid_subset_size, rng_seed, isc_splits."""
+    x, y = (np.random.default_rng(k).normal(size=(1010, 2)) for k in (0, 1))
+    kid = metrics.kernel_distance(x, y)
+    assert (kid.subsets, kid.size) == (100, 1000)
+    few = metrics.kernel_distance(x[:20], y[:30], subsets=3, size=5)
+    rng, expected = np.random.RandomState(2020), []
+    for _ in range(3):
+        a = x[rng.choice(20, 5, replace=False)]
+        b = y[rng.choice(30, 5, replace=False)]
+        kernels = [(u @ v.T / 2 + 1) ** 3 for u, v in ((a, a), (b, b), (a, b))]
+        pairs = [k[~np.eye(5, dtype=bool)].mean() for k in kernels[:2]]
+        expected.append(sum(pairs) - 2 * kernels[2].mean())
+    assert few.mean == pytest.approx(np.mean(expected), rel=1e-9)
+
+
+def test_frechet_distance_sees_directions_of_small_variance():
+    """Of deviations 3e-5 and 6e-5, one direction in two."""
+    a, b = (
+        Moments(np.zeros(2), np.diag([1.0, deviation**2])) for deviation in (3e-5, 6e-5)
+    )
+    assert metrics.frechet_distance(a, b) == pytest.approx(9e-10, abs=1e-14)

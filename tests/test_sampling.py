@@ -117,3 +117,41 @@ def test_n_is_the_number_of_network_calls(name):
 def test_an_unknown_sampler_is_refused():
     with pytest.raises(ValueError, match="sampler: 'plms' is not one of"):
         toy.unchecked(solvers.make_solver)("plms", keys=None, gamma=0.0)
+
+
+class Label(nn.Module):
+    """A network whose x̂ is its label over 10."""
+
+    @nn.compact
+    def __call__(self, z, logsnr, conditioning=None, dropout=None):
+        tenths = conditioning.label[:, None, None, None] / 10
+        return self.param("zero", nn.initializers.zeros, ()) + tenths + 0 * z
+
+
+@pytest.mark.parametrize("name", ["ddim", "ancestral"])
+def test_image_i_has_class_i_modulo_the_classes(name):
+    """In every batch, and on the path of a trajectory."""
+    mesh = parallel.make_mesh(jax.devices()[:2])
+    model = Model(Label(), "x", Cosine(), tiny.SHAPE, num_classes=3)
+    params = parallel.place({"zero": jax.numpy.float32(0)}, mesh)
+    sampler = sampling.make_sampler(model, mesh, name, 0.5)
+    drawn = np.concatenate(
+        list(sampling.draw_images(sampler, params, 0, 8, 2, 4, mesh))
+    )
+    expected = to_uint8(np.array([0, 1, 2, 0, 1, 2, 0, 1]) / 10)
+    np.testing.assert_array_equal(drawn[:, 0, 0, 0], expected)
+    path = sampling.draw_trajectory(model, params, seed=0, num_images=8, num_steps=2)
+    np.testing.assert_array_equal(to_uint8(path[-1, :, 0, 0, 0]), expected)
+
+
+def test_gamma_reaches_the_ancestral_sampler():
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    params = parallel.place(tiny.params(), mesh)
+    images = [
+        next(sampling.draw_images(sampler, params, 0, 4, 4, 4, mesh))
+        for sampler in (
+            sampling.make_sampler(tiny.model(), mesh, "ancestral", gamma)
+            for gamma in (0.0, 1.0)
+        )
+    ]
+    assert not np.array_equal(*images)

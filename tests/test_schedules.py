@@ -208,3 +208,10 @@ def test_a_published_schedule_is_described_by_its_name(name):
 def test_schedules_of_other_constants_have_other_descriptions():
     assert describe(LinearBeta(beta_max=10.0)) == "linear_beta(beta_max=10)"
     assert describe(Cosine(-15.0, 15.0)) == "cosine(logsnr_min=-15, logsnr_max=15)"
+
+
+@pytest.mark.parametrize("cls", [Cosine, Linear])
+@float64
+def test_inverse_returns_the_time_between_any_two_ends(cls):
+    schedule, t = cls(logsnr_min=-12.0, logsnr_max=16.0), jnp.linspace(0.0, 1.0, 65)
+    np.testing.assert_allclose(schedule.inverse(schedule(t)), t, atol=1e-12)

@@ -214,12 +214,16 @@ def test_the_step_reduces_gradients_in_one_group_and_asks_nothing_of_the_host():
         assert transfer not in text
 
 
-def drawn(step_number, size=8):
-    """The random numbers of an update, on one device."""
+@functools.cache
+def draw_on_one_device():
     mesh = parallel.make_mesh(jax.devices()[:1])
-    draw = parallel.pmap(step.draw, mesh, (REPLICATED, ROWS), ROWS)
-    key = jax.random.fold_in(jax.random.key(0), step_number)
-    return draw(parallel.place(key, mesh), tiny.batch(size).image)
+    return parallel.pmap(step.draw, mesh, (REPLICATED, ROWS), ROWS)
+
+
+def drawn(number):
+    """The random numbers of eight examples at the update of that number."""
+    key = jax.random.fold_in(jax.random.key(0), number)
+    return draw_on_one_device()(key, tiny.batch(8).image)
 
 
 def test_the_grid_of_times_moves_over_the_whole_of_its_step():

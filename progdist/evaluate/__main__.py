@@ -4,7 +4,8 @@
   python -m progdist.evaluate --workdir=runs/cifar10 --round=0 --num_steps=8,16,32
       --sampler=ddim,ancestral --gammas=0,0.1,0.3,1 --features=inception --num=50000
 
-N is the number of network calls per image, of every sampler: heun takes N / 2 steps.
+N is the number of network calls per image for every sampler: heun takes N / 2 steps.
+--round=0 is the undistilled teacher, which can be sampled in any number of steps.
 
 Metrics: fd, the Fréchet distance; kid, the kernel distance; is, the Inception Score;
 pr, precision and recall. Features: pixels; inception (FID) with the resizing of
@@ -50,11 +51,15 @@ _list = functools.partial(flags.DEFINE_list, flag_values=FLAGS)
 _integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
 _string("workdir", None, "Directory of the run.")
 _list("num_steps", [], "Network calls per image; by default each model's own.")
-_list("round", [], "Phases, 0 for the undistilled teacher; by default by --num_steps.")
+_list("round", [], "Phases to evaluate; by default those trained for --num_steps.")
 _list("sampler", ["ddim"], f"Samplers to evaluate: {', '.join(get_args(SolverName))}.")
 _list("gammas", [], "Noise of the ancestral sampler, 0 to 1; by default the run's.")
 _list("metrics", ["fd"], f"Metrics to compute: {', '.join(get_args(metrics.Metric))}.")
-_list("features", ["pixels"], f"Features: {', '.join(get_args(extraction.Name))}.")
+_list(
+    "features",
+    ["pixels"],
+    f"Features to compare: {', '.join(get_args(extraction.Name))}.",
+)
 _integer("num", None, "Number of images; by default the run's.", 2)
 _integer(
     "seed",
@@ -170,10 +175,8 @@ def _run(
     for model_dir in groups:
         preflight.check_card(model, model_dir, checkpoint.read_card(model_dir))
     evaluation = _evaluator(config, model, values)
-    path, template = (
-        workdir / layout.EVALUATIONS,
-        param_template(model, evaluation.mesh),
-    )
+    template = param_template(model, evaluation.mesh)
+    path = workdir / layout.EVALUATIONS
     parallel.on_process_zero(lambda: journal.mend(path))
     for model_dir, group in groups.items():
         params = checkpoint.load_model(model_dir, template)

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from progdist.config import Config, defaults_of_changed
 from progdist.diffusion import logsnr_bins
 from progdist.diffusion.schedules import describe
 from progdist.evaluate import references
-from progdist.model import Model, init_params
+from progdist.model import Model, Params, init_params, param_specs, param_template
 from progdist.plan import Phase
 from progdist.trainer import loop, recipes, resume, state_machine
 from progdist.trainer.build import Pieces, build
@@ -124,7 +124,12 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
         pieces.phases,
         snapshot,
         train=functools.partial(_train, pieces, journal),
-        finish=functools.partial(_finish, pieces, phase_end),
+        finish=functools.partial(
+            _finish,
+            pieces,
+            phase_end,
+            functools.cache(functools.partial(_read_base_params, pieces)),
+        ),
         begin_round=functools.partial(_begin_round, pieces),
     )
     phase_end.conclude(pieces.phases)
@@ -253,18 +258,31 @@ def _begin_round(pieces: Pieces, snapshot: Snapshot) -> Snapshot:
 
 
 def _finish(
-    pieces: Pieces, phase_end: PhaseEnd, phase: Phase, snapshot: Snapshot
+    pieces: Pieces,
+    phase_end: PhaseEnd,
+    base_params: Callable[[], Params],
+    phase: Phase,
+    snapshot: Snapshot,
 ) -> None:
-    """Keeps the finished model, then draws and measures."""
+    """Keeps the finished model, then samples and evaluates it beside the base model."""
     with pieces.preemption.saving():
         pieces.checkpoints.wait()
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
     checkpoint.save_model(path, params, _facts(pieces.model, phase))
-    teacher = pieces.phases[0]
-    first = checkpoint.model_dir(pieces.workdir, 0, teacher.num_steps)
-    teacher_params = checkpoint.load_model(first, params) if phase.number else params
-    phase_end.add(phase, params, teacher, teacher_params)
+    if phase.kind == "base":
+        base = params
+    else:
+        specs = param_specs(pieces.model)
+        base = parallel.place(base_params(), pieces.mesh, specs)
+    phase_end.add(phase, params, pieces.phases[0], base)
+
+
+def _read_base_params(pieces: Pieces) -> Params:
+    """Reads the model of phase 0 to the host, where it takes no device's memory."""
+    path = checkpoint.model_dir(pieces.workdir, 0, pieces.phases[0].num_steps)
+    template = param_template(pieces.model, pieces.mesh)
+    return jax.device_get(checkpoint.load_model(path, template))
 
 
 def _facts(model: Model, phase: Phase) -> dict[str, Any]:
