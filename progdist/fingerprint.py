@@ -1,10 +1,10 @@
-"""Prints what a checkpoint of a run holds, as SHA-256, so that runs can be compared.
+"""Prints SHA-256 digests of a run's checkpoint, so that runs can be compared.
 
   python -m progdist.fingerprint runs/digits [--step=1000]
 
-The newest checkpoint, or that of a global step. The arrays are read and compared with
-what was noted when they were saved; nothing is written. Exit codes: 0 done; 2 bad
-input, in one line.
+Reads the newest checkpoint, or the one of a global step, and compares its arrays with
+the digests that were saved with them; writes nothing. Exit codes: 0 done; 2 bad input,
+in one line.
 """
 
 import sys
@@ -17,12 +17,16 @@ from progdist.errors import UsageError, exit_with
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_integer(
-    "step", None, "Global step; else the newest.", 0, flag_values=FLAGS
+    "step",
+    None,
+    "Global step of the checkpoint; the newest if omitted.",
+    0,
+    flag_values=FLAGS,
 )
 
 
 def main(argv: list[str]) -> None:
-    """Prints a line a group: its name, and its digest or what it is."""
+    """Prints a line for each group of arrays: its name and its digest."""
     workdir = Path(cli.parse(FLAGS, argv, __doc__, words=("WORKDIR",))[0])
     directory = workdir.expanduser() / "checkpoints"
     steps = checkpoint.snapshot_steps(directory)

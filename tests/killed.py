@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from progdist import main
-from progdist.checkpoint import Checkpoints, models
+from progdist.checkpoint import Checkpoints, digests, models
 from progdist.errors import exit_with
-from progdist.trainer import step
+from progdist.trainer import state_machine, step
 from progdist.trainer.phase_end import PhaseEnd
 from progdist.trainer.preemption import Preemption
 from progdist.trainer.state import make_optimizer
@@ -130,7 +130,7 @@ def at_write(number):
 
 def at_seal(number):
     """After the commit, before the manifest."""
-    before(content, "write_manifest", lambda path: path.name == str(number) and die())
+    before(digests, "write_manifest", lambda path: path.name == str(number) and die())
 
 
 def at_row(number):
@@ -169,7 +169,7 @@ def at_model(number):
 
 
 def at_swap(number):
-    before(progressive, "advance", counted(number, lambda *_: die()))
+    before(state_machine, "swap", counted(number, lambda *_, **__: die()))
 
 
 PLACES = {

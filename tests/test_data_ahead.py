@@ -46,7 +46,7 @@ class Outside:
 
 
 def test_threads_keep_the_order(monkeypatch):
-    monkeypatch.setattr(batches_module, "_PIECE", 3)  # of 7 rows: three pieces
+    monkeypatch.setattr(batches_module, "PIECE", 3)  # of 7 rows: three pieces
     source = Outside(7)
     assert isinstance(source, Source)
     ahead = batches(source, 1, 2, 60, 7, True, num_workers=3)
@@ -56,7 +56,7 @@ def test_threads_keep_the_order(monkeypatch):
 
 
 def test_a_source_in_memory_has_the_same_examples_in_order(monkeypatch):
-    monkeypatch.setattr(batches_module, "_CHUNK", 4)  # of 9 examples: three chunks
+    monkeypatch.setattr(batches_module, "CHUNK", 4)  # of 9 examples: three chunks
     source = Outside(9)
     held = in_memory(source)
     assert isinstance(held, ArraySource)
@@ -152,7 +152,7 @@ def on_disk(request, tmp_path, monkeypatch):
     """Ten images and their labels, decoded as they are read."""
     monkeypatch.setattr(sources, "MAX_BYTES_IN_MEMORY", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(batches_module, "_PIECE", 2)
+    monkeypatch.setattr(batches_module, "PIECE", 2)
     if request.param == "tfds":
         return open_cifar10(unpack_cifar10(tmp_path))
     files = {f"{i % 3}/{i}.png": encoded(image_of(i, 32, 32)) for i in range(10)}

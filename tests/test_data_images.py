@@ -131,7 +131,7 @@ def test_shrinking_a_jpeg_as_it_is_decoded_changes_next_to_nothing(
     stripes = wide.point([(i * 7) % 256 for i in range(256)] * 3)
     content = encoded(stripes, "JPEG", quality=95, **options)
     shrunk = pixels_of(content, (16, 16, 3)).astype(int)
-    monkeypatch.setattr(images, "_DRAFT_RATIO", 1000)
+    monkeypatch.setattr(images, "DRAFT_RATIO", 1000)
     whole = pixels_of(content, (16, 16, 3)).astype(int)
     assert 0 < abs(shrunk - whole).max() <= 3
     assert abs(shrunk - whole).mean() < 0.5
@@ -139,13 +139,13 @@ def test_shrinking_a_jpeg_as_it_is_decoded_changes_next_to_nothing(
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
 def test_large_images_are_decoded_one_at_a_time(format, monkeypatch):
-    monkeypatch.setattr(images, "_LARGE_PIXELS", 23)
+    monkeypatch.setattr(images, "LARGE_PIXELS", 23)
     opened, open_image = [], images.open_image
     monkeypatch.setattr(
         images, "open_image", lambda content: opened.append(1) or open_image(content)
     )
     thread = threading.Thread(target=pixels_of, args=(encoded(PIXELS, format),))
-    with images._one_large:
+    with images.one_large:
         thread.start()
         thread.join(0.2)
         assert thread.is_alive()

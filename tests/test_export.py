@@ -21,10 +21,13 @@ import safetensors
 import safetensors.numpy
 
 from progdist import checkpoint, preflight
+from progdist.checkpoint import digests
 from progdist.config import ConfigError, to_json
 from progdist.diffusion import samplers
 from progdist.export import __main__ as export, formats
 from progdist.model import bind, param_shapes
+from progdist.nets.conditioning import Conditioning
+from progdist.preflight import make_model
 from progdist.workdir import provenance
 from tests import tiny
 from tests.test_main import answer
@@ -39,8 +42,6 @@ STRANGER = """
 import json, sys, zipfile
 sys.modules["progdist"] = sys.modules["flax"] = None
 import jax, numpy as np
-from progdist.preflight import make_model
-from progdist.nets.conditioning import Conditioning
 with zipfile.ZipFile(sys.argv[1]) as archive:
     card = json.loads(archive.read("card.json"))
     exported = jax.export.deserialize(bytearray(archive.read("exported")))
@@ -104,7 +105,7 @@ class Case:
         assert card["image_shape"] == list(config.data.image_shape)
         assert card["num_classes"] == config.net.num_classes
         assert card["params"] == checkpoint.fingerprint_of(self.params)[:16]
-        assert card["commit"] == (provenance.commit() or export._version())
+        assert card["commit"] == (provenance.commit() or export.version())
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +132,8 @@ def case(request, small, tmp_path_factory):
     return small
 
 
-def write(case, out, *formats):
-    return export.write(case.config, case.path, case.num_steps, out, formats)
+def write(case, out, *names):
+    return export.write(case.config, case.path, case.num_steps, out, names)
 
 
 def test_only_what_was_asked_for_is_left(case):
@@ -201,7 +202,7 @@ def test_the_program_is_one_for_all_platforms_and_names_no_files(case):
 def test_the_parameters_are_bit_equal_under_their_names(case):
     path = case.out / formats.PARAMS_NAME
     found = safetensors.numpy.load_file(path)
-    wanted = checkpoint.content.leaves_of(case.params)
+    wanted = digests.leaves_of(case.params)
     assert found.keys() == wanted.keys()
     for name, leaf in wanted.items():
         np.testing.assert_array_equal(found[name], leaf)
@@ -219,7 +220,7 @@ def test_the_parameters_are_a_teacher(case, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, loaded, case.params)
     case.config.schedule = "linear"
     with pytest.raises(ConfigError, match="its schedule is 'cosine'"):
-        preflight.check_teacher(case.config, case.model)
+        preflight.check_teacher(case.config, make_model(case.config))
 
 
 def test_other_files_are_no_teacher(tmp_path):
@@ -248,7 +249,7 @@ def test_a_failure_leaves_nothing(small, tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(artefacts, "write_jax", fail)
+    monkeypatch.setattr(formats, "write_jax", fail)
     with pytest.raises(OSError, match="No space left"):
         write(small, tmp_path / "out", "jax", "safetensors")
     assert not list(tmp_path.iterdir())
@@ -259,8 +260,8 @@ def test_samplers_that_draw_different_images_are_not_left(
     small, tmp_path, monkeypatch, difference
 ):
     for name in ("write_jax", "write_onnx"):
-        monkeypatch.setattr(artefacts, name, lambda path, *_: path.touch())
-    monkeypatch.setattr(artefacts, "largest_difference", lambda *_: difference)
+        monkeypatch.setattr(formats, name, lambda path, *_: path.touch())
+    monkeypatch.setattr(formats, "largest_difference", lambda *_: difference)
     with pytest.raises(checkpoint.SaveError, match="out: not written, since"):
         write(small, tmp_path / "out", "jax", "onnx")
     assert not list(tmp_path.iterdir())
@@ -308,7 +309,7 @@ def test_a_missing_package_is_named_with_its_extra(
 def test_parameters_that_a_file_cannot_hold_are_refused(
     small, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(artefacts, "MOST_BYTES", 1000)
+    monkeypatch.setattr(formats, "MOST_BYTES", 1000)
     flags = [f"--workdir={small.workdir}", "--num_steps=4", f"--out={tmp_path / 'o'}"]
     code, error = answer(export, *flags, capsys=capsys, monkeypatch=monkeypatch)
     assert code == 2

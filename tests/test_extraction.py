@@ -10,6 +10,7 @@ import pytest
 from progdist import data, parallel
 from progdist.evaluate import extraction, features, metrics, references
 from progdist.evaluate.features import Features, Network
+from progdist.workdir import array_cache
 
 FD = metrics.make_metric("fd")
 
@@ -191,8 +192,14 @@ def test_between_images_of_one_kind_the_distance_is_proportional_to_1_n_plus_1_m
 def test_a_key_has_one_place(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     key = {"a": 1, "b": 2}
-    assert references.path_of(key) == references.path_of(dict(reversed(key.items())))
-    assert references.path_of(key) != references.path_of({"a": 1, "b": 3})
+    assert array_cache.path_of(references.CACHE, key) == array_cache.path_of(
+        references.CACHE, dict(reversed(key.items()))
+    )
+    assert array_cache.path_of(references.CACHE, key) != array_cache.path_of(
+        references.CACHE, {"a": 1, "b": 3}
+    )
     references.cached(key, lambda: {"x": np.arange(3)})
-    with np.load(references.path_of(key), allow_pickle=False) as stored:
+    with np.load(
+        array_cache.path_of(references.CACHE, key), allow_pickle=False
+    ) as stored:
         assert json.loads(str(stored["key"])) == key

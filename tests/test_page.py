@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from progdist import report
+from progdist import plan as plans, report
 from progdist.diffusion import logsnr_bins
+from progdist.errors import exit_with
 from progdist.report.__main__ import main
-from progdist.report.images import data_uri
-from progdist.report.page import duration_text, many_text
+from progdist.report.figures.images import data_uri
+from progdist.report.text import duration_text, many_text
 from tests import browser
 from tests.test_report import (
     N_0,
@@ -96,6 +97,15 @@ def config(**changes) -> dict:
     }
 
 
+def plan() -> str:
+    sizes = {"base_batch_size": 64, "round_batch_size": 32}
+    return plans.to_json(
+        plans.make_plan(
+            base_updates=20, round_updates=20, start_steps=N_0, end_steps=1, **sizes
+        )
+    )
+
+
 def start(**changes) -> dict:
     return {
         "time": "2026-01-02T03:00:00Z",
@@ -126,6 +136,7 @@ def make_run(path: Path, phases: int = PHASES) -> Path:
     rows = [r | {"loss_by_logsnr": bars(r["num_steps"], r["loss"])} for r in rows]
     write_jsonl(path / "metrics.jsonl", rows)
     (path / "config.json").write_text(json.dumps(config()))
+    (path / "plan.json").write_text(plan())
     end = {"end": "done", "time": "2026-01-02T03:10:00Z"}
     write_jsonl(path / "starts.jsonl", [start(), end])
     return path
@@ -178,7 +189,7 @@ def test_every_picture_can_be_read_and_is_described(one):
     for attrs in pictures:
         assert picture(attrs["src"]).size[0] >= 8
     charts = one.all("svg")
-    assert [c["class"] for c in charts] == ["chart wide", "chart slim"] * 3
+    assert len(charts) == 2 + PHASES + 1  # distances, training, a profile each
     assert all(c["aria-label"] and c["role"] == "img" for c in charts)
 
 
@@ -258,8 +269,8 @@ def test_the_best_of_settings_and_of_other_solvers_counts(tmp_path):
     assert "student is at 2.12 in 8 network calls" in " ".join(page.text.split())
     assert page.tables[1][-1] == ["8", "7.50", "–", "–", "–", "–"]
     said = (
-        "2,000 samples against 1,234 of digits (train); real images are at 0.500 "
-        "(from 0.750 of 1,000 beside as many others)."
+        "2,000 samples against 1,234 of digits (train); two disjoint halves of the "
+        "real data are at 0.500 (scaled from 0.750 for 1,000 images each)."
     )
     assert said in page.text
     everything = page.tables[-1]
@@ -278,7 +289,7 @@ def test_a_student_that_only_others_have_drawn_is_shown_by_name(tmp_path):
     page = read(tmp_path)
     shown = ["8", "2.25 ancestral,gamma 1.0", "–", "–", "–", "–"]
     assert page.tables[0][-1] == shown
-    assert len(page.all("svg")) == 2
+    assert len(page.all("svg")) == 1
 
 
 def test_what_is_better_depends_on_the_metric(tmp_path):
@@ -295,7 +306,7 @@ def test_what_is_better_depends_on_the_metric(tmp_path):
     assert page.tables[1][-1][:3] == ["8", "-0.00100", "–"]  # no ratio of that
     assert page.text.count("Higher is better.") == 1
     assert page.text.count("Lower is better.") == 1
-    assert len(page.all("svg")) == 4  # for wide windows and for narrow ones
+    assert len(page.all("svg")) == 2
 
 
 def test_distances_that_cannot_be_compared_are_apart(tmp_path):
@@ -430,6 +441,16 @@ def test_a_run_says_how_far_it_is(tmp_path):
     assert facts["updates"] == "39 of 100"
 
 
+def test_without_its_plan_a_run_has_a_page(tmp_path):
+    workdir = make_run(tmp_path / "r")
+    (workdir / "plan.json").unlink()
+    page = read(workdir)
+    facts = {line[0]: line[1] for t in page.tables for line in t if len(line) == 2}
+    assert (facts["state"], facts["updates"]) == ("finished", "99")
+    (table,) = (t for t in page.tables if t[0][:2] == ["phase", "N"])
+    assert table[2] == ["round 1", "8", "20", "0.00250", "5.0 s", "–", "–", "–"]
+
+
 def test_the_teacher_alone_has_a_page(tmp_path):
     page = read(make_run(tmp_path / "r", phases=0))
     assert "no student has been measured yet" in page.text
@@ -474,7 +495,7 @@ def test_large_numbers_are_for_people(count, text):
 
 def answer(*words, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["report", *map(str, words)])
+        exit_with(main, ["report", *map(str, words)])
     return ended.value.code, capsys.readouterr().err
 
 
@@ -492,6 +513,7 @@ def answer(*words, capsys):
         (["W/run", "--on=x"], "unrecognized arguments: --on=x"),
         (["W/list"], "config.json: not a JSON object"),
         (["W/half"], "config.json: not JSON"),
+        (["W/plan"], "plan.json: not a plan"),
         (["W/rows"], "metrics.jsonl: loss is not a number: 'x'"),
         (["W/bars"], "loss_by_logsnr is not a list of 21 numbers or nulls: [1, 'x']"),
         (["W/run", "--watch=0"], "'0' is not a number of seconds, 1 or more"),
@@ -504,6 +526,7 @@ def test_a_mistake_is_one_line_and_code_2(words, message, capsys, tmp_path):
     for name, content in contents.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(content)
+    (make_run(tmp_path / "plan", phases=0) / "plan.json").write_text('[{"kind": 1}]')
     row = {"phase": 0, "step": 1, "global_step": 1, "num_steps": 4}
     row |= {"learning_rate": 1.0, "loss": "x"}
     write_jsonl(tmp_path / "rows" / "metrics.jsonl", [row])
@@ -524,25 +547,6 @@ DEEP = json.loads("[" * 900 + "]" * 900)
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("config.json", {"data": None}, "data is not an object: None"),
-        ("config.json", {"data": [1]}, "data is not an object: [1]"),
-        ("config.json", {"base": 3}, "base is not an object: 3"),
-        ("config.json", {"distill": "x"}, "distill is not an object: 'x'"),
-        (
-            "config.json",
-            {"base": {"batch_size": "x"}},
-            "base.batch_size is not a whole number, 1 or more: 'x'",
-        ),
-        (
-            "config.json",
-            {"distill": {"batch_size": 8, "ratio": None}},
-            "distill.ratio is not a whole number, 1 or more: None",
-        ),
-        (
-            "config.json",
-            {"data": {"image_shape": 7}},
-            "data.image_shape is not a list of whole numbers: 7",
-        ),
         ("config.json", {"x": DEEP}, "nested too deeply"),
         ("starts.jsonl", {"defaults": 3}, "defaults is not an object: 3"),
         ("starts.jsonl", {"versions": [1]}, "versions is not an object: [1]"),
@@ -592,6 +596,8 @@ def test_a_malformed_field_is_named_with_what_is_accepted(
         ("starts.jsonl", {"time": "0001-01-01", "commit": None}),
         ("starts.jsonl", {"command": "\ud800\n"}),
         ("config.json", {"data": {}, "base": {}, "distill": {}}),
+        ("config.json", {"data": None, "base": 3, "distill": [HUGE]}),
+        ("config.json", {"data": {"name": 3, "image_shape": 7}}),
         ("eval.jsonl", {"metric": "\ud800\n$"}),
         ("eval.jsonl", {"value": float("nan"), "reference": None, "seed": None}),
         ("eval.jsonl", {"of another version": {"value": HUGE}}),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from progdist.diffusion import logsnr_bins
-from progdist.report.profiles import profiles_figure, profiles_of
+from progdist.report.figures.profiles import profile_figures
+from progdist.report.read.profiles import profiles_of
 from progdist.workdir.rows import NUM_BINS, MetricsRow, read_row
 from tests.test_page import bars
 from tests.test_report import metrics
@@ -78,11 +79,10 @@ def test_what_is_no_loss_for_each_bin_is_refused(bad):
         profiles([r | {"loss_by_logsnr": bad} for r in metrics(0)])
 
 
-@pytest.mark.parametrize("width", [9.0, 3.9])
 @pytest.mark.parametrize("phases", [0, 4, 13])
-def test_each_profile_has_axes_of_its_own(phases, width):
+def test_each_profile_has_a_figure_of_its_own(phases):
     drawn = profiles(rows(phases, 3))
-    axes = [a for a in profiles_figure(drawn, width).axes if a.get_visible()]
+    axes = [figure.axes[0] for figure in profile_figures(drawn)]
     assert len(axes) == phases + 1
     for found, profile in zip(axes, drawn, strict=True):
         (line,) = found.lines

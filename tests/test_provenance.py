@@ -1,16 +1,11 @@
 import json
 import subprocess
 
-import pytest
-
-from configs import cifar10, digits, lsun_bedroom
+from configs import digits
 from progdist.config import (
     Config,
     defaults_of_changed,
-    plan_of as plan_of_config,
-    to_json,
 )
-from progdist.report.rounds import plan_of
 from progdist.workdir import provenance
 
 
@@ -65,11 +60,3 @@ def test_a_repository_around_the_code_is_not_the_codes(tmp_path, monkeypatch):
     git(tmp_path, "init", "--quiet")
     monkeypatch.setattr(provenance, "__file__", str(module))
     assert provenance.commit() is None
-
-
-@pytest.mark.parametrize("module", [digits, cifar10, lsun_bedroom])
-@pytest.mark.parametrize("teacher", ["", "some/model"])
-def test_the_report_reads_the_plan_as_the_run_does(module, teacher):
-    config = module.get_config()
-    config.teacher = teacher
-    assert plan_of(json.loads(to_json(config))) == plan_of_config(config)

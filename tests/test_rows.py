@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from progdist.workdir.rows import EvalRow, MetricsRow, RowError, read_row
+from progdist.workdir.files import FormatError
+from progdist.workdir.rows import EvalRow, MetricsRow, read_row
 
 METRICS = (
     '{"global_step": 5, "phase": 0, "num_steps": 4, "step": 5, "loss": 0.7140987, '
@@ -62,8 +63,12 @@ def test_a_row_repeats_one_that_differs_in_the_result_alone(change, same):
 
 
 def test_what_is_missing_or_malformed_is_named():
-    with pytest.raises(RowError, match=r"^eval.jsonl: a row lacks role, sampler, num"):
+    with pytest.raises(
+        FormatError, match=r"^eval.jsonl: a row lacks role, sampler, num"
+    ):
         read_row(EvalRow, {"phase": 0, "value": 1.0}, "eval.jsonl")
     reference = {"reference": {"data": "digits", "split": "train", "count": -1}}
-    with pytest.raises(RowError, match=r"^f: reference.count is not a whole number, 0"):
+    with pytest.raises(
+        FormatError, match=r"^f: reference.count is not a whole number, 0"
+    ):
         read_row(EvalRow, json.loads(EVALUATION) | reference, "f")

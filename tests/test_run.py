@@ -147,7 +147,7 @@ def test_pictures_and_models_are_left(finished):
         card = checkpoint.read_card(checkpoint.model_dir(finished, phase, steps))
         assert (card["num_steps"], card["output"]) == (steps, "v")
     assert list((finished / "tensorboard").iterdir())
-    assert (finished / "report.html").read_text().count("<svg") == 6
+    assert (finished / "report.html").read_text().count("<svg") == 5
 
 
 def test_starts_and_ends_are_noted(finished):

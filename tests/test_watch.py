@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdist.report import watch as watching
+from progdist.errors import exit_with
 from progdist.report.__main__ import main
+from progdist.report.page import watch as watching
 from progdist.workdir import files, lock
 from progdist.workdir.lock import Lock, Owner
 from tests.faults import command
@@ -253,7 +254,7 @@ def test_it_follows_a_run_in_another_process(tmp_path):
     assert error in ("", f"progdist: waiting for {workdir}\n")  # the run may be first
     assert out.strip() == str(page)
     assert "refresh" not in text(page)
-    assert text(page).count("<svg") == 6
+    assert text(page).count("<svg") == 4
     assert "20 of 20" in text(page)
 
 
@@ -276,8 +277,9 @@ def test_a_signal_ends_it(tmp_path, signum, code, said):
 
 
 def test_a_page_that_cannot_be_written_is_code_4(tmp_path, capsys):
+    words = [str(begun(tmp_path / "r")), "--out=/proc/a.html", "--watch=1"]
     with pytest.raises(SystemExit) as ended:
-        main(["", str(begun(tmp_path / "r")), "--out=/proc/a.html", "--watch=1"])
+        exit_with(main, ["", *words])
     assert ended.value.code == 4
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -303,7 +305,7 @@ def test_a_reader_that_never_rests_meets_no_half_rows(tmp_path):
 _READ = """
 import sys
 from pathlib import Path
-from progdist.report.run import load
+from progdist.report.read.run import load
 print("reading", flush=True)
 while True:
     load(Path(sys.argv[1]))

@@ -13,7 +13,7 @@ from progdist.data.progress import counting
 from progdist.data.source import ArraySource, Batch, Source
 from progdist.data.workers import read_ahead
 
-_PIECE, _CHUNK = 32, 256
+PIECE, CHUNK = 32, 256
 
 
 def from_uint8(image: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
@@ -104,11 +104,11 @@ def in_memory(source: Source, num_workers: int = 8) -> ArraySource:
     label = np.empty(len(source), np.int32)
 
     def read(start: int) -> int:
-        indices = np.arange(start, min(start + _CHUNK, len(source)), dtype=np.int64)
+        indices = np.arange(start, min(start + CHUNK, len(source)), dtype=np.int64)
         image[indices], label[indices] = source.take(indices)
         return len(indices)
 
-    starts = range(0, len(source), _CHUNK)
+    starts = range(0, len(source), CHUNK)
     with counting(f"reading {source.name}", len(source)) as advance:
         for count in read_ahead(read, starts, num_workers):
             advance(count)
@@ -119,7 +119,7 @@ def in_memory(source: Source, num_workers: int = 8) -> ArraySource:
 
 def _pieces(rows: range) -> list[slice]:
     """Cuts the rows into slices of a few."""
-    parts = (rows[i : i + _PIECE] for i in range(0, len(rows), _PIECE))
+    parts = (rows[i : i + PIECE] for i in range(0, len(rows), PIECE))
     return [slice(part.start, part.stop, part.step) for part in parts]
 
 

@@ -28,10 +28,10 @@ Box = tuple[int, int, int, int]
 MAX_PIXELS = 1 << 26
 MAX_BYTES = 1 << 28
 # Above this one image is decoded at a time: at 64 megapixels WebP takes 1 GB.
-_LARGE_PIXELS = 1 << 23
+LARGE_PIXELS = 1 << 23
 # A JPEG is first shrunk by 2, 4 or 8 as part of its decoding where it stays this many
 # times larger than wanted: much faster, and within about a tenth of a level.
-_DRAFT_RATIO = 4
+DRAFT_RATIO = 4
 _ORIENTATION = 0x0112
 _TRANSPOSES = (  # for the orientations 2 to 8
     Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,7 +43,7 @@ _TRANSPOSES = (  # for the orientations 2 to 8
     Image.Transpose.ROTATE_90,
 )
 _MODES = {1: "L", 3: "RGB"}
-_one_large = threading.RLock()
+one_large = threading.RLock()
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 # Pillow's remarks do not name the file; ImageError says what is wrong with one.
@@ -69,7 +69,7 @@ def decode(
       ImageError: if it cannot be decoded, or is animated, transparent or too large.
     """
     height, width, channels = image_shape
-    least = _DRAFT_RATIO * max(height, width)
+    least = DRAFT_RATIO * max(height, width)
     with _reasons(), _opened(encoded, least) as (image, full, shrink):
         pixels = _opaque(image).convert(_MODES[channels])
         orientation = _orientation(image) if upright else 1
@@ -144,17 +144,17 @@ def _opened(
     """
     with contextlib.ExitStack() as stack:
         if _is_webp(encoded) and _is_large(_webp_size(encoded)):
-            stack.enter_context(_one_large)
+            stack.enter_context(one_large)
         image = stack.enter_context(open_image(encoded))
         full, draft = image.size, image.draft(None, (least, least))
         # The coefficients of a progressive JPEG are all held, however much it shrinks.
         if _is_large(full if "progressive" in image.info else image.size):
-            stack.enter_context(_one_large)
+            stack.enter_context(one_large)
         yield image, full, full[0] / draft[1][2] if draft else 1.0
 
 
 def _is_large(size: Size) -> bool:
-    return size[0] * size[1] > _LARGE_PIXELS
+    return size[0] * size[1] > LARGE_PIXELS
 
 
 def _is_webp(encoded: bytes) -> bool:

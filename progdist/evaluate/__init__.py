@@ -1,1 +1,1 @@
-"""Distances between the samples of a model and the data."""
+"""Evaluation of models: sampling, features, metrics, and the rows of eval.jsonl."""

@@ -4,7 +4,8 @@
   python -m progdist.evaluate --workdir=runs/cifar10 --round=0 --num_steps=8,16,32
       --sampler=ddim,ancestral --gammas=0,0.1,0.3,1 --features=inception --num=50000
 
-N is the number of network calls per image, of every sampler: heun takes N / 2 steps.
+N is the number of network calls per image for every sampler: heun takes N / 2 steps.
+--round=0 is the undistilled teacher, which can be sampled in any number of steps.
 
 Metrics: fd, the Fréchet distance; kid, the kernel distance; is, the Inception Score;
 pr, precision and recall. Features: pixels; inception (FID) with the resizing of
@@ -38,7 +39,7 @@ from progdist.evaluate import evaluator, extraction, metrics, references, specs
 from progdist.evaluate.evaluator import Evaluator
 from progdist.evaluate.metrics import MetricSpec
 from progdist.evaluate.specs import SamplerSpec
-from progdist.model import Model, param_template
+from progdist.model import param_template
 from progdist.workdir import journal, layout
 from progdist.workdir.lock import Lock
 from progdist.workdir.rows import EvalRow, read_typed
@@ -50,11 +51,15 @@ _list = functools.partial(flags.DEFINE_list, flag_values=FLAGS)
 _integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
 _string("workdir", None, "Directory of the run.")
 _list("num_steps", [], "Network calls per image; by default each model's own.")
-_list("round", [], "Phases, 0 for the undistilled teacher; by default by --num_steps.")
+_list("round", [], "Phases to evaluate; by default those trained for --num_steps.")
 _list("sampler", ["ddim"], f"Samplers to evaluate: {', '.join(get_args(SolverName))}.")
 _list("gammas", [], "Noise of the ancestral sampler, 0 to 1; by default the run's.")
 _list("metrics", ["fd"], f"Metrics to compute: {', '.join(get_args(metrics.Metric))}.")
-_list("features", ["pixels"], f"Features: {', '.join(get_args(extraction.Name))}.")
+_list(
+    "features",
+    ["pixels"],
+    f"Features to compare: {', '.join(get_args(extraction.Name))}.",
+)
 _integer("num", None, "Number of images; by default the run's.", 2)
 _integer(
     "seed",
@@ -166,18 +171,15 @@ def _run(
             sampler_specs, lambda spec: (spec.phase, spec.trained_steps)
         )
     }
-    model = preflight.make_model(config)
-    for model_dir in groups:
-        preflight.check_card(model, model_dir, checkpoint.read_card(model_dir))
-    evaluation = _evaluator(config, model, values)
-    path, template = (
-        workdir / layout.EVALUATIONS,
-        param_template(model, evaluation.mesh),
-    )
+    models = {path: preflight.open_model(config, path) for path in groups}
+    evaluation = _evaluator(config, values)
+    path = workdir / layout.EVALUATIONS
     parallel.on_process_zero(lambda: journal.mend(path))
     for model_dir, group in groups.items():
+        model, rows = models[model_dir], read_typed(EvalRow, path)
+        template = param_template(model, evaluation.mesh)
         params = checkpoint.load_model(model_dir, template)
-        for result in evaluation.evaluate(params, group, read_typed(EvalRow, path)):
+        for result in evaluation.evaluate(model, params, group, rows):
             _write(path, result)
 
 
@@ -191,7 +193,7 @@ def _write(path: Path, result: evaluator.Result) -> None:
         print(evaluator.line(result.spec, row))
 
 
-def _evaluator(config: Config, model: Model, values: dict[str, Any]) -> Evaluator:
+def _evaluator(config: Config, values: dict[str, Any]) -> Evaluator:
     size, processes = config.evaluation.batch_size, jax.process_count()
     if processes > 1 and size % jax.device_count():
         devices = f"the {jax.device_count()} devices"
@@ -210,7 +212,6 @@ def _evaluator(config: Config, model: Model, values: dict[str, Any]) -> Evaluato
     ]
     reference = references.make_reference(source, split, size, config.data.num_workers)
     return Evaluator(
-        model,
         parallel.make_mesh(devices),
         config.evaluation,
         extractors,

@@ -1,16 +1,11 @@
 """Statistics and floors of the real data, cached so that each is computed once.
 
 $XDG_CACHE_HOME/progdist/statistics has a file for each set of images and features. Its
-name is a digest of everything the numbers depend on: name, split, size and content of
-the data, number of examples, the features and their weights.
+key holds everything the numbers depend on: name, split, size and content of the data,
+number of examples, the features and their weights.
 """
 
-import hashlib
-import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -23,15 +18,15 @@ from progdist.data.workers import read_ahead
 from progdist.evaluate import extraction, metrics
 from progdist.evaluate.extraction import Extractor, Part
 from progdist.evaluate.metrics import MAX_VECTORS
-from progdist.workdir.files import cache_dir, write_cache
+from progdist.workdir import array_cache
+from progdist.workdir.array_cache import Arrays
 from progdist.workdir.rows import Floor
 
-Arrays = dict[str, np.ndarray]
+CACHE = "statistics"
 LIMIT = 50_000
 Which = Literal["all", "one half", "other half"]
 # Version of the computation: counts up when the same images get other numbers.
 _RULES = 2
-_DAMAGED = OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error
 
 
 class Reference(NamedTuple):
@@ -67,7 +62,7 @@ def make_reference(
     """Returns the reference; images in memory are identified by their content."""
     content = source.fingerprint
     if isinstance(source, data.ArraySource):
-        content = _digest({"images": source.images})
+        content = array_cache.digest_of({"images": source.images})
     return Reference(source, source.name, split, content, batch_size, num_workers)
 
 
@@ -159,28 +154,20 @@ def floor(
     }
 
 
-def cached(key: dict[str, Any], make: Callable[[], Arrays]) -> Arrays | None:
+def cached(key: array_cache.Key, make: Callable[[], Arrays]) -> Arrays | None:
     """Returns the cached arrays of a key; makes and stores them if there are none.
 
     Process 0 alone reads and writes the cache, and all of them make; the others get
     None if there is nothing to make.
     """
-    path, text = path_of(key), json.dumps(key, sort_keys=True)
-    stored = _load(path, text) if jax.process_index() == 0 else None
+    first = jax.process_index() == 0
+    stored = array_cache.load(CACHE, key) if first else None
     if parallel.broadcast_from_zero(stored is not None):
         return stored
     arrays = make()
-    if jax.process_index() == 0:
-        notes = {"key": np.array(text), "digest": np.array(_digest(arrays))}
-        write_cache(path, arrays | notes, "not kept")
+    if first:
+        array_cache.save(CACHE, key, arrays, "not kept")
     return arrays
-
-
-def path_of(key: dict[str, Any]) -> Path:
-    """Returns the path of the cached arrays of a key."""
-    text = json.dumps(key, sort_keys=True)
-    name = hashlib.sha256(text.encode()).hexdigest()[:32]
-    return cache_dir() / "statistics" / f"{name}.npz"
 
 
 def chosen_indices(
@@ -226,22 +213,3 @@ def _parts(
     for numbers, images in read_ahead(read, starts, reference.num_workers):
         yield numbers, images
         advance(len(images) * processes)
-
-
-def _load(path: Path, key: str) -> Arrays | None:
-    """Returns the cached arrays; None if they are damaged, or of another key."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = dict(stored)
-        stored_key, digest = str(arrays.pop("key")), str(arrays.pop("digest"))
-    except _DAMAGED:
-        return None
-    return arrays if stored_key == key and digest == _digest(arrays) else None
-
-
-def _digest(arrays: Arrays) -> str:
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

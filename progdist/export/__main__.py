@@ -2,13 +2,13 @@
 
   python -m progdist.export --workdir=runs/digits --num_steps=4 --out=exported/digits4
 
-The directory --out, which must not exist, gets by default all of
+Writes into the directory --out, which must not exist, by default all of
   sampler.jax.zip     for jax.export, on cpu, cuda and tpu
   sampler.onnx        for onnxruntime and others
   params.safetensors  the parameters alone
-each with its card: N, schedule, output kind, image shape, commit. It appears complete
-or not at all. Needs pip install 'progdist[export]'. Exit codes: 0 done; 2 bad input, in
-one line; 4 not written.
+each with a card: N, schedule, parameterization, image shape, commit. The directory
+appears complete or not at all. Needs pip install 'progdist[export]'. Exit codes:
+0 done; 2 bad input, in one line; 4 not written.
 """
 
 import dataclasses
@@ -25,28 +25,33 @@ from absl import flags
 
 from progdist import checkpoint, cli, parallel, preflight
 from progdist.config import Config
+from progdist.diffusion.schedules import describe
 from progdist.errors import UsageError, end_on_sigterm, exit_with
 from progdist.export import formats
-from progdist.export.formats import Card
+from progdist.export.formats import FORMATS, Card
 from progdist.model import Model, Params, param_template
 from progdist.workdir import files, provenance
 
-# With the packages that each takes beyond those that this one requires.
-FORMATS = {
-    "jax": ("flatbuffers",),
-    "onnx": ("jax2onnx", "onnx", "onnxruntime"),
-    "safetensors": ("safetensors",),
-}
 _LEVEL = 2 / 255  # of a byte, in [-1, 1]
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
+flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=FLAGS)
 flags.DEFINE_integer(
-    "num_steps", None, "Network calls an image.", 1, cli.MOST_STEPS, flag_values=FLAGS
+    "num_steps",
+    None,
+    "Number of sampling steps; selects the round that was trained for it.",
+    1,
+    cli.MOST_STEPS,
+    flag_values=FLAGS,
 )
-flags.DEFINE_string("out", None, "The directory to make.", flag_values=FLAGS)
-flags.DEFINE_list("formats", list(FORMATS), "Which files.", flag_values=FLAGS)
-flags.DEFINE_bool("teacher", False, "Of the undistilled teacher.", flag_values=FLAGS)
+flags.DEFINE_string("out", None, "Directory to create.", flag_values=FLAGS)
+flags.DEFINE_list("formats", list(FORMATS), "Formats to write.", flag_values=FLAGS)
+flags.DEFINE_bool(
+    "teacher",
+    False,
+    "Export the undistilled base model instead, sampled in --num_steps.",
+    flag_values=FLAGS,
+)
 
 
 def write(
@@ -55,67 +60,69 @@ def write(
     """Writes a model's files, as a directory that appears complete or not at all.
 
     Returns:
-      The largest difference between the images of the JAX and the ONNX sampler, where
+      The largest difference between the images of the JAX and the ONNX sampler, if
       both are written.
 
     Raises:
       CheckpointError: if the model cannot be read.
-      ConfigError: if it is of another output or schedule.
+      ConfigError: if it is of another parameterization or schedule.
+      UsageError: if a format cannot hold it.
       SaveError: if the two samplers draw different images.
     """
     # Other precisions are of this machine's training, not of the sampler.
-    config.net = dataclasses.replace(config.net, dtype="float32", remat=False)
-    model, found = preflight.make_model(config), checkpoint.read_card(model_path)
-    preflight.check_card(model, model_path, found)
-    params = _load(model_path, model)
-    card = _card(config, found["phase"], params, num_steps)
+    net = dataclasses.replace(config.net, dtype="float32", remat=False)
+    model = preflight.open_model(dataclasses.replace(config, net=net), model_path)
+    origin = checkpoint.read_card(model_path)
+    template = param_template(model, parallel.make_mesh(jax.devices()[:1]))
+    params = checkpoint.load_model(model_path, template)
+    params = jax.tree.map(np.asarray, params)
+    card = _card(config, model, origin["phase"], params, num_steps)
     out.parent.mkdir(parents=True, exist_ok=True)
     difference = None
     with files.whole_directory(out) as part:
         _write_files(part, model, params, card, names)
         if {"jax", "onnx"} <= set(names):
             difference = formats.largest_difference(part, model)
-            _check_difference(out, difference)
+            if not difference <= _LEVEL:
+                raise checkpoint.SaveError(
+                    f"{out}: not written, since the images of the ONNX sampler differ "
+                    f"from those of JAX by {difference:.1e}"
+                )
     return difference
 
 
 def main(argv: list[str]) -> None:
-    """Writes what the flags describe."""
+    """Exports the model that the flags describe."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
-    out = Path(values["out"]).expanduser()
-    names = _check_formats(values["formats"])
+    out, names = Path(values["out"]).expanduser(), values["formats"]
+    _check_formats(names)
     if out.exists():
         raise UsageError(f"--out={out}: is there already, and is not overwritten")
     workdir, config = preflight.open_run(values["workdir"])
     num_steps = values["num_steps"]
-    found = checkpoint.find_model(workdir, None if values["teacher"] else num_steps)
+    model = checkpoint.find_model(workdir, None if values["teacher"] else num_steps)
     cli.prepare_devices(config)
-    difference = write(config, found, num_steps, out, names)
+    difference = write(config, model, num_steps, out, names)
     for path in sorted(out.iterdir()):
         print(f"{path}: {path.stat().st_size:,} bytes")
     if difference is not None:
         print(f"the images of JAX and ONNX differ by at most {difference:.1e}")
 
 
-def _load(path: Path, model: Model) -> Params:
-    """Reads the parameters to the host."""
-    mesh = parallel.make_mesh(jax.devices()[:1])
-    params = checkpoint.load_model(path, param_template(model, mesh))
-    return jax.tree.map(np.asarray, params)
-
-
-def _card(config: Config, phase: int, params: Params, num_steps: int) -> Card:
+def _card(
+    config: Config, model: Model, phase: int, params: Params, num_steps: int
+) -> Card:
     return {
         "sampler": "ddim",
         "num_steps": num_steps,
-        "schedule": config.schedule,
-        "output": config.parameterization,
+        "schedule": describe(model.schedule),
+        "output": model.parameterization,
         "image_shape": list(config.data.image_shape),
         "num_classes": config.net.num_classes,
         "phase": phase,
         "params": checkpoint.fingerprint_of(params)[:16],  # as in eval.jsonl
-        "commit": provenance.commit() or _version(),
+        "commit": provenance.commit() or version(),
         "jax": jax.__version__,
     }
 
@@ -137,8 +144,8 @@ def _write_files(
         formats.write_onnx(directory / formats.ONNX_NAME, model, params, card)
 
 
-def _check_formats(names: Sequence[str]) -> Sequence[str]:
-    """Refuses formats that there are not, or whose packages are not there."""
+def _check_formats(names: Sequence[str]) -> None:
+    """Refuses unknown formats, and those whose packages are missing."""
     for name in names:
         if name not in FORMATS:
             known = ", ".join(FORMATS)
@@ -150,18 +157,10 @@ def _check_formats(names: Sequence[str]) -> Sequence[str]:
                 )
     if not names:
         raise UsageError("--formats: must name at least one")
-    return names
 
 
-def _check_difference(out: Path, difference: float) -> None:
-    if not difference <= _LEVEL:
-        raise checkpoint.SaveError(
-            f"{out}: not written, since the images of the ONNX sampler differ from "
-            f"those of JAX by {difference:.1e}"
-        )
-
-
-def _version() -> str:
+def version() -> str:
+    """Returns the name and version of the package."""
     return f"progdist {importlib.metadata.version('progdist')}"
 
 

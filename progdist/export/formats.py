@@ -1,12 +1,12 @@
-"""A few-step sampler as files that run without this package.
+"""Export formats: a few-step sampler as files that run without this package.
 
 A sampler maps noise z_1 [b, h, w, c], float32, and for a conditional network labels
 [b], int32, to images in [-1, 1], by DDIM in float32. N, the schedule and the parameters
-are part of it; b is free. Every file carries its card: what it is, and what made it.
+are part of it; b is free. Every file carries a card that describes it and its origin.
 
   sampler.jax.zip: an archive of `exported`, for `jax.export.deserialize`, and card.json
   sampler.onnx: inputs noise and label, output images; the card as metadata
-  params.safetensors: arrays named as in "down_0.block_0/conv1/kernel"; likewise
+  params.safetensors: arrays named as in "down_0.block_0/conv1/kernel"; the same
 """
 
 import contextlib
@@ -31,6 +31,12 @@ from progdist.diffusion.prediction import Denoise
 from progdist.model import Model, Params, bind
 from progdist.nets.conditioning import Conditioning
 
+# Packages of each format beyond those that this package requires.
+FORMATS = {
+    "jax": ("flatbuffers",),
+    "onnx": ("jax2onnx", "onnx", "onnxruntime"),
+    "safetensors": ("safetensors",),
+}
 PLATFORMS = ("cpu", "cuda", "tpu")
 JAX_NAME, ONNX_NAME = "sampler.jax.zip", "sampler.onnx"
 PARAMS_NAME = "params.safetensors"
@@ -43,7 +49,7 @@ Sampler = Callable[..., Array]
 
 
 def make_sampler(model: Model, params: Params, num_steps: int) -> Sampler:
-    """Returns noise [b, h, w, c] (and labels [b]) -> images; see the module."""
+    """Returns the function (noise (, labels)) -> images; see the module."""
 
     def draw(
         noise: Float[Array, "b h w c"], label: Int[Array, " b"] | None = None
@@ -55,7 +61,7 @@ def make_sampler(model: Model, params: Params, num_steps: int) -> Sampler:
 
 
 def make_step(model: Model, params: Params, num_steps: int) -> Sampler:
-    """Returns (j, z_t (, labels)) -> z_s, the sampler's step number j = 0 … N - 1."""
+    """Returns (j, z_t (, labels)) -> z_s: step j = 0 … N - 1 of the sampler."""
 
     def step(
         j: Int[Array, ""],
@@ -72,7 +78,7 @@ def make_step(model: Model, params: Params, num_steps: int) -> Sampler:
 
 
 def write_jax(path: Path, model: Model, params: Params, card: Card) -> None:
-    """Writes the sampler for all of `PLATFORMS`; the same content, the same bytes."""
+    """Writes the sampler for all of `PLATFORMS`; equal content gives equal bytes."""
     sampler = make_sampler(model, params, card["num_steps"])
     (batch,) = jax.export.symbolic_shape("b")
     with _without_places():
@@ -88,10 +94,10 @@ def write_jax(path: Path, model: Model, params: Params, card: Card) -> None:
 
 
 def write_onnx(path: Path, model: Model, params: Params, card: Card) -> None:
-    """Writes the sampler as ONNX: the step, by jax2onnx, in a Loop.
+    """Writes the sampler as ONNX: the step, converted by jax2onnx, in a Loop.
 
     Raises:
-      SaveError: if the converter cannot do it.
+      SaveError: if it cannot be converted.
     """
     import onnx
 
@@ -102,9 +108,9 @@ def write_onnx(path: Path, model: Model, params: Params, card: Card) -> None:
         raise SaveError(
             f"{path.name}: jax2onnx cannot convert this ({trees.reason(error)})"
         ) from error
-    looped = _repeat(step, num_steps)
-    onnx.helper.set_model_props(looped, as_strings(card))
-    onnx.save_model(looped, path)
+    sampler = _repeat(step, num_steps)
+    onnx.helper.set_model_props(sampler, as_strings(card))
+    onnx.save_model(sampler, path)
 
 
 def write_safetensors(path: Path, params: Params, card: Card) -> None:
@@ -128,23 +134,23 @@ def write_safetensors(path: Path, params: Params, card: Card) -> None:
 
 
 def as_strings(card: Card) -> dict[str, str]:
-    """Returns the card as strings; what is none already, as JSON."""
+    """Returns the card as strings; other values as JSON."""
     return {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in card.items()
     }
 
 
-def largest_difference(directory: Path, model: Model, batch: int = 2) -> float:
-    """Returns how far the images of the two samplers in a directory are apart.
+def largest_difference(directory: Path, model: Model) -> float:
+    """Returns the largest difference between the images of a directory's two samplers.
 
     Both are read back and run on the CPU, on the same noise.
     """
     import onnxruntime
 
-    noise = np.random.default_rng(0).standard_normal((batch, *model.image_shape))
-    inputs = [noise.astype(np.float32), np.zeros(batch, np.int32)]
-    inputs = inputs[: len(_inputs(model, batch))]
+    noise = np.random.default_rng(0).standard_normal((2, *model.image_shape))
+    inputs = [noise.astype(np.float32), np.zeros(2, np.int32)]
+    inputs = inputs[: len(_inputs(model, 2))]
     with zipfile.ZipFile(directory / JAX_NAME) as archive:
         exported = jax.export.deserialize(bytearray(archive.read("exported")))
     with jax.default_device(jax.devices("cpu")[0]):
@@ -180,15 +186,16 @@ def _convert(step: Sampler, model: Model) -> Any:
 def _repeat(step: Any, num_steps: int) -> Any:
     """Returns noise (, label) -> images, the step as the body of a Loop.
 
-    The body counts in int64 and passes on a condition, which is always true; what it
-    reads besides, the label, it finds outside.
+    The body counts in int64 and passes on a condition, which is always true. It reads
+    the label from the graph around it.
     """
     from onnx import TensorProto, helper
 
     body = step.graph
     _, z_t, *labels = body.input
     (z_s,) = body.output
-    noise, images = (_renamed(v, n) for v, n in ((z_t, "noise"), (z_s, "images")))
+    noise = helper.make_value_info("noise", z_t.type)
+    images = helper.make_value_info("images", z_s.type)
     count = helper.make_tensor_value_info("count", TensorProto.INT64, [])
     go_on, going = (
         helper.make_tensor_value_info(n, TensorProto.BOOL, []) for n in ("go", "going")
@@ -212,15 +219,8 @@ def _repeat(step: Any, num_steps: int) -> Any:
     )
 
 
-def _renamed(value: Any, name: str) -> Any:
-    renamed = type(value)()
-    renamed.CopyFrom(value)
-    renamed.name = name
-    return renamed
-
-
 def _inputs(model: Model, batch: Any) -> list[jax.ShapeDtypeStruct]:
-    """What a sampler takes; the size of the batch may be a symbol or a name."""
+    """Returns a sampler's inputs; the size of the batch may be a symbol or a name."""
     noise = jax.ShapeDtypeStruct((batch, *model.image_shape), jnp.float32)
     label = jax.ShapeDtypeStruct((batch,), jnp.int32)
     return [noise, label] if model.num_classes else [noise]

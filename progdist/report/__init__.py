@@ -9,23 +9,22 @@ In all of it "teacher" means the undistilled model of phase 0, and a number of
 steps N is a number of network calls.
 """
 
-from progdist.report.curves import write_curves
-from progdist.report.images import image_grid, save_png, square_grid
-from progdist.report.measures import read_evaluations
-from progdist.report.page import write_page
-from progdist.report.quality import write_quality
-from progdist.report.samples import ArrayError, write_comparison, write_samples
-from progdist.report.tables import closing_table, markdown_table
-from progdist.report.trajectories import write_trajectories
-from progdist.workdir.rows import EvalRow, RowError
+from progdist.report.figures.curves import write_curves
+from progdist.report.figures.images import image_grid, save_png, square_grid
+from progdist.report.figures.quality import write_quality
+from progdist.report.figures.samples import write_comparison, write_samples
+from progdist.report.figures.trajectories import write_trajectories
+from progdist.report.page.page import write_page
+from progdist.report.page.tables import closing_table
+from progdist.report.read.evaluations import read_evaluations
+from progdist.workdir.files import FormatError
+from progdist.workdir.rows import EvalRow
 
 __all__ = [
-    "ArrayError",
     "EvalRow",
-    "RowError",
+    "FormatError",
     "closing_table",
     "image_grid",
-    "markdown_table",
     "read_evaluations",
     "save_png",
     "square_grid",

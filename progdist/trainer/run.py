@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from progdist.config import Config, defaults_of_changed
 from progdist.diffusion import logsnr_bins
 from progdist.diffusion.schedules import describe
 from progdist.evaluate import references
-from progdist.model import Model, init_params
+from progdist.model import Model, Params, init_params, param_specs, param_template
 from progdist.plan import Phase
 from progdist.trainer import loop, recipes, resume, state_machine
 from progdist.trainer.build import Pieces, build
@@ -64,9 +64,9 @@ def run(
       Interrupted: if a signal asked it to stop; the state is saved.
     """
     preflight.check_devices(config, jax.device_count())
-    source, model = preflight.open_source(config), preflight.make_model(config)
+    source, models = preflight.open_source(config), preflight.make_models(config)
     if not checkpoint.snapshot_steps(workdir / "checkpoints"):
-        preflight.check_teacher(config, model)
+        preflight.check_teacher(config, models["base"])
     with ExitStack() as stack:
         own = functools.partial(_own, config, workdir, override, stack)
         parallel.on_process_zero(own)
@@ -74,7 +74,7 @@ def run(
         pieces = build(
             config,
             workdir,
-            model=model,
+            models=models,
             source=source,
             interrupt=interrupt or Interrupt(),
             override=override,
@@ -107,7 +107,8 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     )
     phase_end = PhaseEnd(
         pieces.workdir,
-        pieces.model,
+        lambda phase: pieces.recipe(phase.number).model,
+        pieces.source.image_shape,
         pieces.mesh,
         pieces.config.evaluation,
         references.make_reference(
@@ -124,7 +125,12 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
         pieces.phases,
         snapshot,
         train=functools.partial(_train, pieces, journal),
-        finish=functools.partial(_finish, pieces, phase_end),
+        finish=functools.partial(
+            _finish,
+            pieces,
+            phase_end,
+            functools.cache(functools.partial(_read_base_params, pieces)),
+        ),
         begin_round=functools.partial(_begin_round, pieces),
     )
     phase_end.conclude(pieces.phases)
@@ -157,10 +163,10 @@ def _template(pieces: Pieces, progress: Progress) -> Snapshot:
 
 
 def _fresh(pieces: Pieces) -> Snapshot:
-    params = init_params(pieces.model, pieces.config.seed, pieces.mesh)
+    recipe = pieces.recipe(0)
+    params = init_params(recipe.model, pieces.config.seed, pieces.mesh)
     if pieces.config.teacher:
         params = checkpoint.load_model(Path(pieces.config.teacher).expanduser(), params)
-    recipe = pieces.recipe(0)
     state = init_state(params, recipe.optimizer, recipe.keeps_ema)
     return Snapshot(0, parallel.place(state, pieces.mesh, recipe.specs), ())
 
@@ -247,24 +253,38 @@ def _begin_round(pieces: Pieces, snapshot: Snapshot) -> Snapshot:
     A state that is placed otherwise would compile the step once more.
     """
     recipe = pieces.recipe(snapshot.phase + 1)
-    begun = state_machine.swap(snapshot, recipe.optimizer, keep_ema=recipe.keeps_ema)
+    begun = recipe.begin(snapshot)
     state = parallel.place(begun.state, pieces.mesh, recipe.specs)
     return begun._replace(state=state)
 
 
 def _finish(
-    pieces: Pieces, phase_end: PhaseEnd, phase: Phase, snapshot: Snapshot
+    pieces: Pieces,
+    phase_end: PhaseEnd,
+    base_params: Callable[[], Params],
+    phase: Phase,
+    snapshot: Snapshot,
 ) -> None:
-    """Keeps the finished model, then draws and measures."""
+    """Keeps the finished model, then samples and evaluates it beside the base model."""
     with pieces.preemption.saving():
         pieces.checkpoints.wait()
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
-    checkpoint.save_model(path, params, _facts(pieces.model, phase))
-    teacher = pieces.phases[0]
-    first = checkpoint.model_dir(pieces.workdir, 0, teacher.num_steps)
-    teacher_params = checkpoint.load_model(first, params) if phase.number else params
-    phase_end.add(phase, params, teacher, teacher_params)
+    model = pieces.recipe(phase.number).model
+    checkpoint.save_model(path, params, _facts(model, phase))
+    if phase.kind == "base":
+        base = params
+    else:
+        specs = param_specs(pieces.recipe(0).model)
+        base = parallel.place(base_params(), pieces.mesh, specs)
+    phase_end.add(phase, params, pieces.phases[0], base)
+
+
+def _read_base_params(pieces: Pieces) -> Params:
+    """Reads the model of phase 0 to the host, where it takes no device's memory."""
+    path = checkpoint.model_dir(pieces.workdir, 0, pieces.phases[0].num_steps)
+    template = param_template(pieces.recipe(0).model, pieces.mesh)
+    return jax.device_get(checkpoint.load_model(path, template))
 
 
 def _facts(model: Model, phase: Phase) -> dict[str, Any]:

@@ -10,6 +10,12 @@ from typing import BinaryIO
 
 import numpy as np
 
+from progdist.errors import InputError
+
+
+class FormatError(InputError):
+    """A malformed file; the message names it, in one line."""
+
 
 def cache_dir() -> Path:
     """Returns $XDG_CACHE_HOME/progdist, or ~/.cache/progdist."""

@@ -1,6 +1,7 @@
 """Names of the files and folders in a workdir."""
 
 CONFIG = "config.json"
+PLAN = "plan.json"
 METRICS = "metrics.jsonl"
 EVALUATIONS = "eval.jsonl"
 STARTS = "starts.jsonl"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-from progdist.errors import InputError
+from progdist.workdir.files import FormatError
 
 NUM_BINS = 21  # of progdist.diffusion.logsnr_bins, which lies above this room
 _MAX_DEPTH = 20  # levels; anything nested deeper cannot be shown
@@ -21,10 +21,6 @@ _MAX_EXACT = 2**53  # beyond it a float cannot hold every whole number
 _MAX_DRAWN = 1e100  # beyond it Matplotlib overflows
 
 _Row = TypeVar("_Row")
-
-
-class RowError(InputError):
-    """A malformed JSON file; the message names it, in one line."""
 
 
 class _Accepted(NamedTuple):
@@ -199,7 +195,7 @@ def read_typed(kind: type[_Row], path: str | Path) -> list[_Row]:
     """Reads a file of rows of one class; see `read_rows`.
 
     Raises:
-      RowError: if a row is malformed.
+      FormatError: if a row is malformed.
       FileNotFoundError: if the folder of the file does not exist.
     """
     return [read_row(kind, row, path) for row in read_rows(path)]
@@ -217,21 +213,21 @@ def read_row(
       outer: name of the field that holds the object, if any.
 
     Raises:
-      RowError: if a field is missing or is not of the accepted kind.
+      FormatError: if a field is missing or is not of the accepted kind.
     """
     schema, values = _schema(kind), {}
     needed = [name for name, (_, d) in schema.items() if d is dataclasses.MISSING]
     missing = [name for name in needed if name not in row]
     if missing:
         lacks = f"{outer or 'a row'} lacks {', '.join(missing)}"
-        raise RowError(f"{where}: {lacks}: {row!r:.200}")
+        raise FormatError(f"{where}: {lacks}: {row!r:.200}")
     for name, (accepted, default) in schema.items():
         value = row.get(name, default)
         if value is default:
             continue
         path = f"{outer}.{name}" if outer else name
         if not accepted.holds(value):
-            raise RowError(f"{where}: {path} is not {accepted.text}: {value!r:.60}")
+            raise FormatError(f"{where}: {path} is not {accepted.text}: {value!r:.60}")
         nested = dataclasses.is_dataclass(accepted.make)
         values[name] = (
             read_row(accepted.make, value, where, path)  # pyright: ignore
@@ -265,7 +261,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     interrupted, or is still writing. A missing file has no rows.
 
     Raises:
-      RowError: if any other line is not a JSON object; names file and line.
+      FormatError: if any other line is not a JSON object; names file and line.
       FileNotFoundError: if the folder of the file does not exist.
     """
     path = Path(path)
@@ -287,19 +283,19 @@ def parse(text: bytes, where: str) -> dict[str, Any]:
     """Reads a JSON object; `where` is for the message.
 
     Raises:
-      RowError: if the text is something else.
+      FormatError: if the text is something else.
     """
     try:
         value = json.loads(text)
     except RecursionError:
-        raise RowError(f"{where}: nested too deeply") from None
+        raise FormatError(f"{where}: nested too deeply") from None
     except ValueError as error:
-        raise RowError(f"{where}: not JSON: {error}") from None
+        raise FormatError(f"{where}: not JSON: {error}") from None
     # Counted first, which costs nothing: hardly a row has so many.
     if text.count(b"[") + text.count(b"{") > _MAX_DEPTH and _is_deep(value):
-        raise RowError(f"{where}: nested too deeply")
+        raise FormatError(f"{where}: nested too deeply")
     if not isinstance(value, dict):
-        raise RowError(f"{where}: not a JSON object: {value!r:.60}")
+        raise FormatError(f"{where}: not a JSON object: {value!r:.60}")
     return value
 
 
@@ -314,5 +310,5 @@ def _is_deep(value: Any) -> bool:
 def _parse_tail(line: bytes) -> list[dict[str, Any]]:
     try:
         return [parse(line, "last line")]
-    except RowError:
+    except FormatError:
         return []

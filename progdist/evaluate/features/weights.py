@@ -130,15 +130,11 @@ def rebuild_tensor(
     )
 
 
-def _rebuild_parameter(tensor: np.ndarray, *_: object) -> np.ndarray:
-    return tensor
-
-
 _TORCH = {
     "collections.OrderedDict": OrderedDict,
     "torch._utils._rebuild_tensor": rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": rebuild_tensor,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
 }
 _reconstruct = np.empty(0).__reduce__()[0]
 _NUMPY = {

@@ -10,7 +10,7 @@ _BLOCK = 1024
 
 
 class KernelDistance(NamedTuple):
-    """Mean and standard deviation over subsets of a size."""
+    """Mean and standard deviation over subsets of one size."""
 
     mean: float
     std: float
@@ -27,9 +27,9 @@ def kernel_distance(
 ) -> KernelDistance:
     """Returns the unbiased squared MMD with the kernel (x·y / d + 1)³, over subsets.
 
-    Subsets are drawn as torch-fidelity draws them, and are as large as the smaller set
-    allows. With s the 0/1 vector of a subset the sum of its part of a kernel matrix K
-    is sᵀ K s, so that K is computed once for all of them, some rows at a time.
+    Subsets are drawn as in torch-fidelity, and no larger than the smaller set. With s
+    the 0/1 vector of a subset the sum of its part of a kernel matrix K is sᵀ K s, so K
+    is computed once for all of them, some rows at a time.
 
     Raises:
       ValueError: if a set has fewer than two features.

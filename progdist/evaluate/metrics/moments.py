@@ -1,4 +1,4 @@
-"""Mean and covariance of features, gathered batch by batch, and the distance of two."""
+"""The Fréchet distance, and the moments it needs, gathered batch by batch."""
 
 from typing import NamedTuple
 
@@ -15,21 +15,21 @@ class Moments(NamedTuple):
 
 
 class Running:
-    """Sums over features seen so far; memory does not grow with their number.
+    """Running sums over features; memory does not grow with their number.
 
-    They are taken about the mean of the first batch, so that subtracting the mean in
-    the end cancels next to nothing.
+    The sums are about the mean of the first batch, so that subtracting the mean at the
+    end cancels next to nothing.
     """
 
     def __init__(self) -> None:
-        """Nothing seen."""
+        """Starts without features."""
         self.count = 0
         self._shift: np.ndarray | None = None
         self._total: np.ndarray | float = 0.0
         self._squares: np.ndarray | float = 0.0
 
     def add(self, features: Float[np.ndarray, "b d"]) -> None:
-        """Adds a batch; an empty one is none."""
+        """Adds a batch, which may be empty."""
         if not len(features):
             return
         x = features.astype(np.float64)
@@ -48,7 +48,7 @@ class Running:
         return self._shift + mean, squares
 
     def result(self) -> Moments:
-        """Returns the moments; the covariance is the unbiased one.
+        """Returns the moments, with the unbiased covariance.
 
         Raises:
           ValueError: if there are fewer than two features.
@@ -60,14 +60,14 @@ class Running:
 
     @classmethod
     def of(cls, count: int, mean: np.ndarray, squares: np.ndarray) -> "Running":
-        """The sums of `count` features, from what `centred` returned."""
+        """Returns the sums of `count` features, from the result of `centred`."""
         running = cls()
         running.count, running._shift = count, mean
         running._total, running._squares = np.zeros_like(mean), squares
         return running
 
     def merge(self, other: "Running") -> "Running":
-        """The sums of both (Chan, Golub & LeVeque 1983)."""
+        """Returns the sums of both (Chan, Golub & LeVeque 1983)."""
         if not (self.count and other.count):
             return self if self.count else other
         (mean, squares), (mean_b, squares_b) = self.centred(), other.centred()
@@ -82,9 +82,9 @@ class Running:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Returns |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½) (Dowson & Landau 1982).
 
-    With C = R Rᵀ the trace of the root is the sum of the singular values of R_aᵀ R_b:
-    to rounding, where the eigenvalues of C_a C_b, whose roots they are, are good to
-    its root.
+    With C = R Rᵀ the trace of the root is the sum of the singular values of R_aᵀ R_b.
+    They are exact to rounding; as roots of the eigenvalues of C_a C_b they would have
+    lost half of their digits.
     """
     roots = _root(a.covariance).T @ _root(b.covariance)
     cross = np.sum(scipy.linalg.svdvals(roots))
@@ -93,10 +93,10 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def _root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d r"]:
-    """R with R Rᵀ the covariance, without what is 0 but for rounding."""
+    """Returns R with R Rᵀ the covariance, without directions that are 0 to rounding."""
     values, vectors = scipy.linalg.eigh(covariance, driver="evd")
-    least = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
-    kept = values > least
-    if not kept.any():
+    rounding = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
+    positive = values > rounding
+    if not positive.any():
         return np.zeros((len(values), 1))
-    return vectors[:, kept] * np.sqrt(values[kept])
+    return vectors[:, positive] * np.sqrt(values[positive])

@@ -11,7 +11,7 @@ _BLOCK = 1024
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares of samples that look real, and of the real that are covered."""
+    """Share of samples that look real, and of real images that samples cover."""
 
     precision: float
     recall: float
@@ -22,12 +22,12 @@ def precision_recall(
     real: Float[np.ndarray, "m d"],
     k: int = NEIGHBOURS,
 ) -> PrecisionRecall:
-    """Returns the share of each set within balls around the other's features.
+    """Returns the share of each set within balls around the features of the other.
 
-    A ball reaches to the k-th nearest feature of its own set.
+    The radius of a ball is the distance to the k-th nearest feature of its own set.
 
     Raises:
-      ValueError: if a set has no k-th neighbours.
+      ValueError: if a set has k features or fewer.
     """
     if min(len(samples), len(real)) <= k:
         raise ValueError(f"precision and recall need more than {k} features a set")
@@ -44,7 +44,7 @@ def precision_recall(
 
 
 def _radii(centres: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, " n"]:
-    """Squared distances to the k-th other centre."""
+    """Returns squared distances to the k-th other centre."""
     # The nearest of all is the centre itself.
     return np.concatenate(
         [np.partition(d, k, axis=1)[:, k] for d in _distances(centres, centres)]
@@ -52,7 +52,7 @@ def _radii(centres: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, " n"]
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields squared distances of some rows of x at a time to all of y."""
+    """Yields squared distances from some rows of x at a time to all of y."""
     squares = (y * y).sum(1)
     for first in range(0, len(x), _BLOCK):
         rows = x[first : first + _BLOCK]

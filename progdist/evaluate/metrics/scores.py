@@ -10,15 +10,14 @@ SPLITS, SEED = 10, 2020  # as torch-fidelity
 class RunningScores:
     """Sums of class probabilities in each split of a known number of images.
 
-    Which split an image is in follows from the seed and the image's number alone. Of a
-    split, mean KL(p_i | q) = mean sum p_i log p_i - sum q log q with q = mean p_i, so
-    that sums are all that has to be kept.
+    The split of an image depends on the seed and its index alone. Within a split, mean
+    KL(p_i | q) = mean sum p_i log p_i - sum q log q with q = mean p_i, so sums suffice.
     """
 
     def __init__(
         self, num: int, num_classes: int, splits: int = SPLITS, seed: int = SEED
     ) -> None:
-        """Takes the number of images there will be, at least one a split."""
+        """Prepares for `num` images, at least one per split."""
         if num < splits:
             raise ValueError(f"a score in {splits} splits of {num} images")
         order = np.random.RandomState(seed).permutation(num)
@@ -31,7 +30,7 @@ class RunningScores:
     def add(
         self, indices: Int[np.ndarray, " b"], logits: Float[np.ndarray, "b k"]
     ) -> None:
-        """Adds the scores of the images with these numbers."""
+        """Adds the scores of the images with these indices."""
         shifted = logits.astype(np.float64)
         shifted -= shifted.max(1, keepdims=True)
         p = np.exp(shifted)

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from progdist.report.images import data_uri
-from progdist.report.run import Run
-from progdist.report.samples import Samples
-from progdist.report.style import steps_text
-from progdist.report.trajectories import visible
+from progdist.report.figures.images import data_uri
+from progdist.report.figures.trajectories import visible
+from progdist.report.read.run import Run
+from progdist.report.read.samples import Samples
+from progdist.report.text import steps_text
 
 _IMAGES, _COLUMNS = 16, 4  # of a sample grid
 _MOST_STEPS, _NOISES = 8, 3  # of the trajectories

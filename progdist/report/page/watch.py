@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from progdist.report.page import check_distinct, page_path, write_page
-from progdist.report.run import files_of, is_run
+from progdist.errors import InputError
+from progdist.report.page.page import check_distinct, page_path, write_page
+from progdist.report.read.run import files_of, is_run
 from progdist.workdir.lock import Owner
 
 _Marks = dict[Path, tuple[int, int, int]]
@@ -30,7 +31,7 @@ def watch(
       note: tells a user.
 
     Raises:
-      ValueError: if a workdir is given twice, or a file is malformed in the end. What
+      InputError: if a workdir is given twice, or a file is malformed in the end. What
         cannot be read before, as something may be writing it, is read again.
       OSError: if the page cannot be written.
     """
@@ -49,7 +50,7 @@ def watch(
                 latest = found
             time.sleep(seconds)
     except (KeyboardInterrupt, SystemExit):
-        with contextlib.suppress(ValueError, OSError):
+        with contextlib.suppress(InputError, OSError):
             page.write([path for path in workdirs if is_run(path)])
         raise
     return page.write(workdirs)
@@ -67,7 +68,7 @@ class _Page:
     def try_to_write(self, workdirs: Sequence[Path], refresh: int) -> bool:
         try:
             self.write(workdirs, refresh)
-        except (ValueError, FileNotFoundError) as error:
+        except (InputError, FileNotFoundError) as error:
             if str(error) != self._noted:
                 self._noted = str(error)
                 self._note(self._noted)

@@ -1,4 +1,4 @@
-"""Distance against number of network calls, student and undistilled teacher."""
+"""A metric against the number of network calls, student and undistilled teacher."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -6,31 +6,31 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from progdist.report.labels import label_lines
-from progdist.report.measures import (
+from progdist.report.figures.style import (
+    ANCESTRAL,
+    FONT_SIZE,
+    GREY,
+    INK,
+    OTHERS,
+    STUDENT,
+    TEACHER,
+    WIDTH,
+    bare_axes,
+    log_ticks,
+    make_figure,
+    save_figure,
+)
+from progdist.report.read import LEAST, MOST
+from progdist.report.read.evaluations import (
     direction,
     full_steps,
     is_higher_better,
     read_evaluations,
 )
-from progdist.report.style import (
-    ANCESTRAL,
-    GREY,
-    LEAST,
-    MOST,
-    OTHERS,
-    STUDENT,
-    TEACHER,
-    bare_axes,
-    log_ticks,
-    make_figure,
-    plain,
-    save_figure,
-    steps_text,
-)
+from progdist.report.text import plain, steps_text
+from progdist.workdir import layout
 from progdist.workdir.rows import EvalRow
 
 
@@ -51,55 +51,50 @@ _LINES = {
 _STUDENT_MARKERS = ("D", "^", "s", "v", "P", "X")
 _STUDENT_DASHES = ((3, 2), (1.5, 1.5), (5, 2, 1, 2), (7, 2))
 _RUN_COLOURS = (STUDENT, TEACHER, ANCESTRAL, *OTHERS)
-_SIZE = (7.0, 4.2)
+# Inches: height of the axes, of a letter, of a piece of line, of a row of the legend.
+_HEIGHT, _LETTER, _SAMPLE, _ROW = 3.4, 0.085, 0.6, 0.23
 
 
 def write_quality(workdir: str | Path, metric: str | None = None) -> Path | None:
-    """Writes `figures/quality.png`: distance against network calls.
+    """Writes `figures/quality.png`: a metric against network calls.
 
     Args:
       workdir: folder of the run.
-      metric: the distance to draw; None takes the one `eval.jsonl` begins with.
+      metric: the metric to draw; None takes the one `eval.jsonl` begins with.
     """
     evaluations = drawable(read_evaluations(workdir, metric))
     if not evaluations:
         return None
-    path = Path(workdir, "figures", "quality.png")
+    path = Path(workdir, layout.FIGURES, "quality.png")
     return save_figure(path, quality_figure(evaluations))
 
 
-def quality_figure(
-    evaluations: Sequence[EvalRow], size: tuple[float, float] = _SIZE
-) -> Figure:
+def quality_figure(evaluations: Sequence[EvalRow]) -> Figure:
     """Draws at least one evaluation; of one metric, and `drawable`."""
-    figure, axes = _axes(size, evaluations)
-    lines = []
+    figure, axes = _make_axes(evaluations)
     for (role, sampler), look in _looks(evaluations).items():
-        lines += _draw_line(axes, evaluations, role, sampler, look)
-    lines += _draw_level(axes, evaluations)
+        _draw_line(axes, evaluations, role, sampler, look)
+    _draw_level(axes, evaluations)
     _label_axes(axes, evaluations)
-    label_lines(axes, lines)
+    _draw_legend(figure, axes)
     return figure
 
 
-def runs_figure(
-    runs: Mapping[str, Sequence[EvalRow]], size: tuple[float, float] = _SIZE
-) -> Figure:
+def runs_figure(runs: Mapping[str, Sequence[EvalRow]]) -> Figure:
     """Draws several runs, by name: a colour a run, the teachers' DDIM dashed.
 
     Takes at least one evaluation in all; of one metric, and `drawable`.
     """
-    every = [e for found in runs.values() for e in found]
-    figure, axes = _axes(size, every)
-    lines = []
+    every = [e for evaluations in runs.values() for e in evaluations]
+    figure, axes = _make_axes(every)
     for index, (name, evaluations) in enumerate(runs.items()):
         colour = _RUN_COLOURS[index % len(_RUN_COLOURS)]
         look = _Look(plain(name), colour, "o")
-        lines += _draw_line(axes, evaluations, "student", "ddim", look)
+        _draw_line(axes, evaluations, "student", "ddim", look)
         look = _Look(f"{plain(name)}, teacher", colour, "s", (0, (4, 3)))
-        lines += _draw_line(axes, evaluations, "teacher", "ddim", look)
+        _draw_line(axes, evaluations, "teacher", "ddim", look)
     _label_axes(axes, every)
-    label_lines(axes, lines)
+    _draw_legend(figure, axes)
     return figure
 
 
@@ -114,10 +109,8 @@ def _is_log(evaluations: Sequence[EvalRow]) -> bool:
     return not any(e.value < 0 or is_higher_better(e.metric) for e in evaluations)
 
 
-def _axes(
-    size: tuple[float, float], evaluations: Sequence[EvalRow]
-) -> tuple[Figure, Axes]:
-    figure = make_figure(*size)
+def _make_axes(evaluations: Sequence[EvalRow]) -> tuple[Figure, Axes]:
+    figure = make_figure(WIDTH, _HEIGHT)
     axes = figure.subplots()
     axes.set_xscale("log", base=2)
     if _is_log(evaluations):
@@ -126,11 +119,11 @@ def _axes(
 
 
 def _looks(evaluations: Iterable[EvalRow]) -> dict[tuple[str, str], _Look]:
-    """The lines to draw: the three of every run, and other samplers' there are."""
-    found = {(e.role, e.sampler) for e in evaluations} - set(_LINES)
+    """The lines to draw: the three of every run, and those of other samplers."""
+    others = {(e.role, e.sampler) for e in evaluations} - set(_LINES)
     looks = dict(_LINES)
     for role, look in (("teacher", _teachers), ("student", _students)):
-        samplers = sorted(sampler for of, sampler in found if of == role)
+        samplers = sorted(sampler for of, sampler in others if of == role)
         looks |= {(role, s): look(s, i) for i, s in enumerate(samplers)}
     return looks
 
@@ -147,37 +140,32 @@ def _students(sampler: str, index: int) -> _Look:
 
 def _draw_line(
     axes: Axes, evaluations: Iterable[EvalRow], role: str, sampler: str, look: _Look
-) -> list[Line2D]:
+) -> None:
     points = sorted(
         (e.num_steps, e.value)
         for e in evaluations
         if (e.role, e.sampler) == (role, sampler)
     )
-    if not points:
-        return []
-    x, y = zip(*points, strict=True)
-    name, colour, marker, dashes, inside = look
-    style = {"marker": marker, "c": colour, "ls": dashes, "ms": 5, "lw": 1.8}
-    return axes.plot(x, y, label=name, mfc=inside or colour, **style)
+    if points:
+        name, colour, marker, dashes, inside = look
+        style = {"marker": marker, "c": colour, "ls": dashes, "ms": 5, "lw": 1.8}
+        axes.plot(*zip(*points, strict=True), label=name, mfc=inside or colour, **style)
 
 
-def _draw_level(axes: Axes, evaluations: Sequence[EvalRow]) -> list[Line2D]:
-    """The teacher at its full number of steps: what distillation is to keep."""
+def _draw_level(axes: Axes, evaluations: Sequence[EvalRow]) -> None:
+    """Draws the teacher at its full number of steps, which distillation is to keep."""
     full = full_steps(evaluations)
     level = [
         e.value
         for e in evaluations
         if (e.role, e.sampler, e.num_steps) == ("teacher", "ddim", full)
     ]
-    if not level or full is None:
-        return []
-    least = min(e.num_steps for e in evaluations)
-    # Half a tick further at both ends, so that it is a line with one N alone.
-    ends = (least / 2**0.5, full * 2**0.5)
-    name = f"teacher at {steps_text(full)}"
-    return axes.plot(
-        ends, level * 2, c=GREY, ls=(0, (4, 3)), lw=1.2, zorder=1, label=name
-    )
+    if level and full is not None:
+        least = min(e.num_steps for e in evaluations)
+        # Half a tick further at both ends, so that it is a line with one N alone.
+        ends = (least / 2**0.5, full * 2**0.5)
+        name = f"teacher at {steps_text(full)}"
+        axes.plot(ends, level * 2, c=GREY, ls=(0, (4, 3)), lw=1.2, zorder=1, label=name)
 
 
 def _label_axes(axes: Axes, evaluations: Sequence[EvalRow]) -> None:
@@ -186,16 +174,29 @@ def _label_axes(axes: Axes, evaluations: Sequence[EvalRow]) -> None:
     axes.xaxis.set_major_formatter(FixedFormatter([str(n) for n in steps]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(steps[0] / 1.5, steps[-1] * 1.5)
-    # Room for names above and below the lines.
-    low, high = (f(e.value for e in evaluations) for f in (min, max))
     bare_axes(axes)
     if axes.get_yscale() == "log":
-        room = max(1.25, (high / low) ** 0.12)
-        axes.set_ylim(low / room, high * room)
         log_ticks(axes)
-    else:
-        room = 0.2 * (high - low) or 0.1 * abs(high) or 1.0
-        axes.set_ylim(low - room, high + room)
     metric = evaluations[0].metric
-    axes.set_xlabel("network calls per image", fontsize=10)
-    axes.set_ylabel(f"{plain(metric)}, {direction(metric)}", fontsize=10)
+    axes.set_xlabel("network calls per image", fontsize=FONT_SIZE)
+    axes.set_ylabel(f"{plain(metric)}, {direction(metric)}", fontsize=FONT_SIZE)
+
+
+def _draw_legend(figure: Figure, axes: Axes) -> None:
+    """Names the lines below the axes, where they cover nothing."""
+    lines = list(axes.lines)
+    longest = max((len(str(line.get_label())) for line in lines), default=0)
+    columns = int(figure.get_figwidth() / (_LETTER * longest + _SAMPLE))
+    columns = max(1, min(columns, len(lines)))
+    rows = -(-len(lines) // columns)
+    figure.set_figheight(figure.get_figheight() + rows * _ROW)
+    figure.legend(
+        handles=lines,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=FONT_SIZE,
+        frameon=False,
+        labelcolor=INK,
+        handlelength=2.4,  # a whole dash and the gap after it
+        columnspacing=1.2,
+    )

@@ -6,7 +6,6 @@ Time runs from t=1 (noise) on the left to t=0 (data) on the right, on one axis
 for all rows. Lengths are in inches.
 """
 
-import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -19,8 +18,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from progdist.report.samples import ArrayError, check_array, read_arrays
-from progdist.report.style import (
+from progdist.report.figures.style import (
     DPI,
     FAINT,
     GREY,
@@ -28,8 +26,10 @@ from progdist.report.style import (
     STUDENT,
     make_figure,
     save_figure,
-    steps_text,
 )
+from progdist.report.read.trajectories import Paths, load_trajectories
+from progdist.report.text import steps_text
+from progdist.workdir import layout
 
 _MAX_STEPS = 8  # beyond that the images would be too small to see
 _TIME_WIDTH = 7.0  # from the centre of the noise to the centre of the image
@@ -39,8 +39,6 @@ _MARGIN = 0.15
 _ROW_GAP = 0.2
 _BLOCK_GAP = 0.36
 _SHADES = LinearSegmentedColormap.from_list("steps", ["#8CC5E3", STUDENT, "#003A5D"])
-
-Paths = dict[int, Float[np.ndarray, "states k h w c"]]
 
 
 class _Layout(NamedTuple):
@@ -60,25 +58,6 @@ class _Layout(NamedTuple):
         return self.height - _TOP - self.size / 2 - down
 
 
-def load_trajectories(workdir: str | Path) -> Paths:
-    """Loads `samples/trajectories.npz`: the states z_t, by number of steps.
-
-    Raises:
-      ArrayError: if the file cannot be read or holds something else; names it.
-    """
-    path = Path(workdir, "samples", "trajectories.npz")
-    if not path.exists():
-        return {}
-    paths: Paths = {}
-    for name, states in read_arrays(path).items():
-        if not re.fullmatch("N[1-9][0-9]{0,8}", name):
-            raise ArrayError(f"{path}: an array is called {name!r:.40}, not N4 or N1")
-        check_array(states, np.floating, "states k h w c", name, path)
-        paths[int(name[1:])] = states
-    _check_lengths(paths, path)
-    return paths
-
-
 def write_trajectories(workdir: str | Path, num_noises: int = 2) -> Path | None:
     """Writes `figures/trajectories.png` with the students of at most 8 steps.
 
@@ -94,7 +73,7 @@ def write_trajectories(workdir: str | Path, num_noises: int = 2) -> Path | None:
     if not paths:
         return None
     return save_figure(
-        Path(workdir, "figures", "trajectories.png"), trajectories_figure(paths)
+        Path(workdir, layout.FIGURES, "trajectories.png"), trajectories_figure(paths)
     )
 
 
@@ -117,15 +96,6 @@ def trajectories_figure(paths: Paths) -> Figure:
     # Last, since drawing an image sets the limits to that image.
     axes.set(xlim=(0, layout.width), ylim=(0, layout.height), aspect="equal")
     return figure
-
-
-def _check_lengths(paths: Paths, path: Path) -> None:
-    shapes = {states.shape[1:] for states in paths.values()}
-    if len(shapes) > 1:
-        raise ArrayError(f"{path}: the states differ in shape: {sorted(shapes)}")
-    for n, states in paths.items():
-        if len(states) != n + 1:
-            raise ArrayError(f"{path}: N{n} has {len(states)} states, not {n + 1}")
 
 
 def _layout(paths: Paths) -> _Layout:

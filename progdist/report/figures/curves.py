@@ -1,71 +1,33 @@
 """The loss of a run over all of its phases."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from progdist.report.style import (
+from progdist.report.figures.style import (
     FAINT,
+    FONT_SIZE,
     GREY,
-    LEAST,
-    MOST,
     STUDENT,
     TEACHER,
+    WIDTH,
     bare_axes,
     log_ticks,
     make_figure,
     save_figure,
 )
+from progdist.report.read.curves import Curve, read_curves
 from progdist.workdir import layout
-from progdist.workdir.rows import MetricsRow, read_typed
 
 _SMOOTH_PARTS = 30  # a running mean spans one 30th of a phase,
 _SMOOTH_LEAST = 5  # but never fewer rows than this
-_WIDTH = 8.0  # inches
+_HEIGHT = 3.8  # inches
 _NARROW = 0.4  # inches: a phase less wide has its N written upwards
-
-
-class Curve(NamedTuple):
-    """The metrics of one phase, by global step."""
-
-    phase: int
-    num_steps: int
-    global_step: Int[np.ndarray, " n"]
-    loss: Float[np.ndarray, " n"]
-    learning_rate: Float[np.ndarray, " n"]
-
-    @property
-    def colour(self) -> str:
-        """The student's colour, or the teacher's in phase 0."""
-        return STUDENT if self.phase else TEACHER
-
-
-def read_curves(workdir: str | Path) -> list[Curve]:
-    """Reads `metrics.jsonl`, a curve per phase.
-
-    Steps that a resumed run has gone through twice count as the last time.
-    Losses with no place on a logarithmic axis (0, not finite) are left out.
-
-    Raises:
-      RowError: if a row is malformed.
-    """
-    return curves_of(read_typed(MetricsRow, Path(workdir, layout.METRICS)))
-
-
-def curves_of(rows: Iterable[MetricsRow]) -> list[Curve]:
-    """Returns a curve per phase."""
-    latest = {row.global_step: row for row in rows}
-    by_phase: dict[int, list[MetricsRow]] = {}
-    for _, row in sorted(latest.items()):
-        if LEAST < row.loss < MOST:
-            by_phase.setdefault(row.phase, []).append(row)
-    return [_curve(phase, found) for phase, found in sorted(by_phase.items())]
 
 
 def smooth(values: Float[np.ndarray, " n"], window: int) -> Float[np.ndarray, " n"]:
@@ -80,29 +42,19 @@ def write_curves(workdir: str | Path) -> Path | None:
     curves = read_curves(workdir)
     if not curves:
         return None
-    return save_figure(Path(workdir, "figures", "training.png"), curves_figure(curves))
+    return save_figure(
+        Path(workdir, layout.FIGURES, "training.png"), curves_figure(curves)
+    )
 
 
-def curves_figure(
-    curves: Sequence[Curve], size: tuple[float, float] = (_WIDTH, 4.4)
-) -> Figure:
+def curves_figure(curves: Sequence[Curve]) -> Figure:
     """Draws at least one curve: losses above, learning rates below."""
-    figure = make_figure(*size)
+    figure = make_figure(WIDTH, _HEIGHT)
     loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     _draw_losses(loss_axes, curves)
     _draw_rates(rate_axes, curves)
-    _mark_phases(loss_axes, rate_axes, curves, size[0])
+    _mark_phases(loss_axes, rate_axes, curves)
     return figure
-
-
-def _curve(phase: int, rows: Sequence[MetricsRow]) -> Curve:
-    def column(name: str) -> np.ndarray:
-        return np.array([getattr(row, name) for row in rows], dtype=np.float64)
-
-    step = column("global_step").astype(np.int64)
-    return Curve(
-        phase, rows[0].num_steps, step, column("loss"), column("learning_rate")
-    )
 
 
 def _draw_losses(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -110,29 +62,29 @@ def _draw_losses(axes: Axes, curves: Sequence[Curve]) -> None:
         window = max(_SMOOTH_LEAST, len(curve.loss) // _SMOOTH_PARTS)
         # In the logarithm, as it is drawn: a spike moves the line, not more.
         line = np.exp(smooth(np.log(curve.loss), window))
-        faint = {"color": curve.colour, "alpha": 0.28, "linewidth": 0.7}
+        faint = {"color": _colour(curve), "alpha": 0.28, "linewidth": 0.7}
         axes.plot(curve.global_step, curve.loss, **faint)
         mark = "o" if len(line) == 1 else None
-        axes.plot(curve.global_step, line, marker=mark, c=curve.colour, lw=1.6, ms=3)
+        axes.plot(curve.global_step, line, marker=mark, c=_colour(curve), lw=1.6, ms=3)
     axes.set_yscale("log")
     bare_axes(axes)
     log_ticks(axes)
-    axes.set_ylabel("loss", fontsize=10)
+    axes.set_ylabel("loss", fontsize=FONT_SIZE)
 
 
 def _draw_rates(axes: Axes, curves: Sequence[Curve]) -> None:
     for curve in curves:
-        axes.plot(curve.global_step, curve.learning_rate, c=curve.colour, lw=1.3)
+        axes.plot(curve.global_step, curve.learning_rate, c=_colour(curve), lw=1.3)
     bare_axes(axes)
     peak = max(float(curve.learning_rate.max()) for curve in curves)
     axes.set_ylim(bottom=0)
     axes.set_yticks([0, peak], ["0", f"{peak:.3g}"])
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_ylabel("learning\nrate", fontsize=9)
-    axes.set_xlabel("update", fontsize=10)
+    axes.set_ylabel("learning\nrate", fontsize=FONT_SIZE)
+    axes.set_xlabel("update", fontsize=FONT_SIZE)
 
 
-def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve], width: float) -> None:
+def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve]) -> None:
     """Draws a line where each phase begins and writes its N above it."""
     begins = [int(curve.global_step[0]) for curve in curves]
     end = max(int(curves[-1].global_step[-1]), begins[-1] + 1)
@@ -144,14 +96,14 @@ def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve], width: float) 
     share = [(stop - begin) / (end - begins[0]) for begin, stop in spans]
     # The last phase may have only begun: it says nothing about the others.
     narrow = any(
-        s * width < _NARROW for s, c in zip(share[:-1], curves, strict=False) if c.phase
+        s * WIDTH < _NARROW for s, c in zip(share[:-1], curves, strict=False) if c.phase
     )
     for curve, span in zip(curves, spans, strict=True):
         _name_phase(loss, curve, sum(span) / 2, upwards=narrow and curve.phase > 0)
     if curves[-1].phase:
         title = "students, by number of steps"
         above = 42 if narrow else 20
-        loss.set_title(title, loc="right", fontsize=9, color=GREY, pad=above)
+        loss.set_title(title, loc="right", fontsize=FONT_SIZE, color=GREY, pad=above)
 
 
 def _name_phase(axes: Axes, curve: Curve, x: float, upwards: bool) -> None:
@@ -164,6 +116,10 @@ def _name_phase(axes: Axes, curve: Curve, x: float, upwards: bool) -> None:
         ha="center",
         va="bottom",
         rotation=90 if upwards else 0,
-        fontsize=9,
-        color=curve.colour,
+        fontsize=FONT_SIZE,
+        color=_colour(curve),
     )
+
+
+def _colour(curve: Curve) -> str:
+    return STUDENT if curve.phase else TEACHER

@@ -6,7 +6,6 @@ escaped by the templates.
 
 import datetime
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +13,20 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from progdist.report import measures
-from progdist.report.charts import distance_chart, profiles_chart, training_chart
-from progdist.report.measures import Group, Line
-from progdist.report.pictures import sample_grids, trajectories
-from progdist.report.rounds import Round
-from progdist.report.run import Run, load, with_own_names
-from progdist.report.style import steps_text
-from progdist.report.tables import NONE, number_text
+from progdist.errors import InputError
+from progdist.report.page.charts import distance_chart, profile_charts, training_chart
+from progdist.report.page.pictures import sample_grids, trajectories
+from progdist.report.read.evaluations import Group, Line, columns
+from progdist.report.read.rounds import Round
+from progdist.report.read.run import Run, load, with_own_names
+from progdist.report.text import (
+    NONE,
+    duration_text,
+    many_text,
+    number_text,
+    steps_text,
+)
+from progdist.workdir import layout
 from progdist.workdir.files import write_bytes
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -72,7 +77,7 @@ def write_page(
       refresh: seconds after which the page reloads itself; 0 is never.
 
     Raises:
-      ValueError: if a workdir is none or is given twice, or a file in it is malformed.
+      InputError: if a workdir is none or is given twice, or a file in it is malformed.
     """
     paths = [Path(workdir) for workdir in workdirs]
     check_distinct(paths)
@@ -83,17 +88,17 @@ def write_page(
 
 
 def check_distinct(workdirs: Sequence[Path]) -> None:
-    """Refuses a workdir that is given twice, with a ValueError."""
+    """Refuses a workdir that is given twice, with an InputError."""
     for index, path in enumerate(workdirs):
         if path.resolve() in [other.resolve() for other in workdirs[:index]]:
-            raise ValueError(f"{path}: given twice")
+            raise InputError(f"{path}: given twice")
 
 
 def page_path(workdirs: Sequence[Path], out: str | Path | None) -> Path:
     """Returns where the page is written; see `write_page`."""
     if out is not None:
         return Path(out)
-    return Path(workdirs[0] if len(workdirs) == 1 else ".", "report.html")
+    return Path(workdirs[0] if len(workdirs) == 1 else ".", layout.REPORT)
 
 
 def page(runs: Sequence[Run], refresh: int = 0) -> str:
@@ -124,11 +129,11 @@ def page(runs: Sequence[Run], refresh: int = 0) -> str:
         usual_steps=_USUAL_STEPS,
         paths=[trajectories(run) for run in runs],
         charts=[training_chart(run, f"curves-{i}") for i, run in enumerate(runs)],
-        profiles=[profiles_chart(run, f"profiles-{i}") for i, run in enumerate(runs)],
+        profiles=[profile_charts(run, f"profiles-{i}") for i, run in enumerate(runs)],
         total=_total,
         fields=settings(runs),
-        version_names=measures.columns(r.noted.versions or {} for r in runs),
-        columns=measures.columns,
+        version_names=columns(r.start.versions or {} for r in runs),
+        columns=columns,
     )
 
 
@@ -151,8 +156,8 @@ def distances(runs: Sequence[Run]) -> list[Distances]:
 
 def settings(runs: Sequence[Run]) -> list[Setting]:
     """Returns all fields of the configurations."""
-    values = [dict(run.settings) for run in runs]
-    defaults = [run.noted.defaults or {} for run in runs]
+    values = [run.settings for run in runs]
+    defaults = [run.start.defaults or {} for run in runs]
     return [
         Setting(
             name,
@@ -160,33 +165,8 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
             [d.get(name) for d in defaults],
             [name in d for d in defaults],
         )
-        for name in measures.columns(values)
+        for name in columns(values)
     ]
-
-
-def duration_text(seconds: float | None) -> str:
-    """A time for people: "41 s", "9 min 40 s", "3 h 12 min", "2 d 5 h"."""
-    if seconds is None or not math.isfinite(seconds):
-        return NONE
-    if seconds < 59.5:
-        return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
-
-
-def many_text(count: int | float | None) -> str:
-    """A number that may be large: "0.52", "960,000", "8.19 M"."""
-    if count is None:
-        return NONE
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:,.0f}" if count >= 100 else f"{count:.3g}"
 
 
 def _distances(title: str, index: int, runs: Sequence[Run]) -> Distances:

@@ -20,7 +20,7 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from progdist.report.images import save_png
+from progdist.report.figures.images import save_png
 
 STUDENT = "#0072B2"
 TEACHER = "#D55E00"
@@ -31,9 +31,8 @@ GREY = "#757575"
 FAINT = "#D9D9D9"
 
 DPI = 150
-
-# Beyond these Matplotlib counts past what a float can hold.
-LEAST, MOST = 1e-100, 1e100
+# Inches and points; in a page as narrow as a phone the letters are still legible.
+WIDTH, FONT_SIZE = 5.4, 11
 
 
 def make_figure(width: float, height: float, arrange: bool = True) -> Figure:
@@ -59,11 +58,11 @@ def save_figure(path: str | Path, figure: Figure) -> Path:
     return save_png(path, rgb)
 
 
-def bare_axes(axes: Axes) -> None:
+def bare_axes(axes: Axes, font_size: int = FONT_SIZE) -> None:
     """Leaves of the frame the two lines that carry numbers, and a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(colors=GREY, labelcolor=INK, labelsize=9, length=3)
+    axes.tick_params(colors=GREY, labelcolor=INK, labelsize=font_size, length=3)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
 
@@ -74,21 +73,6 @@ def log_ticks(axes: Axes) -> None:
     axes.yaxis.set_major_locator(_log_locator(high / low))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def plain(text: str) -> str:
-    """Text of unknown origin, so that Matplotlib takes no $ in it for a formula."""
-    return printable(text).replace("$", r"\$")
-
-
-def printable(text: str) -> str:
-    """Text of unknown origin in one line, without what cannot be written."""
-    return "".join(c if c.isprintable() else "�" for c in text)
-
-
-def steps_text(num_steps: int) -> str:
-    """A number of steps in words: "1 step", "64 steps"."""
-    return f"{num_steps} step" if num_steps == 1 else f"{num_steps} steps"
 
 
 def _log_locator(ratio: float) -> Locator:

@@ -7,7 +7,15 @@ import re
 import matplotlib
 from matplotlib.figure import Figure
 
-from progdist.report.style import ANCESTRAL, FAINT, GREY, INK, OTHERS, STUDENT, TEACHER
+from progdist.report.figures.style import (
+    ANCESTRAL,
+    FAINT,
+    GREY,
+    INK,
+    OTHERS,
+    STUDENT,
+    TEACHER,
+)
 
 # The page's style sheet gives these variables a value for light and for dark.
 VARIABLES = {
@@ -23,7 +31,7 @@ VARIABLES = {
 _COLOURS = {colour.lower(): name for colour, name in VARIABLES.items()}
 
 
-def inline_svg(figure: Figure, name: str, alt: str, css_class: str) -> str:
+def inline_svg(figure: Figure, name: str, alt: str) -> str:
     """Returns the figure as an <svg> element that scales with what is around it.
 
     Args:
@@ -31,7 +39,6 @@ def inline_svg(figure: Figure, name: str, alt: str, css_class: str) -> str:
       name: letters and digits; unlike those of the page's other figures, as it begins
         every id.
       alt: what it shows, for who cannot see it.
-      css_class: of the element.
     """
     buffer = io.StringIO()
     # Text stays text: small, sharp, and in the page's own font.
@@ -46,7 +53,7 @@ def inline_svg(figure: Figure, name: str, alt: str, css_class: str) -> str:
     content = re.sub(r'style="[^"]*"', _with_variables, content)
     content = re.sub(r"\s*\n\s*", " ", content)
     return (
-        f'<svg class="{css_class}" role="img" aria-label="{html.escape(alt)}" '
+        f'<svg class="chart" role="img" aria-label="{html.escape(alt)}" '
         f'viewBox="{box[1] if box else ""}">{content}</svg>'
     )
 

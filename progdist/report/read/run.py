@@ -2,24 +2,25 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from progdist.plan import Phase
-from progdist.report.curves import Curve, curves_of
-from progdist.report.fields import read_config
-from progdist.report.measures import Group, groups
-from progdist.report.profiles import Profile, profiles_of
-from progdist.report.rounds import Round, plan_of, rounds_of
-from progdist.report.samples import Samples, load_samples
-from progdist.report.style import printable
-from progdist.report.trajectories import Paths, load_trajectories
+from progdist.errors import InputError
+from progdist.plan import Phase, read_plan
+from progdist.report.read.curves import Curve, curves_of
+from progdist.report.read.evaluations import Group, groups
+from progdist.report.read.profiles import Profile, profiles_of
+from progdist.report.read.rounds import Round, rounds_of
+from progdist.report.read.samples import Samples, load_samples
+from progdist.report.read.starts import Start, starts_of
+from progdist.report.read.trajectories import Paths, load_trajectories
+from progdist.report.text import printable
 from progdist.workdir import layout
 from progdist.workdir.rows import (
     EvalRow,
     MetricsRow,
     StartRow,
+    parse,
     read_row,
     read_rows,
     read_typed,
@@ -27,32 +28,14 @@ from progdist.workdir.rows import (
 
 _FILES = layout.CONFIG, layout.METRICS, layout.EVALUATIONS
 
-_ENDS = {
-    None: "going on, or killed",
-    "Interrupted": "stopped, saved",
-    "NonFiniteError": "diverged",
-}
-
-
-class Start(NamedTuple):
-    """One start of a run, and how it ended."""
-
-    noted: StartRow
-    end: str | None  # "done", what stopped it, or None where nothing was noted
-    seconds: float | None
-
-    @property
-    def how(self) -> str:
-        """How it ended, for people."""
-        return _ENDS.get(self.end, self.end or "")
-
 
 class Run(NamedTuple):
     """What a workdir holds; empty where there is nothing yet."""
 
     path: Path
     name: str
-    config: dict[str, Any]
+    config: dict[str, Any]  # as config.json has it
+    plan: tuple[Phase, ...]  # empty where there is no plan.json
     starts: list[Start]
     rows: list[MetricsRow]
     curves: list[Curve]
@@ -65,14 +48,9 @@ class Run(NamedTuple):
     paths: Paths
 
     @property
-    def noted(self) -> StartRow:
+    def start(self) -> StartRow:
         """Row of the last start."""
-        return self.starts[-1].noted if self.starts else StartRow()
-
-    @property
-    def plan(self) -> tuple[Phase, ...]:
-        """The phases; none where the configuration is malformed."""
-        return plan_of(self.config)
+        return self.starts[-1].row if self.starts else StartRow()
 
     @property
     def updates(self) -> int:
@@ -81,9 +59,9 @@ class Run(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the plan's last student has been trained and measured."""
+        """Whether the plan's last student has been trained and evaluated."""
         if not self.plan:
-            return False
+            return bool(self.starts) and self.starts[-1].end == "done"
         last = self.plan[-1]
         measured = any(row["phase"] == last.number for row in self.measures)
         return measured and self.updates >= last.end_update
@@ -95,13 +73,15 @@ class Run(NamedTuple):
         return sum(known) if known else None
 
     @property
-    def settings(self) -> Iterator[tuple[str, Any]]:
-        """The fields of the configuration with their values, "data.name" say."""
+    def settings(self) -> dict[str, Any]:
+        """The fields of the configuration with their values, by "data.name", say."""
+        fields = {}
         for name, value in self.config.items():
             if isinstance(value, dict):
-                yield from ((f"{name}.{field}", v) for field, v in value.items())
+                fields |= {f"{name}.{field}": inner for field, inner in value.items()}
             else:
-                yield name, value
+                fields[name] = value
+        return fields
 
 
 def is_run(workdir: Path) -> bool:
@@ -111,7 +91,7 @@ def is_run(workdir: Path) -> bool:
 
 def files_of(workdir: Path) -> Iterator[Path]:
     """Yields what `load` reads; not all of it need be there."""
-    yield from (workdir / name for name in (*_FILES, layout.STARTS))
+    yield from (workdir / name for name in (*_FILES, layout.PLAN, layout.STARTS))
     yield from (workdir / layout.SAMPLES).glob("*.npz")
 
 
@@ -119,14 +99,14 @@ def load(workdir: Path) -> Run:
     """Reads a workdir.
 
     Raises:
-      ValueError: if it is none, or a file in it is malformed; names it.
+      InputError: if it is none, or a file in it is malformed; names it.
     """
     if not workdir.is_dir():
-        raise ValueError(f"{workdir}: no such directory")
+        raise InputError(f"{workdir}: no such directory")
     if not is_run(workdir):
-        raise ValueError(f"{workdir}: not the workdir of a run (no config.json)")
+        raise InputError(f"{workdir}: not the workdir of a run (no config.json)")
     rows = read_typed(MetricsRow, workdir / layout.METRICS)
-    config = read_config(workdir / layout.CONFIG)
+    plan = read_plan(workdir / layout.PLAN)
     starts = read_typed(StartRow, workdir / layout.STARTS)
     path = workdir / layout.EVALUATIONS
     measured = read_rows(path)
@@ -135,12 +115,13 @@ def load(workdir: Path) -> Run:
     return Run(
         path=workdir,
         name=_text(workdir.absolute().name or str(workdir)),
-        config=config,
-        starts=_starts(starts, _last_change(workdir)),
+        config=_read_config(workdir / layout.CONFIG),
+        plan=plan,
+        starts=starts_of(starts, _last_change(workdir)),
         rows=rows,
         curves=curves_of(rows),
         profiles=profiles_of(rows),
-        rounds=rounds_of(rows, config),
+        rounds=rounds_of(rows, plan),
         measures=measured,
         groups=groups([read_row(EvalRow, row, path) for row in measured]),
         students={s.num_steps: s for s in phases if s.phase},
@@ -166,36 +147,8 @@ def _tail(path: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> tuple[str,
     return path
 
 
-def _starts(rows: Sequence[StartRow], last_change: float) -> list[Start]:
-    """Joins the rows of starts and ends.
-
-    The last start may have no end, since it is still running or was killed; it has
-    lasted at least until it last wrote something.
-    """
-    starts: list[Start] = []
-    for row in rows:
-        if row.end is None:
-            starts = [s if s.end else s._replace(end="killed") for s in starts]
-            starts.append(Start(row, None, None))
-        elif starts:
-            seconds = _seconds(starts[-1].noted, _timestamp(row))
-            starts[-1] = Start(starts[-1].noted, row.end, seconds)
-    if starts and starts[-1].end is None:
-        seconds = _seconds(starts[-1].noted, last_change)
-        starts[-1] = starts[-1]._replace(seconds=seconds)
-    return starts
-
-
-def _seconds(start: StartRow, end: float | None) -> float | None:
-    begin = _timestamp(start)
-    return None if begin is None or end is None else max(0.0, end - begin)
-
-
-def _timestamp(row: StartRow) -> float | None:
-    try:
-        return datetime.fromisoformat(row.time or "").timestamp()
-    except (ValueError, OverflowError, OSError):
-        return None
+def _read_config(path: Path) -> dict[str, Any]:
+    return parse(path.read_bytes(), str(path)) if path.exists() else {}
 
 
 def _last_change(workdir: Path) -> float:

@@ -1,0 +1,82 @@
+"""The page's charts, as SVG legible in wide windows and on phones."""
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from progdist.report.figures.curves import curves_figure
+from progdist.report.figures.profiles import profile_figures
+from progdist.report.figures.quality import drawable, quality_figure, runs_figure
+from progdist.report.figures.vector import inline_svg
+from progdist.report.read.curves import Curve
+from progdist.report.read.evaluations import Group
+from progdist.report.read.run import Run
+
+_MOST_POINTS = 500  # of a curve; a screen has no more
+_NAME_LENGTH = 20
+
+
+def distance_chart(
+    title: str, name: str, runs: Sequence[Run], groups: Sequence[Group | None]
+) -> Markup:
+    """Draws a metric of all runs; empty where nothing is to draw.
+
+    Args:
+      title: the metric.
+      name: prefix of the ids in it.
+      runs: the runs.
+      groups: each run's values of the metric.
+    """
+    every = drawable([e for group in groups if group for e in group.evaluations])
+    if not every:
+        return Markup()
+    drawn = {
+        _short(run.name, index): [e for e in group.evaluations if e in every]
+        for index, (run, group) in enumerate(zip(runs, groups, strict=True))
+        if group
+    }
+    figure = runs_figure(drawn) if len(runs) > 1 else quality_figure(every)
+    alt = f"{title} against network calls per image, as in the table"
+    return Markup(inline_svg(figure, name, alt))
+
+
+def training_chart(run: Run, name: str) -> Markup:
+    """Draws loss and learning rate of all phases; empty where there are none."""
+    if not run.curves:
+        return Markup()
+    figure = curves_figure([_thin(curve) for curve in run.curves])
+    alt = "Loss and learning rate against updates, phase by phase"
+    return Markup(inline_svg(figure, name, alt))
+
+
+def profile_charts(run: Run, name: str) -> list[Markup]:
+    """Draws the loss by log-SNR, a chart for each phase whose rows have it."""
+    figures = zip(run.profiles, profile_figures(run.profiles), strict=True)
+    return [
+        Markup(
+            inline_svg(
+                figure,
+                f"{name}-{profile.phase}",
+                f"Loss against the log-SNR of z_t, phase {profile.phase}",
+            )
+        )
+        for profile, figure in figures
+    ]
+
+
+def _thin(curve: Curve) -> Curve:
+    """Every k-th point, the last among them."""
+    k = -(-len(curve.loss) // _MOST_POINTS)
+    kept = slice((len(curve.loss) - 1) % k, None, k)
+    return curve._replace(
+        global_step=curve.global_step[kept],
+        loss=curve.loss[kept],
+        learning_rate=curve.learning_rate[kept],
+    )
+
+
+def _short(name: str, index: int) -> str:
+    """A name that fits a chart; a number tells those that begin alike."""
+    if len(name) <= _NAME_LENGTH:
+        return name
+    return f"{name[: _NAME_LENGTH - 4]}… ({index + 1})"

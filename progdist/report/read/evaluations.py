@@ -1,0 +1,164 @@
+"""The evaluations of a run, grouped into tables that know no names beforehand."""
+
+import math
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from progdist.workdir import layout
+from progdist.workdir.rows import EvalRow, Floor, read_typed
+
+_OWN_COLUMN = ("ddim", "ancestral")
+_HIGHER = ("IS", "precision", "recall")
+
+
+class Kind(NamedTuple):
+    """What values must share to be comparable."""
+
+    metric: str
+    num_samples: int
+    seed: int | None
+    reference: str  # "1,797 of digits (train)"; "" where it is unknown
+
+
+class Line(NamedTuple):
+    """A line of a table: one number of steps N; None where nothing was evaluated."""
+
+    num_steps: int
+    student: EvalRow | None  # by DDIM, for which it was distilled
+    student_other: EvalRow | None  # the student's best by all other samplers
+    ddim: EvalRow | None  # this and the next two: of the teacher
+    ancestral: EvalRow | None  # at the best of its settings
+    other: EvalRow | None  # the best of all other samplers
+    ratio: float | None  # student / teacher at its full number of steps, if positive
+
+
+class Group(NamedTuple):
+    """The values of one kind, of one run; the latest of those that repeat another."""
+
+    title: str
+    kind: Kind
+    rows: list[EvalRow]
+    floor: Floor | None
+
+    @property
+    def evaluations(self) -> list[EvalRow]:
+        """The best of each role, sampler and number of steps."""
+        best = {(r.role, r.sampler, r.num_steps): r for r in self._worst_first()}
+        return list(best.values())
+
+    @property
+    def direction(self) -> str:
+        """Which values are the better ones."""
+        return direction(self.kind.metric)
+
+    @property
+    def full_steps(self) -> int | None:
+        """N_0, the number of steps for which the teacher was trained."""
+        return full_steps(self.rows)
+
+    @property
+    def teacher(self) -> float | None:
+        """The teacher's value at its full number of steps."""
+        full = self.full_steps
+        row = self._best("teacher", ("ddim",), full) if full else None
+        return row.value if row else None
+
+    def variant(self, row: EvalRow) -> str:
+        """Returns "gamma 0.3", say; "" where a sampler has one setting alone."""
+        several = len({r.gamma for r in self.rows} - {None}) > 1
+        return f"gamma {row.gamma}" if several and row.gamma is not None else ""
+
+    def lines(self) -> list[Line]:
+        """Returns the table, most steps first."""
+        steps = {row.num_steps for row in self.rows}
+        return [self._line(n) for n in sorted(steps, reverse=True)]
+
+    def _line(self, n: int) -> Line:
+        samplers = {row.sampler for row in self.rows}
+        student, teacher = self._best("student", ("ddim",), n), self.teacher
+        values = (student.value, teacher) if student and teacher else ()
+        return Line(
+            n,
+            student,
+            self._best("student", samplers - {"ddim"}, n),
+            self._best("teacher", ("ddim",), n),
+            self._best("teacher", ("ancestral",), n),
+            self._best("teacher", samplers - set(_OWN_COLUMN), n),
+            values[0] / values[1] if values and min(values) > 0 else None,
+        )
+
+    def _best(self, role: str, samplers: Container[str], n: int) -> EvalRow | None:
+        rows = [r for r in self._worst_first() if (r.role, r.num_steps) == (role, n)]
+        return next((r for r in reversed(rows) if r.sampler in samplers), None)
+
+    def _worst_first(self) -> list[EvalRow]:
+        sign = 1 if is_higher_better(self.kind.metric) else -1
+        return sorted(self.rows, key=lambda row: row.value * sign)
+
+
+def is_higher_better(metric: str) -> bool:
+    """Whether the metric grows with quality, as scores and shares do."""
+    return metric.split("-")[0] in _HIGHER
+
+
+def direction(metric: str) -> str:
+    """Returns which values of a metric are the better ones."""
+    return f"{'higher' if is_higher_better(metric) else 'lower'} is better"
+
+
+def full_steps(rows: Iterable[EvalRow]) -> int | None:
+    """Returns N_0: the steps for which the teacher was trained."""
+    return max((r.trained_steps for r in rows if r.role == "teacher"), default=None)
+
+
+def read_evaluations(workdir: str | Path, metric: str | None = None) -> list[EvalRow]:
+    """Reads `eval.jsonl`: the best row of each role, sampler and number of steps.
+
+    Args:
+      workdir: folder of the run.
+      metric: the metric to keep; None keeps the one the file begins with.
+
+    Raises:
+      FormatError: if a row is malformed.
+    """
+    rows = read_typed(EvalRow, Path(workdir, layout.EVALUATIONS))
+    kept = [g for g in groups(rows) if metric in (None, g.kind.metric)]
+    return kept[0].evaluations if kept else []
+
+
+def groups(rows: Sequence[EvalRow]) -> list[Group]:
+    """Sorts rows by kind; leaves out values that are not finite.
+
+    A student counts in its own number of steps alone. The first kind of a metric has
+    the metric as its title.
+    """
+    by_kind: dict[Kind, list[EvalRow]] = {}
+    for row in rows:
+        of_its_own = row.role == "teacher" or row.num_steps == row.trained_steps
+        if math.isfinite(row.value) and of_its_own:
+            reference = str(row.reference or "")
+            kind = Kind(row.metric, row.num_samples, row.seed, reference)
+            by_kind.setdefault(kind, []).append(row)
+    first = {kind.metric: kind for kind in reversed(by_kind)}
+    return [
+        _group(kind.metric if kind == first[kind.metric] else _title(kind), kind, rows)
+        for kind, rows in by_kind.items()
+    ]
+
+
+def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns the names of all fields, in the order in which they come."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _group(title: str, kind: Kind, rows: Sequence[EvalRow]) -> Group:
+    latest = {(r.role, r.sampler, r.num_steps, r.gamma): r for r in rows}
+    floor = next((row.floor for row in reversed(rows) if row.floor), None)
+    return Group(title, kind, list(latest.values()), floor)
+
+
+def _title(kind: Kind) -> str:
+    seed = "" if kind.seed is None else f", seed {kind.seed}"
+    against = f" against {kind.reference}" if kind.reference else ""
+    return f"{kind.metric} of {kind.num_samples:,} samples{against}{seed}"

@@ -1,0 +1,64 @@
+"""Images that the models of a run have drawn."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from progdist.report.read.arrays import check_array, read_arrays, shape_text
+from progdist.report.text import steps_text
+from progdist.workdir import layout
+from progdist.workdir.files import FormatError
+
+
+class Samples(NamedTuple):
+    """Images drawn in num_steps network calls by the model of a phase."""
+
+    images: UInt8[np.ndarray, "n h w ch"]
+    num_steps: int
+    phase: int
+
+    @property
+    def label(self) -> str:
+        """Who drew it, and in how many steps."""
+        role = "student" if self.phase else "teacher"
+        return f"{role}, {steps_text(self.num_steps)}"
+
+
+def load_samples(workdir: str | Path, kind: str) -> list[Samples]:
+    """Loads `samples/<kind>_*.npz`, by phase; kind is "phase" or "baseline".
+
+    Raises:
+      FormatError: if a file cannot be read or does not hold what it should; names it.
+    """
+    paths = sorted(Path(workdir, layout.SAMPLES).glob(f"{kind}_*.npz"))
+    found = [_load(path) for path in paths]
+    for path, samples in zip(paths, found, strict=True):
+        if samples.images.shape[1:] != found[0].images.shape[1:]:
+            size, others = (shape_text(s.images.shape[1:]) for s in (samples, found[0]))
+            raise FormatError(
+                f"{path}: images are {size}, those of {paths[0]} {others}"
+            )
+    return sorted(found, key=lambda s: s.phase)
+
+
+def _load(path: Path) -> Samples:
+    arrays = read_arrays(path)
+    missing = {"images", "num_steps", "phase"} - set(arrays)
+    if missing:
+        raise FormatError(f"{path}: lacks {', '.join(sorted(missing))}")
+    check_array(arrays["images"], np.uint8, "n h w c", "images", path)
+    steps, phase = (
+        _whole(arrays, "num_steps", 1, path),
+        _whole(arrays, "phase", 0, path),
+    )
+    return Samples(arrays["images"], steps, phase)
+
+
+def _whole(arrays: dict[str, np.ndarray], name: str, least: int, path: Path) -> int:
+    check_array(arrays[name], np.integer, "", name, path)
+    value = int(arrays[name])
+    if value < least:
+        raise FormatError(f"{path}: {name} is {value}, not {least} or more")
+    return value

@@ -1,0 +1,58 @@
+"""The starts of a run, and how each ended."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from progdist.workdir.rows import StartRow
+
+_ENDS = {
+    None: "going on, or killed",
+    "Interrupted": "stopped, saved",
+    "NonFiniteError": "diverged",
+}
+
+
+class Start(NamedTuple):
+    """One start of a run, and how it ended."""
+
+    row: StartRow
+    end: str | None  # "done", what stopped it, or None where that is unknown
+    seconds: float | None
+
+    @property
+    def how(self) -> str:
+        """How it ended, for people."""
+        return _ENDS.get(self.end, self.end or "")
+
+
+def starts_of(rows: Sequence[StartRow], last_change: float) -> list[Start]:
+    """Joins the rows of starts and ends.
+
+    The last start may have no end, since it is still running or was killed; it has
+    lasted at least until it last wrote something.
+    """
+    starts: list[Start] = []
+    for row in rows:
+        if row.end is None:
+            starts = [s if s.end else s._replace(end="killed") for s in starts]
+            starts.append(Start(row, None, None))
+        elif starts:
+            seconds = _seconds(starts[-1].row, _timestamp(row))
+            starts[-1] = Start(starts[-1].row, row.end, seconds)
+    if starts and starts[-1].end is None:
+        seconds = _seconds(starts[-1].row, last_change)
+        starts[-1] = starts[-1]._replace(seconds=seconds)
+    return starts
+
+
+def _seconds(start: StartRow, end: float | None) -> float | None:
+    begin = _timestamp(start)
+    return None if begin is None or end is None else max(0.0, end - begin)
+
+
+def _timestamp(row: StartRow) -> float | None:
+    try:
+        return datetime.fromisoformat(row.time or "").timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None

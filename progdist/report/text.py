@@ -1,0 +1,52 @@
+"""Numbers, times and words as people read them."""
+
+import math
+
+NONE = "–"
+
+
+def plain(text: str) -> str:
+    """Text of unknown origin, so that Matplotlib takes no $ in it for a formula."""
+    return printable(text).replace("$", r"\$")
+
+
+def printable(text: str) -> str:
+    """Text of unknown origin in one line, without what cannot be written."""
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def steps_text(num_steps: int) -> str:
+    """A number of steps in words: "1 step", "64 steps"."""
+    return f"{num_steps} step" if num_steps == 1 else f"{num_steps} steps"
+
+
+def number_text(value: float | None) -> str:
+    """Three significant digits, without an exponent for the usual sizes."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
+
+
+def duration_text(seconds: float | None) -> str:
+    """A time for people: "41 s", "9 min 40 s", "3 h 12 min", "2 d 5 h"."""
+    if seconds is None or not math.isfinite(seconds):
+        return NONE
+    if seconds < 59.5:
+        return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def many_text(count: int | float | None) -> str:
+    """A number that may be large: "0.52", "960,000", "8.19 M"."""
+    if count is None:
+        return NONE
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:,.0f}" if count >= 100 else f"{count:.3g}"
