@@ -20,6 +20,7 @@ from progdist.config import (
 from progdist.diffusion.schedules import describe, make_schedule
 from progdist.errors import UsageError
 from progdist.model import Model, param_shapes
+from progdist.plan import Kind
 
 
 def check(config: Config) -> None:
@@ -84,6 +85,25 @@ def make_model(config: Config) -> Model:
         schedule=make_schedule(config.schedule),
         image_shape=config.data.image_shape,
     )
+
+
+def make_models(config: Config) -> dict[Kind, Model]:
+    """Returns the model that each kind of phase makes."""
+    model = make_model(config)
+    return {"base": model, "distill": model}
+
+
+def open_model(config: Config, path: Path) -> Model:
+    """Returns the model, without parameters, of a finished phase of the run.
+
+    Raises:
+      CheckpointError: if there is none at `path`.
+      ConfigError: if it is of another parameterization or schedule.
+    """
+    card = checkpoint.read_card(path)
+    model = make_models(config)["distill" if card.get("phase") else "base"]
+    check_card(model, path, card)
+    return model
 
 
 def check_devices(config: Config, num_devices: int) -> None:

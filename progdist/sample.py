@@ -76,8 +76,7 @@ def draw_batches(
     path = checkpoint.find_model(
         workdir, None if request.teacher else request.num_steps
     )
-    model = preflight.make_model(config)
-    preflight.check_card(model, path, checkpoint.read_card(path))
+    model = preflight.open_model(config, path)
     params = checkpoint.load_model(path, param_template(model, mesh))
     return sampling.draw_images(
         sampling.make_sampler(model, mesh, request.sampler, config.evaluation.gamma),

@@ -4,6 +4,7 @@ Both return one value an example and take denoisers, never networks; times and n
 come in as arguments, so every function here is deterministic.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
 import jax
@@ -68,7 +69,7 @@ def base_loss(
 
 def distill_loss(
     student: Denoise,
-    teacher: Denoise,
+    legs: Sequence[Denoise],
     schedule: Schedule,
     *,
     x: Float[Array, "b *d"],
@@ -76,25 +77,23 @@ def distill_loss(
     eps: Float[Array, "b *d"],
     num_steps: int | Int[Array, ""],
     weight: Weight,
-    ratio: int = 2,
 ) -> Float[Array, " b"]:
     """Returns w ||x_tilde - x̂(z_t)||² at t = i / N (paper, algorithm 2).
 
     Args:
       student: the denoiser that is trained, to take N steps.
-      teacher: the frozen denoiser, which takes ratio × N; no gradient reaches it.
+      legs: the frozen denoisers of the steps that one student step replaces.
       schedule: schedule of both.
       x: data.
       i: step indices in 1 … N.
       eps: noise, N(0, I).
       num_steps: N, the student's number of steps; may be traced.
       weight: w, by name.
-      ratio: teacher steps that one student step replaces.
     """
     logsnr_t = schedule(i.astype(x.dtype) / num_steps)
     z_t = diffuse(x, logsnr_t, eps)
     x_tilde = jax.lax.stop_gradient(
-        multi_step_target(teacher, schedule, z_t, i=i, num_steps=num_steps, ratio=ratio)
+        multi_step_target(legs, schedule, z_t, i=i, num_steps=num_steps)
     )
     return _weighted_error(x_tilde, student(z_t, logsnr_t).x, logsnr_t, weight)
 

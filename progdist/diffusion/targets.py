@@ -3,6 +3,8 @@
 Salimans & Ho (2022), algorithm 2 and appendix G.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -24,33 +26,33 @@ def two_step_target(
     With t_mid = t - 0.5 / N and s = t - 1 / N it is w x̂(z_t) + (1 - w) x̂(z_mid),
     w = expm1((logsnr_mid - logsnr_t) / 2) / expm1((logsnr_s - logsnr_t) / 2).
     """
-    return multi_step_target(teacher, schedule, z_t, i=i, num_steps=num_steps, ratio=2)
+    return multi_step_target([teacher] * 2, schedule, z_t, i=i, num_steps=num_steps)
 
 
 def multi_step_target(
-    teacher: Denoise,
+    legs: Sequence[Denoise],
     schedule: Schedule,
     z_t: Float[Array, "b *d"],
     *,
     i: Int[Array, " b"],
     num_steps: int | Int[Array, ""],
-    ratio: int,
 ) -> Float[Array, "b *d"]:
     """Returns the x_tilde with which ONE student step lands where the teacher does.
 
-    The teacher takes `ratio` DDIM steps from t = i / N to s = (i - 1) / N. A DDIM step
+    The legs take one each of `ratio` DDIM steps from t = i / N to s = (i - 1) / N. A DDIM step
     adds (e^{logsnr_s / 2} - e^{logsnr_t / 2}) x̂ to z / sigma, so the target is the
     average of the teacher's predictions on the way, weighted by those differences.
     That equals (z_s - (sigma_s / sigma_t) z_t) / (alpha_s - (sigma_s / sigma_t)
     alpha_t), which subtracts nearly equal numbers where N is large; the average cannot
     cancel. Where s = 0 the sampler returns x̂ itself, and so does this.
     """
+    ratio = len(legs)
     steps = jnp.arange(ratio + 1, dtype=z_t.dtype)[:, None]
     logsnr = schedule((ratio * i[None] - steps) / (ratio * num_steps))
     weights = _convex_weights(logsnr, at_data=i[None] == 1)
     z, x_tilde = z_t, jnp.zeros_like(z_t)
-    for j in range(ratio):
-        prediction = teacher(z, logsnr[j])
+    for j, denoise in enumerate(legs):
+        prediction = denoise(z, logsnr[j])
         x_tilde += over_pixels(weights[j], z) * prediction.x
         z = ddim_step(prediction, Move(z, logsnr[j], logsnr[j + 1], j))
     return x_tilde

@@ -39,7 +39,7 @@ from progdist.evaluate import evaluator, extraction, metrics, references, specs
 from progdist.evaluate.evaluator import Evaluator
 from progdist.evaluate.metrics import MetricSpec
 from progdist.evaluate.specs import SamplerSpec
-from progdist.model import Model, param_template
+from progdist.model import param_template
 from progdist.workdir import journal, layout
 from progdist.workdir.lock import Lock
 from progdist.workdir.rows import EvalRow, read_typed
@@ -171,16 +171,15 @@ def _run(
             sampler_specs, lambda spec: (spec.phase, spec.trained_steps)
         )
     }
-    model = preflight.make_model(config)
-    for model_dir in groups:
-        preflight.check_card(model, model_dir, checkpoint.read_card(model_dir))
-    evaluation = _evaluator(config, model, values)
-    template = param_template(model, evaluation.mesh)
+    models = {path: preflight.open_model(config, path) for path in groups}
+    evaluation = _evaluator(config, values)
     path = workdir / layout.EVALUATIONS
     parallel.on_process_zero(lambda: journal.mend(path))
     for model_dir, group in groups.items():
+        model, rows = models[model_dir], read_typed(EvalRow, path)
+        template = param_template(model, evaluation.mesh)
         params = checkpoint.load_model(model_dir, template)
-        for result in evaluation.evaluate(params, group, read_typed(EvalRow, path)):
+        for result in evaluation.evaluate(model, params, group, rows):
             _write(path, result)
 
 
@@ -194,7 +193,7 @@ def _write(path: Path, result: evaluator.Result) -> None:
         print(evaluator.line(result.spec, row))
 
 
-def _evaluator(config: Config, model: Model, values: dict[str, Any]) -> Evaluator:
+def _evaluator(config: Config, values: dict[str, Any]) -> Evaluator:
     size, processes = config.evaluation.batch_size, jax.process_count()
     if processes > 1 and size % jax.device_count():
         devices = f"the {jax.device_count()} devices"
@@ -213,7 +212,6 @@ def _evaluator(config: Config, model: Model, values: dict[str, Any]) -> Evaluato
     ]
     reference = references.make_reference(source, split, size, config.data.num_workers)
     return Evaluator(
-        model,
         parallel.make_mesh(devices),
         config.evaluation,
         extractors,

@@ -61,19 +61,18 @@ class Evaluator:
 
     def __init__(
         self,
-        model: Model,
         mesh: Mesh,
         settings: Evaluation,
         extractors: Sequence[Extractor],
         metric_specs: Sequence[MetricSpec],
         reference: Reference,
     ) -> None:
-        """Takes what all evaluations have in common; parameters come with each."""
-        self._model, self.mesh, self._settings = model, mesh, settings
+        """Takes what all evaluations have in common; models come with each."""
+        self.mesh, self._settings = mesh, settings
         self._reference = reference
         self._pairs = list(itertools.product(extractors, metric_specs))
         self._sampler = functools.cache(
-            functools.partial(sampling.make_sampler, model, mesh)
+            lambda model, *spec: sampling.make_sampler(model, mesh, *spec)
         )
         needs = metrics.combined_needs(metric_specs)
         self._real = functools.cache(
@@ -86,40 +85,46 @@ class Evaluator:
         )
 
     def evaluate(
-        self, params: Params, specs: Sequence[SamplerSpec], rows: Sequence[EvalRow]
+        self,
+        model: Model,
+        params: Params,
+        specs: Sequence[SamplerSpec],
+        rows: Sequence[EvalRow],
     ) -> Iterator[Result]:
         """Yields the result for each way to sample one model.
 
         Draws samples once for all metrics, and none if `rows` has the metrics already.
 
         Args:
-          params: parameters of the model.
+          model: the model.
+          params: its parameters.
           specs: the ways to sample it.
           rows: rows of eval.jsonl; those of process 0 decide.
         """
         digest = checkpoint.fingerprint_of(params)[:16]
         for spec in specs:
             tasks = [
-                _Task(*pair, self._blanks(spec, digest, *pair)) for pair in self._pairs
+                _Task(*pair, self._blanks(model, spec, digest, *pair))
+                for pair in self._pairs
             ]
             missing = [
                 task
                 for task in tasks
                 if not parallel.broadcast_from_zero(_is_done(task, rows))
             ]
-            yield self._evaluate(params, spec, missing)
+            yield self._evaluate(model, params, spec, missing)
 
     def _evaluate(
-        self, params: Params, spec: SamplerSpec, tasks: Sequence[_Task]
+        self, model: Model, params: Params, spec: SamplerSpec, tasks: Sequence[_Task]
     ) -> Result:
-        images = [np.zeros((0, *self._model.image_shape), np.uint8)]
+        images = [np.zeros((0, *model.image_shape), np.uint8)]
         if not tasks:
             return Result(spec, [], images[0])
         num = self._settings.num_samples
         extractors = list(dict.fromkeys(task.extractor for task in tasks))
         needs = metrics.combined_needs([task.metric for task in tasks])
         with self._reference.counting(str(spec), num) as advance:
-            parts = self._draw(params, spec, images, advance)
+            parts = self._draw(model, params, spec, images, advance)
             statistics = extraction.collect(extractors, parts, num, needs)
         samples = dict(zip(extractors, statistics, strict=True))
         rows = [row for t in tasks for row in self._rows(t, samples[t.extractor])]
@@ -137,7 +142,12 @@ class Evaluator:
             yield dataclasses.replace(row, value=value, details=details, floor=floor)
 
     def _blanks(
-        self, spec: SamplerSpec, digest: str, extractor: Extractor, metric: MetricSpec
+        self,
+        model: Model,
+        spec: SamplerSpec,
+        digest: str,
+        extractor: Extractor,
+        metric: MetricSpec,
     ) -> list[EvalRow]:
         """Returns rows of everything the values depend on, with NaN for the values."""
         settings, reference = self._settings, self._reference
@@ -145,8 +155,8 @@ class Evaluator:
             **spec._asdict(),
             role=spec.role,
             params=digest,
-            output=self._model.parameterization,
-            schedule=schedules.describe(self._model.schedule),
+            output=model.parameterization,
+            schedule=schedules.describe(model.schedule),
             num_samples=settings.num_samples,
             seed=settings.seed,
             features=extractor.label,
@@ -165,6 +175,7 @@ class Evaluator:
 
     def _draw(
         self,
+        model: Model,
         params: Params,
         spec: SamplerSpec,
         images: list[UInt8[np.ndarray, "b h w c"]],
@@ -174,7 +185,7 @@ class Evaluator:
         settings, first = self._settings, 0
         rows = parallel.local_rows(settings.batch_size)
         for batch in sampling.draw_images(
-            self._sampler(spec.sampler, spec.gamma or 0.0),
+            self._sampler(model, spec.sampler, spec.gamma or 0.0),
             params,
             settings.seed,
             settings.num_samples,

@@ -25,6 +25,7 @@ from absl import flags
 
 from progdist import checkpoint, cli, parallel, preflight
 from progdist.config import Config
+from progdist.diffusion.schedules import describe
 from progdist.errors import UsageError, end_on_sigterm, exit_with
 from progdist.export import formats
 from progdist.export.formats import FORMATS, Card
@@ -70,13 +71,12 @@ def write(
     """
     # Other precisions are of this machine's training, not of the sampler.
     net = dataclasses.replace(config.net, dtype="float32", remat=False)
-    model = preflight.make_model(dataclasses.replace(config, net=net))
+    model = preflight.open_model(dataclasses.replace(config, net=net), model_path)
     origin = checkpoint.read_card(model_path)
-    preflight.check_card(model, model_path, origin)
     template = param_template(model, parallel.make_mesh(jax.devices()[:1]))
     params = checkpoint.load_model(model_path, template)
     params = jax.tree.map(np.asarray, params)
-    card = _card(config, origin["phase"], params, num_steps)
+    card = _card(config, model, origin["phase"], params, num_steps)
     out.parent.mkdir(parents=True, exist_ok=True)
     difference = None
     with files.whole_directory(out) as part:
@@ -110,12 +110,14 @@ def main(argv: list[str]) -> None:
         print(f"the images of JAX and ONNX differ by at most {difference:.1e}")
 
 
-def _card(config: Config, phase: int, params: Params, num_steps: int) -> Card:
+def _card(
+    config: Config, model: Model, phase: int, params: Params, num_steps: int
+) -> Card:
     return {
         "sampler": "ddim",
         "num_steps": num_steps,
-        "schedule": config.schedule,
-        "output": config.parameterization,
+        "schedule": describe(model.schedule),
+        "output": model.parameterization,
         "image_shape": list(config.data.image_shape),
         "num_classes": config.net.num_classes,
         "phase": phase,

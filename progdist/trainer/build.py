@@ -24,7 +24,6 @@ class Pieces(NamedTuple):
     workdir: Path
     mesh: Mesh
     source: data.Source
-    model: Model
     phases: tuple[Phase, ...]
     recipes: dict[Kind, Recipe]
     checkpoints: Checkpoints
@@ -41,7 +40,7 @@ def build(
     config: Config,
     workdir: Path,
     *,
-    model: Model,
+    models: dict[Kind, Model],
     source: data.Source,
     interrupt: Interrupt,
     override: bool,
@@ -63,9 +62,8 @@ def build(
         workdir=workdir,
         mesh=mesh,
         source=source,
-        model=model,
         phases=phases,
-        recipes=make_recipes(config, model, mesh),
+        recipes=make_recipes(config, models, mesh),
         checkpoints=checkpoints,
         display=display,
         preemption=Preemption(interrupt, watchdog, mesh),

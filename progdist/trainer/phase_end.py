@@ -14,7 +14,7 @@ from progdist.evaluate import evaluator, extraction, metrics, sampling
 from progdist.evaluate.evaluator import Evaluator, Result
 from progdist.evaluate.references import Reference
 from progdist.evaluate.specs import SamplerSpec
-from progdist.model import Model, Params, param_template
+from progdist.model import ImageShape, Model, Params, param_template
 from progdist.plan import Phase
 from progdist.workdir import files, layout
 from progdist.workdir.journal import Journal
@@ -29,7 +29,8 @@ class PhaseEnd:
     def __init__(
         self,
         workdir: Path,
-        model: Model,
+        model_of: Callable[[Phase], Model],
+        image_shape: ImageShape,
         mesh: Mesh,
         evaluation: Evaluation,
         reference: Reference,
@@ -42,16 +43,15 @@ class PhaseEnd:
         `note` shows something to the user; `check`, called with each batch of images,
         may raise to end the run there.
         """
-        self._workdir, self._model, self._mesh = workdir, model, mesh
+        self._workdir, self._model_of, self._mesh = workdir, model_of, mesh
         self._evaluation, self._journal = evaluation, journal
         self._note, self._check = note, check
         self._first = jax.process_index() == 0
-        shape, size = model.image_shape, evaluation.batch_size
+        size = evaluation.batch_size
         self._evaluator = Evaluator(
-            model,
             mesh,
             evaluation,
-            [extraction.make_extractor("pixels", shape, size)],
+            [extraction.make_extractor("pixels", image_shape, size)],
             [metrics.make_metric("fd")],
             reference._replace(counting=self._counting),
         )
@@ -64,12 +64,12 @@ class PhaseEnd:
         gamma = self._evaluation.gamma
         if phase.kind != "base":
             student = SamplerSpec(phase.number, n, n, "ddim")
-            self._evaluate(phase, params, [student])
+            self._evaluate(phase, self._model_of(phase), params, [student])
         baselines = [
             SamplerSpec(0, trained, n, "ddim"),
             SamplerSpec(0, trained, n, "ancestral", gamma),
         ]
-        self._evaluate(phase, teacher_params, baselines)
+        self._evaluate(phase, self._model_of(teacher), teacher_params, baselines)
         if self._first:
             report.write_samples(self._workdir)
 
@@ -87,11 +87,15 @@ class PhaseEnd:
             self._note(f"report: {report.write_page([self._workdir])}")
 
     def _evaluate(
-        self, phase: Phase, params: Params, specs: Sequence[SamplerSpec]
+        self,
+        phase: Phase,
+        model: Model,
+        params: Params,
+        specs: Sequence[SamplerSpec],
     ) -> None:
         """Adds rows to eval.jsonl; before them, samples of DDIM to samples/."""
         rows = self._journal.evaluations()
-        for result in self._evaluator.evaluate(params, specs, rows):
+        for result in self._evaluator.evaluate(model, params, specs, rows):
             if self._first and result.rows and result.spec.sampler == "ddim":
                 self._save_samples(phase, result)
             for row in result.rows:
@@ -126,12 +130,12 @@ class PhaseEnd:
         }
         if not few or parallel.broadcast_from_zero(_is_newer(path, models.values())):
             return
-        template = param_template(self._model, self._mesh)
         states = {}
-        for phase, model in models.items():
+        for phase, path_of_model in models.items():
+            model = self._model_of(phase)
             states[f"N{phase.num_steps}"] = sampling.draw_trajectory(
-                self._model,
-                checkpoint.load_model(model, template),
+                model,
+                checkpoint.load_model(path_of_model, param_template(model, self._mesh)),
                 seed=self._evaluation.seed,
                 num_images=_NUM_PATHS,
                 num_steps=phase.num_steps,

@@ -13,7 +13,7 @@ from progdist.config import Config, Training
 from progdist.model import Model, Params, param_specs, param_template
 from progdist.parallel import PyTree
 from progdist.plan import Kind, Phase
-from progdist.trainer import step as steps
+from progdist.trainer import state_machine, step as steps
 from progdist.trainer.state import (
     Snapshot,
     init_state,
@@ -42,26 +42,33 @@ class Recipe(NamedTuple):
     specs: PyTree
     train_step: steps.TrainStep
 
+    def begin(self, before: Snapshot) -> Snapshot:
+        """Returns the start of a round, from the end of the phase before."""
+        return state_machine.swap(before, self.optimizer, keep_ema=self.keeps_ema)
+
     @property
     def keeps_ema(self) -> bool:
         """Whether the state holds an average of the parameters."""
         return self.settings.ema_decay > 0
 
 
-def make_recipes(config: Config, model: Model, mesh: Mesh) -> dict[Kind, Recipe]:
+def make_recipes(
+    config: Config, models: dict[Kind, Model], mesh: Mesh
+) -> dict[Kind, Recipe]:
     """Returns the recipe of each kind of phase, with its step on the mesh."""
     base, distill = config.base, config.distill
+    model, student = models["base"], models["distill"]
     base_loss = steps.make_base_loss(model, weight=base.weight, dropout=base.dropout)
     distill_loss = steps.make_distill_loss(
-        model,
-        model,
+        student,
+        student,
         weight=distill.weight,
         ratio=distill.ratio,
         dropout=distill.dropout,
     )
     return {
         "base": _make_recipe(base, model, None, base_loss, mesh),
-        "distill": _make_recipe(distill, model, model, distill_loss, mesh),
+        "distill": _make_recipe(distill, student, student, distill_loss, mesh),
     }
 
 

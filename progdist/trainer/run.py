@@ -64,9 +64,9 @@ def run(
       Interrupted: if a signal asked it to stop; the state is saved.
     """
     preflight.check_devices(config, jax.device_count())
-    source, model = preflight.open_source(config), preflight.make_model(config)
+    source, models = preflight.open_source(config), preflight.make_models(config)
     if not checkpoint.snapshot_steps(workdir / "checkpoints"):
-        preflight.check_teacher(config, model)
+        preflight.check_teacher(config, models["base"])
     with ExitStack() as stack:
         own = functools.partial(_own, config, workdir, override, stack)
         parallel.on_process_zero(own)
@@ -74,7 +74,7 @@ def run(
         pieces = build(
             config,
             workdir,
-            model=model,
+            models=models,
             source=source,
             interrupt=interrupt or Interrupt(),
             override=override,
@@ -107,7 +107,8 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     )
     phase_end = PhaseEnd(
         pieces.workdir,
-        pieces.model,
+        lambda phase: pieces.recipe(phase.number).model,
+        pieces.source.image_shape,
         pieces.mesh,
         pieces.config.evaluation,
         references.make_reference(
@@ -162,10 +163,10 @@ def _template(pieces: Pieces, progress: Progress) -> Snapshot:
 
 
 def _fresh(pieces: Pieces) -> Snapshot:
-    params = init_params(pieces.model, pieces.config.seed, pieces.mesh)
+    recipe = pieces.recipe(0)
+    params = init_params(recipe.model, pieces.config.seed, pieces.mesh)
     if pieces.config.teacher:
         params = checkpoint.load_model(Path(pieces.config.teacher).expanduser(), params)
-    recipe = pieces.recipe(0)
     state = init_state(params, recipe.optimizer, recipe.keeps_ema)
     return Snapshot(0, parallel.place(state, pieces.mesh, recipe.specs), ())
 
@@ -252,7 +253,7 @@ def _begin_round(pieces: Pieces, snapshot: Snapshot) -> Snapshot:
     A state that is placed otherwise would compile the step once more.
     """
     recipe = pieces.recipe(snapshot.phase + 1)
-    begun = state_machine.swap(snapshot, recipe.optimizer, keep_ema=recipe.keeps_ema)
+    begun = recipe.begin(snapshot)
     state = parallel.place(begun.state, pieces.mesh, recipe.specs)
     return begun._replace(state=state)
 
@@ -269,11 +270,12 @@ def _finish(
         pieces.checkpoints.wait()
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
-    checkpoint.save_model(path, params, _facts(pieces.model, phase))
+    model = pieces.recipe(phase.number).model
+    checkpoint.save_model(path, params, _facts(model, phase))
     if phase.kind == "base":
         base = params
     else:
-        specs = param_specs(pieces.model)
+        specs = param_specs(pieces.recipe(0).model)
         base = parallel.place(base_params(), pieces.mesh, specs)
     phase_end.add(phase, params, pieces.phases[0], base)
 
@@ -281,7 +283,7 @@ def _finish(
 def _read_base_params(pieces: Pieces) -> Params:
     """Reads the model of phase 0 to the host, where it takes no device's memory."""
     path = checkpoint.model_dir(pieces.workdir, 0, pieces.phases[0].num_steps)
-    template = param_template(pieces.model, pieces.mesh)
+    template = param_template(pieces.recipe(0).model, pieces.mesh)
     return jax.device_get(checkpoint.load_model(path, template))
 
 

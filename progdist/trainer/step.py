@@ -135,14 +135,13 @@ def make_distill_loss(
         teacher_denoise = bind(teacher, round_.teacher_params)
         each = losses.distill_loss(
             functools.partial(student_denoise, conditioning=conditioning),
-            functools.partial(teacher_denoise, conditioning=conditioning),
+            [functools.partial(teacher_denoise, conditioning=conditioning)] * ratio,
             schedule,
             x=batch.image,
             i=i,
             eps=draws.eps,
             num_steps=num_steps,
             weight=weight,
-            ratio=ratio,
         )
         return Examples(each, schedule(i / num_steps))
 
