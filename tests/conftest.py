@@ -36,3 +36,10 @@ def root(tmp_path):
     path = tmp_path / "images"
     path.mkdir()
     return path
+
+
+@pytest.fixture(scope="module")
+def strict_dtypes():
+    """No array takes another's dtype unless the code says so."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield

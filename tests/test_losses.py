@@ -21,6 +21,8 @@ from progdist.diffusion.targets import multi_step_target, two_step_target
 from tests import toy
 from tests.toy import alpha_sigma, float64, unchecked
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 SCHEDULE = Cosine()
 TEACHER = toy.two_modes(0.5, 0.2)
 ALL_STEPS = [2**k for k in range(13)]  # N = 1 … 4096

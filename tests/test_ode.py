@@ -12,6 +12,8 @@ from progdist.diffusion.schedules import Cosine, make_schedule
 from tests import toy
 from tests.toy import Counted, alpha_sigma, float64, unchecked
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 MEAN, STD = 0.2, 0.5
 NAMES = ["cosine", "linear", "linear_beta", "linear_beta_discrete"]
 every_schedule = pytest.mark.parametrize("name", NAMES)

@@ -12,6 +12,8 @@ from progdist.diffusion.prediction import clip, from_output, num_outputs
 from progdist.diffusion.settings import Parameterization
 from tests.toy import alpha_sigma, float64, quick, unchecked
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 PARAMETERIZATIONS = get_args(Parameterization)
 number = st.floats(-2, 2)
 completed = jax.jit(from_output, static_argnames="parameterization")

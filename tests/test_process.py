@@ -9,6 +9,8 @@ from hypothesis import given, strategies as st
 from progdist.diffusion.process import diffuse, forward, posterior
 from tests.toy import alpha_sigma, float64, quick
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 number = st.floats(-3, 3)
 pair = st.tuples(st.floats(-18, 18), st.floats(1e-3, 10))  # logsnr_t, its distance to s
 
@@ -67,6 +69,7 @@ def test_posterior_is_bayes_rule(x, z_t, pair):
 
 @float64
 def test_posterior_golden_values():
+    """Those of the authors' published code, run in float64."""
     q = posterior(_one(0.2), _one(0.5), logsnr_t=_one(-1.0), logsnr_s=_one(2.0))
     np.testing.assert_allclose(q.mean, [0.46391121], atol=5.1e-9)
     np.testing.assert_allclose(q.variance, [0.11326816], atol=5.1e-9)
@@ -74,6 +77,7 @@ def test_posterior_golden_values():
 
 @float64
 def test_forward_variance_is_the_upper_golden_value():
+    """The upper bound of the authors' published sampler, run in float64."""
     q = forward(_one(0.2), logsnr_s=_one(2.0), logsnr_t=_one(-1.0))
     np.testing.assert_allclose(q.variance, [0.69466132], atol=5.1e-9)
 

@@ -21,6 +21,8 @@ from progdist.diffusion.schedules import (
 from progdist.diffusion.settings import ScheduleName
 from tests.toy import float64, quick, unchecked
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 NAMES = get_args(ScheduleName)
 EPS32, EPS64 = 2.0**-23, 2.0**-52
 logsnr_at = jax.jit(lambda schedule, t: schedule(t), static_argnums=0)
@@ -105,6 +107,7 @@ def test_beta_schedules_start_at_the_largest_logsnr(cls):
 
 @float64
 def test_cosine_golden_values():
+    """Those of the authors' published schedule, run in float64."""
     t = jnp.array([0.0, 1 / 1024, 0.125, 0.25, 0.5, 1.0])
     expected = [20.0, 12.901556, 3.229426, 1.762619, 0.0, -20.0]
     np.testing.assert_allclose(Cosine()(t), expected, atol=5.1e-7)

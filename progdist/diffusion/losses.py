@@ -90,7 +90,7 @@ def distill_loss(
       num_steps: N, the student's number of steps; may be traced.
       weight: w, by name.
     """
-    logsnr_t = schedule(i.astype(x.dtype) / num_steps)
+    logsnr_t = schedule(i.astype(x.dtype) / jnp.asarray(num_steps, x.dtype))
     z_t = diffuse(x, logsnr_t, eps)
     x_tilde = jax.lax.stop_gradient(
         multi_step_target(legs, schedule, z_t, i=i, num_steps=num_steps)
@@ -101,7 +101,7 @@ def distill_loss(
 def by_logsnr(loss: Float[Array, " b"], logsnr_t: Float[Array, " b"]) -> ByLogsnr:
     """Returns the parts that each bin of the log-SNR has in the mean loss."""
     number = jnp.round((logsnr_t - logsnr_bins.CENTRES[0]) / logsnr_bins.WIDTH)
-    number = jnp.clip(number, 0, len(logsnr_bins.CENTRES) - 1)
+    number = jnp.clip(number, 0, len(logsnr_bins.CENTRES) - 1).astype(int)
     # No product of matrices, which a TPU would round, and no scatter, which a GPU adds
     # up in any order.
     inside = number[:, None] == jnp.arange(len(logsnr_bins.CENTRES))[None]

@@ -49,8 +49,10 @@ def multi_step_target(
     """
     ratio = len(legs)
     steps = jnp.arange(ratio + 1, dtype=z_t.dtype)[:, None]
-    logsnr = schedule((ratio * i[None] - steps) / (ratio * num_steps))
-    weights = _convex_weights(logsnr, at_data=i[None] == 1)
+    i = i[None].astype(z_t.dtype)
+    num_knots = ratio * jnp.asarray(num_steps, z_t.dtype)
+    logsnr = schedule((ratio * i - steps) / num_knots)
+    weights = _convex_weights(logsnr, at_data=i == 1)
     z, x_tilde = z_t, jnp.zeros_like(z_t)
     for j, denoise in enumerate(legs):
         prediction = denoise(z, logsnr[j])
