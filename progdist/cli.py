@@ -78,6 +78,7 @@ def parse(
         print(f"{about}\n{values.get_help()}")
         sys.exit(0)
     _check_renamed(argv)
+    values.unparse_flags()  # forgets an earlier command line of this process
     try:
         rest = values(argv)[1:]
     except flags.Error as error:

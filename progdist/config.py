@@ -198,16 +198,16 @@ def differences(old: Config, new: Config) -> list[str]:
     """Returns "field: old → new" of each field that changes what a run computes."""
     before, after = (_flatten(dataclasses.asdict(c)) for c in (old, new))
     return [
-        f"{field}: {before[field]!r} → {value!r}"
+        f"{field}: {before.get(field)!r} → {value!r}"
         for field, value in after.items()
-        if value != before[field] and field not in _HARMLESS
+        if value != before.get(field) and field not in _HARMLESS
     ]
 
 
 def defaults_of_changed(config: Config) -> dict[str, Any]:
     """Returns the default of each field, "data.name" say, whose value is another."""
     values, defaults = (_flatten(dataclasses.asdict(c)) for c in (config, Config()))
-    return {f: value for f, value in defaults.items() if values[f] != value}
+    return {f: v for f, v in defaults.items() if values.get(f, v) != v}
 
 
 def to_json(config: Config) -> str:

@@ -25,31 +25,36 @@ from progdist.errors import exit_with
 from progdist.trainer import run as experiment
 from progdist.trainer.preemption import Interrupt
 
-FLAGS = flags.FlagValues()
-cli.define_config(FLAGS)
-cluster.define_flags(FLAGS)
-flags.DEFINE_string(
-    "workdir", None, "Directory of the run; created if missing.", flag_values=FLAGS
-)
-flags.DEFINE_bool(
-    "override",
-    False,
-    "Resume with a configuration other than the run began with.",
-    flag_values=FLAGS,
-)
+
+def define_flags() -> flags.FlagValues:
+    """Returns the flags; --config adds its overrides to them when it is parsed."""
+    values = flags.FlagValues()
+    cli.define_config(values)
+    cluster.define_flags(values)
+    flags.DEFINE_string(
+        "workdir", None, "Directory of the run; created if missing.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "override",
+        False,
+        "Resume with a configuration other than the run began with.",
+        flag_values=values,
+    )
+    return values
 
 
 def main(argv: list[str]) -> None:
     """Runs the experiment that the flags describe."""
-    cli.parse(FLAGS, argv, __doc__, required=("config", "workdir"))
-    config = cli.get_config(FLAGS)
+    values = define_flags()
+    cli.parse(values, argv, __doc__, required=("config", "workdir"))
+    config = cli.get_config(values)
     preflight.check(config)
-    workdir = Path(str(FLAGS["workdir"].value)).expanduser().absolute()
-    cli.prepare_devices(config, FLAGS["num_processes"].value or 1)
-    cluster.join(FLAGS)
+    workdir = Path(str(values["workdir"].value)).expanduser().absolute()
+    cli.prepare_devices(config, values["num_processes"].value or 1)
+    cluster.join(values)
     # After joining, which takes over SIGTERM.
     with Interrupt() as interrupt:
-        experiment.run(config, workdir, interrupt, bool(FLAGS["override"].value))
+        experiment.run(config, workdir, interrupt, bool(values["override"].value))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The command that measures any round of a run."""
 
 import errno
-import importlib
 import json
 import subprocess
 import sys
@@ -64,7 +63,7 @@ def workdir(finished, tmp_path, monkeypatch):
 
 def command(module, *flags, monkeypatch):
     monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)  # done already
-    importlib.reload(module).main(["progdist", *flags])
+    module.main(["progdist", *flags])
 
 
 def rows(workdir, **wanted):
@@ -187,9 +186,8 @@ def test_a_workdir_in_use_is_left_alone(workdir, monkeypatch):
 )
 def test_a_mistake_is_one_line(flags, message, workdir, monkeypatch, capsys):
     monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)
-    module = importlib.reload(evaluate)
     with pytest.raises(SystemExit) as ended:
-        exit_with(module.main, ["progdist", f"--workdir={workdir}", *flags])
+        exit_with(evaluate.main, ["progdist", f"--workdir={workdir}", *flags])
     error = capsys.readouterr().err
     assert ended.value.code == 2
     assert message in error

@@ -1,4 +1,4 @@
-"""TensorBoard's files can be read at any time, and say what the rows say."""
+"""TensorBoard's files can be read at any time, and agree with the rows."""
 
 import struct
 
@@ -66,7 +66,7 @@ def test_a_histogram_has_a_bar_for_each_bin(there, tmp_path):
     assert histogram(bars, tmp_path) == expected
 
 
-def test_all_that_was_said_can_be_read_while_the_run_goes_on(tmp_path):
+def test_events_can_be_read_while_the_run_goes_on(tmp_path):
     journal, directory = open_journal(tmp_path, 4), tmp_path / "tensorboard"
     assert read(directory)[1].session_log.status == SessionLog.START
     assert read(directory)[1].step == 5  # hides what an earlier start said of it

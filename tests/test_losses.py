@@ -85,7 +85,7 @@ def _target_of(ratio):
     """One compilation for every N."""
     return jax.jit(
         lambda z, i, num_steps: multi_step_target(
-            TEACHER, SCHEDULE, z, i=i, num_steps=num_steps, ratio=ratio
+            [TEACHER] * ratio, SCHEDULE, z, i=i, num_steps=num_steps
         )
     )
 
@@ -209,7 +209,7 @@ def test_a_constant_teacher_is_its_own_target(ratio):
     i = jnp.arange(1, 9)
     target = jax.jit(
         lambda z: multi_step_target(
-            toy.point_mass(0.3), SCHEDULE, z, i=i, num_steps=8, ratio=ratio
+            [toy.point_mass(0.3)] * ratio, SCHEDULE, z, i=i, num_steps=8
         )
     )(jnp.ones((8, 2)))
     np.testing.assert_allclose(target, np.full((8, 2), 0.3), rtol=1e-14)
@@ -242,7 +242,7 @@ def _loss(student, teacher, num_steps):
     i = jnp.asarray(_indices(num_steps))
     return distill_loss(
         _bound(student),
-        _bound(teacher),
+        [_bound(teacher)] * 2,
         SCHEDULE,
         x=x,
         i=i,
@@ -287,7 +287,7 @@ def test_the_loss_is_the_weighted_distance_to_the_target():
     loss = jax.jit(
         lambda x, i, eps: distill_loss(
             student,
-            TEACHER,
+            [TEACHER] * 2,
             SCHEDULE,
             x=x,
             i=i,
@@ -363,7 +363,7 @@ def _distilled(teacher, std):
         n, students = len(gains), _linear(gains)
         return distill_loss(
             students,
-            _linear(teacher),
+            [_linear(teacher)] * 2,
             SCHEDULE,
             x=x,
             i=i,
@@ -412,7 +412,7 @@ def test_the_gain_of_a_linear_student_is_the_least_squares_one():
     def loss(gain):
         return distill_loss(
             lambda z, logsnr: Prediction(gain * z, z, z),
-            TEACHER,
+            [TEACHER] * 2,
             SCHEDULE,
             x=x,
             i=i,
@@ -480,21 +480,19 @@ def test_the_loss_of_a_student_that_predicts_the_target_is_zero(ratio):
     def loss(teacher_steps):
         def student(z_t, logsnr_t):
             x = multi_step_target(
-                *(TEACHER, SCHEDULE, z_t),
+                *([TEACHER] * teacher_steps, SCHEDULE, z_t),
                 i=i,
                 num_steps=num_steps,
-                ratio=teacher_steps,
             )
             return Prediction(x, x, x)
 
         return distill_loss(
-            *(student, TEACHER, SCHEDULE),
+            *(student, [TEACHER] * ratio, SCHEDULE),
             x=0.3 * eps,
             i=i,
             eps=eps,
             num_steps=num_steps,
             weight="constant",
-            ratio=ratio,
         )
 
     np.testing.assert_array_equal(loss(ratio), 0)

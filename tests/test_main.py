@@ -1,6 +1,5 @@
 """The commands: what a mistake is answered with."""
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,6 @@ def answer(command, *flags, capsys, monkeypatch):
     """Exit code and standard error of a command, run in this process."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)  # done already
-    command = importlib.reload(command)  # flags keep what they were last given
     argv = ["progdist", *flags]
     monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for overrides
     with pytest.raises(SystemExit) as ended:

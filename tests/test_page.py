@@ -1,4 +1,4 @@
-"""The page holds what the files hold, alone, and whatever they are called."""
+"""The page shows the contents of the files, in one file, for any names."""
 
 import base64
 import contextlib
@@ -225,7 +225,7 @@ def test_large_pictures_are_compressed():
     assert len(uri) < 20_000
 
 
-# What it says
+# Contents
 
 
 def test_the_table_holds_the_rows(one):
@@ -250,7 +250,7 @@ def test_the_first_words_are_the_numbers_that_matter(one):
     assert "its teacher at 2.00 in 16" in words
 
 
-def test_the_best_of_settings_and_of_other_solvers_counts(tmp_path):
+def test_the_best_setting_and_the_best_other_solver_count(tmp_path):
     rows = [
         *evaluations(1),
         evaluation(1, "teacher", "ancestral", 8, 5.0) | {"gamma": 0.0},
@@ -279,7 +279,7 @@ def test_the_best_of_settings_and_of_other_solvers_counts(tmp_path):
     assert len(everything) == 1 + len(rows)
 
 
-def test_a_student_that_only_others_have_drawn_is_shown_by_name(tmp_path):
+def test_a_student_without_ddim_is_shown_with_its_sampler(tmp_path):
     rows = [
         evaluation(1, "student", "heun", 8, 3.0),
         evaluation(1, "student", "ancestral", 8, 2.5) | {"gamma": 0.0},
@@ -309,7 +309,7 @@ def test_what_is_better_depends_on_the_metric(tmp_path):
     assert len(page.all("svg")) == 2
 
 
-def test_distances_that_cannot_be_compared_are_apart(tmp_path):
+def test_values_that_are_not_comparable_have_tables_of_their_own(tmp_path):
     rows = [
         *evaluations(1),
         evaluation(1, "student", "ddim", 8, 9.0) | {"num_samples": 50, "seed": 3},
@@ -343,15 +343,15 @@ def test_a_phase_costs_time_images_and_network_calls(one):
 
 
 def test_settings_that_differ_from_the_default_come_first(one):
-    telling, rest = (t for t in one.tables if t[0][0] == "field")
-    assert telling[1:] == [["base.batch_size", "64 default 128"]]
+    changed, rest = (t for t in one.tables if t[0][0] == "field")
+    assert changed[1:] == [["base.batch_size", "64 default 128"]]
     assert ["data.image_shape", "[8, 8, 1]"] in rest
-    assert len(rest) + len(telling) - 2 == sum(
+    assert len(rest) + len(changed) - 2 == sum(
         len(v) if isinstance(v, dict) else 1 for v in config().values()
     )
 
 
-def test_origin_and_starts_are_told(tmp_path):
+def test_the_page_shows_origin_and_starts(tmp_path):
     workdir = make_run(tmp_path / "r")
     starts = [
         start(),
@@ -390,7 +390,7 @@ def test_several_runs_stand_side_by_side(tmp_path):
         assert f"12 images of {name}: student, 8 steps" in alts
 
 
-# Whatever they are called
+# Hostile names
 
 
 def test_text_of_unknown_origin_stays_text(tmp_path):
@@ -410,22 +410,22 @@ def test_text_of_unknown_origin_stays_text(tmp_path):
         assert page.all("svg")
 
 
-def test_names_that_are_no_text_can_be_written(tmp_path):
+def test_names_that_are_not_text_can_be_written(tmp_path):
     workdir = make_run(Path(f"{tmp_path}/\udcff\n\x07"))
     assert "���" in read(workdir).text
 
 
-# As far as they go
+# Unfinished runs
 
 
-def test_of_a_run_that_has_just_begun_there_is_a_page(tmp_path):
+def test_a_run_that_has_just_begun_has_a_page(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     page = read(tmp_path)
-    for words in ("nothing has been measured", "No updates", "No samples"):
+    for words in ("nothing has been evaluated", "No updates", "No samples"):
         assert words in page.text
 
 
-def test_a_row_that_is_being_written_is_waited_for(tmp_path):
+def test_a_row_being_written_is_left_out(tmp_path):
     workdir = make_run(tmp_path / "r", phases=1)
     for name in ("metrics.jsonl", "eval.jsonl", "starts.jsonl"):
         with (workdir / name).open("a") as file:
@@ -453,7 +453,7 @@ def test_without_its_plan_a_run_has_a_page(tmp_path):
 
 def test_the_teacher_alone_has_a_page(tmp_path):
     page = read(make_run(tmp_path / "r", phases=0))
-    assert "no student has been measured yet" in page.text
+    assert "no student has been evaluated yet" in page.text
     assert "The" not in page.text.split("teacher is at")[0][-4:]
 
 
@@ -603,7 +603,7 @@ def test_a_malformed_field_is_named_with_what_is_accepted(
         ("eval.jsonl", {"of another version": {"value": HUGE}}),
     ],
 )
-def test_what_cannot_be_counted_with_is_shown_as_it_stands(tmp_path, name, change):
+def test_odd_values_do_not_break_the_page(tmp_path, name, change):
     workdir = make_run(tmp_path / "r", phases=1)
     change_first(workdir / name, change)
     assert read(workdir).tables
@@ -632,7 +632,7 @@ def test_a_page_that_cannot_be_written_is_code_4(workdir, capsys):
     assert error.count("\n") == 1
 
 
-def test_the_page_is_where_it_was_wanted(workdir, tmp_path):
+def test_the_page_is_written_where_the_flags_say(workdir, tmp_path):
     command = [sys.executable, "-m", "progdist.report", str(workdir)]
     env = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin"}
     one, out = make_run(tmp_path / "one", phases=0), tmp_path / "two.html"
@@ -673,7 +673,7 @@ SMALLEST = (
 
 
 @pytest.mark.skipif(browser.PROGRAM is None, reason="chromium is not installed")
-def test_a_browser_shows_it_without_a_complaint(workdir, one, tmp_path):
+def test_a_browser_shows_the_page_without_errors(workdir, one, tmp_path):
     two = report.write_page(
         [workdir, make_run(tmp_path / "other", phases=2)], tmp_path / "two.html"
     )
@@ -693,7 +693,7 @@ def test_a_browser_shows_it_without_a_complaint(workdir, one, tmp_path):
 
 
 @pytest.mark.skipif(browser.PROGRAM is None, reason="chromium is not installed")
-def test_the_arrow_keys_choose_the_samples(workdir, one, tmp_path):
+def test_arrow_keys_choose_the_samples(workdir, one, tmp_path):
     with browser.chromium(tmp_path / "profile") as page:
         page.open((workdir / "report.html").as_uri(), 360, 800)
         for n in (4, 2, 1):

@@ -1,4 +1,4 @@
-"""The loss by log-SNR, phase by phase, as far as the rows have it."""
+"""The loss of each phase by log-SNR."""
 
 import numpy as np
 import pytest
@@ -50,14 +50,14 @@ def test_a_bin_that_is_empty_in_some_rows_has_the_mean_of_the_others():
     np.testing.assert_array_equal(profile.loss[:4], [4.0, 3.5, 3.0, 1.0])
 
 
-def test_rows_that_a_resumed_run_has_written_twice_count_as_the_last_time():
+def test_the_last_of_repeated_rows_counts():
     again = [r | {"loss_by_logsnr": [2.0] * NUM_BINS} for r in rows(0)[-5:]]
     (profile,) = profiles(rows(0) + again)
     np.testing.assert_array_equal(profile.loss, 2.0)
 
 
 @pytest.mark.parametrize("bar", [None, 0.0, float("inf"), 1e300])
-def test_where_there_is_nothing_to_draw_there_is_no_profile(bar):
+def test_without_drawable_losses_there_is_no_profile(bar):
     assert profiles(metrics(1)) == []
     nothing = [r | {"loss_by_logsnr": [bar] * NUM_BINS} for r in metrics(1)]
     assert profiles(nothing) == []
@@ -74,7 +74,7 @@ def test_where_there_is_nothing_to_draw_there_is_no_profile(bar):
         [10**400] * NUM_BINS,
     ],
 )
-def test_what_is_no_loss_for_each_bin_is_refused(bad):
+def test_other_than_a_loss_for_each_bin_is_an_error(bad):
     with pytest.raises(ValueError, match=r"^metrics.jsonl: loss_by_logsnr is not a"):
         profiles([r | {"loss_by_logsnr": bad} for r in metrics(0)])
 

@@ -46,7 +46,8 @@ class Dropping(tiny.TinyNet):
 def update(kind, config, step=0):
     """State before and after the update of that number, and its metrics."""
     mesh = parallel.make_mesh(jax.devices()[:1])
-    models = dict.fromkeys(("base", "distill"), tiny.model(net=Dropping()))
+    model = tiny.model(net=Dropping())
+    models = {"base": model, "distill": model}
     recipe = recipes.make_recipes(config, models, mesh)[kind]
     before = init_state(tiny.params(), recipe.optimizer, recipe.keeps_ema)
     before = before._replace(step=jnp.int32(step))

@@ -1,4 +1,4 @@
-"""The report shows what is in the files, whole, and as far as they go."""
+"""Readers and figures of the report, on whole and on damaged files."""
 
 import io
 import json
@@ -394,7 +394,7 @@ def damaged(content):
         (drawn_by(images=images(0, shape=(9, 8, 1))), "images are (9, 8, 1), those of"),
     ],
 )
-def test_what_are_no_samples_is_named_in_one_line(tmp_path, content, said):
+def test_malformed_samples_are_named_in_one_line(tmp_path, content, said):
     path = make_workdir(tmp_path, phases=0) / "samples" / "phase_01.npz"
     path.write_bytes(content)
     with pytest.raises(report.FormatError) as error:
@@ -420,7 +420,7 @@ STATES = np.zeros((3, 2, 8, 8, 1), np.float32)
         (damaged(npz(N2=np.random.default_rng(0).normal(size=999))), "not a whole npz"),
     ],
 )
-def test_what_are_no_trajectories_is_named_in_one_line(tmp_path, content, said):
+def test_malformed_trajectories_are_named_in_one_line(tmp_path, content, said):
     path = make_workdir(tmp_path, phases=0) / "samples" / "trajectories.npz"
     path.write_bytes(content)
     with pytest.raises(report.FormatError) as error:
@@ -429,7 +429,7 @@ def test_what_are_no_trajectories_is_named_in_one_line(tmp_path, content, said):
     assert "\n" not in str(error.value)
 
 
-def test_states_that_are_no_numbers_are_grey():
+def test_states_that_are_not_numbers_are_grey():
     state = np.array([np.nan, np.inf, -np.inf, 0], np.float32).reshape(2, 2, 1)
     assert visible(state)[..., 0].tolist() == [[0.5, 1.0], [0.0, 0.5]]
 
@@ -462,7 +462,7 @@ def test_quality_axes_are_logarithmic_with_whole_numbers_of_calls(tmp_path):
     assert "FD-pixels" in axes.get_ylabel()
 
 
-def test_every_sampler_of_the_student_has_a_line_that_can_be_told(tmp_path):
+def test_every_sampler_of_the_student_has_a_line_of_its_own(tmp_path):
     samplers = ["ddim", "ancestral", "dpm", "heun", "rk4"]
     rows = [
         evaluation(k, "student", sampler, 16 >> k, 2.0 + i + k)
@@ -505,7 +505,7 @@ def test_a_legend_below_the_axes_names_the_lines(samplers):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, 1e300, 5e-324])
-def test_a_value_without_a_place_on_a_log_axis_is_left_out(tmp_path, value):
+def test_a_value_that_a_log_axis_cannot_show_is_left_out(tmp_path, value):
     rows = [*evaluations(1), evaluation(2, "student", "ddim", 4, value)]
     write_jsonl(tmp_path / "eval.jsonl", rows)
     assert report.write_quality(tmp_path).stat().st_size > 10_000
@@ -562,7 +562,7 @@ def test_a_phase_begins_where_its_first_update_is(tmp_path):
     assert loss.get_xlim() == rate.get_xlim() == (0, 99)
 
 
-def test_updates_gone_through_twice_count_as_the_last_time(tmp_path):
+def test_the_last_row_of_a_repeated_update_counts(tmp_path):
     rows = metrics(0)
     again = [{**row, "loss": 7.0} for row in rows[10:15]]
     write_jsonl(tmp_path / "metrics.jsonl", [*rows[:15], *again, *rows[15:]])
@@ -681,7 +681,7 @@ def test_with_the_teacher_alone_there_are_partial_pictures(tmp_path):
     assert cells(workdir)[1:] == [["16", "–", "2.00", "–", "–"]]
 
 
-def test_of_an_empty_workdir_nothing_is_drawn(tmp_path):
+def test_nothing_is_drawn_of_an_empty_workdir(tmp_path):
     assert [write(tmp_path) for write in WRITERS] == [None] * len(WRITERS)
     assert not list(tmp_path.iterdir())
     assert report.closing_table(tmp_path).row_count == 0

@@ -124,11 +124,11 @@ def test_the_command_that_measures_finds_the_runs_rows_and_comes_to_the_same(
     shutil.copytree(finished, workdir)
     of_the_run = rows(workdir, "eval.jsonl")
     flags = ["", f"--workdir={workdir}", "--round=0,1", "--num_steps=2"]
-    importlib.reload(evaluate).main(flags)
+    evaluate.main(flags)
     assert capsys.readouterr().out.count("already evaluated") == 2
     assert rows(workdir, "eval.jsonl") == of_the_run
     (workdir / "eval.jsonl").unlink()
-    importlib.reload(evaluate).main(flags)
+    evaluate.main(flags)
     again = rows(workdir, "eval.jsonl")
     for row in again:
         row["value"] = pytest.approx(row["value"], rel=1e-6)

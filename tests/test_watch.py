@@ -110,7 +110,7 @@ def test_a_run_is_waited_for_and_followed_to_its_end(tmp_path, monkeypatch):
     assert "refresh" not in text(path)
 
 
-def test_of_several_runs_those_that_are_there_are_shown(tmp_path, monkeypatch):
+def test_the_page_shows_the_runs_that_exist_so_far(tmp_path, monkeypatch):
     a, b, out = begun(tmp_path / "a"), tmp_path / "b", tmp_path / "both.html"
 
     def begin():
@@ -121,7 +121,7 @@ def test_of_several_runs_those_that_are_there_are_shown(tmp_path, monkeypatch):
     assert "<title>a, b · progdist" in text(path)
 
 
-def test_what_cannot_be_read_is_told_once_and_read_again(tmp_path, monkeypatch):
+def test_a_malformed_file_is_reported_once_and_read_again(tmp_path, monkeypatch):
     workdir = begun(tmp_path / "r")
     samples, page = workdir / "samples" / "phase_01.npz", workdir / "report.html"
     samples.parent.mkdir()
@@ -154,7 +154,7 @@ def test_what_cannot_be_read_is_told_once_and_read_again(tmp_path, monkeypatch):
         ("samples/trajectories.npz", npy(np.zeros(3))),
     ],
 )
-def test_nothing_malformed_ends_it_while_the_run_goes_on(
+def test_malformed_files_do_not_end_it_while_the_run_goes_on(
     tmp_path, monkeypatch, name, content
 ):
     workdir = begun(tmp_path / "r")
@@ -171,7 +171,7 @@ def test_nothing_malformed_ends_it_while_the_run_goes_on(
     assert [line[: len(str(path))] for line in told] == [str(path)]
 
 
-def test_what_is_malformed_in_the_end_is_an_error(tmp_path, monkeypatch):
+def test_a_file_that_is_malformed_at_the_end_is_an_error(tmp_path, monkeypatch):
     workdir = begun(tmp_path / "r")
     (workdir / "config.json").write_text("[]")
     with pytest.raises(ValueError, match="not a JSON object"):
@@ -284,7 +284,7 @@ def test_a_page_that_cannot_be_written_is_code_4(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_reader_that_never_rests_meets_no_half_rows(tmp_path):
+def test_a_busy_reader_never_sees_half_a_row(tmp_path):
     """While rows are appended, and cut as a resumed run does it."""
     workdir, written = begun(tmp_path / "r"), 0
     end = time.monotonic() + 1.5

@@ -37,11 +37,12 @@ def multi_step_target(
     i: Int[Array, " b"],
     num_steps: int | Int[Array, ""],
 ) -> Float[Array, "b *d"]:
-    """Returns the x_tilde with which ONE student step lands where the teacher does.
+    """Returns the x_tilde with which ONE student step lands where the legs do.
 
-    The legs take one each of `ratio` DDIM steps from t = i / N to s = (i - 1) / N. A DDIM step
-    adds (e^{logsnr_s / 2} - e^{logsnr_t / 2}) x̂ to z / sigma, so the target is the
-    average of the teacher's predictions on the way, weighted by those differences.
+    Each leg is the denoiser of one DDIM step; they are equally long and lead from
+    t = i / N to s = (i - 1) / N. A DDIM step adds (e^{logsnr_s / 2} - e^{logsnr_t / 2})
+    x̂ to z / sigma, so the target is the average of the legs' predictions, weighted by
+    those differences.
     That equals (z_s - (sigma_s / sigma_t) z_t) / (alpha_s - (sigma_s / sigma_t)
     alpha_t), which subtracts nearly equal numbers where N is large; the average cannot
     cancel. Where s = 0 the sampler returns x̂ itself, and so does this.

@@ -69,9 +69,8 @@ def write(
       UsageError: if a format cannot hold it.
       SaveError: if the two samplers draw different images.
     """
-    # Other precisions are of this machine's training, not of the sampler.
-    net = dataclasses.replace(config.net, dtype="float32", remat=False)
-    model = preflight.open_model(dataclasses.replace(config, net=net), model_path)
+    config = dataclasses.replace(config, net=config.net.portable())
+    model = preflight.open_model(config, model_path)
     origin = checkpoint.read_card(model_path)
     template = param_template(model, parallel.make_mesh(jax.devices()[:1]))
     params = checkpoint.load_model(model_path, template)

@@ -71,6 +71,10 @@ class UNetConfig:
         rule = f"a divisor of each level's channels, {self.ch} times {self.ch_mult}"
         _require(ok, self, field, rule)
 
+    def portable(self) -> "UNetConfig":
+        """Returns the same network in float32, without recomputation."""
+        return dataclasses.replace(self, dtype="float32", remat=False)
+
     def smoke(self, image_shape: ImageShape) -> "UNetConfig":
         """Returns a narrow network of at most two levels, for a first try."""
         small = dataclasses.replace(

@@ -1,12 +1,12 @@
-"""What a run's workdir shows: pictures and tables from the files a run leaves.
+"""Figures, tables and a page from the files of a run.
 
-Reads `metrics.jsonl`, `eval.jsonl` and `samples/*.npz`; writes PNG files beside them,
-and a page (`python -m progdist.report`). Needs no accelerator and imports no JAX. Every
-`write_*` draws whatever is there so far and returns the path of its picture; but for
-`write_page` it returns None, and writes nothing, where there is nothing to draw yet.
+`read/` reads a workdir, `figures/` draws PNG files and SVG, `page/` writes the page
+(`python -m progdist.report`). Needs no accelerator and imports no JAX. Every `write_*`
+draws the files that exist so far and returns the path of its figure; all but
+`write_page` return None, and write nothing, if there is nothing to draw yet.
 
-In all of it "teacher" means the undistilled model of phase 0, and a number of
-steps N is a number of network calls.
+Throughout, "teacher" means the undistilled model of phase 0, and a number of steps N
+is a number of network calls.
 """
 
 from progdist.report.figures.curves import write_curves

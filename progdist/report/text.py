@@ -1,4 +1,4 @@
-"""Numbers, times and words as people read them."""
+"""Numbers, times and names as text for people."""
 
 import math
 
@@ -6,29 +6,29 @@ NONE = "–"
 
 
 def plain(text: str) -> str:
-    """Text of unknown origin, so that Matplotlib takes no $ in it for a formula."""
+    """Returns text of unknown origin in which Matplotlib sees no formula."""
     return printable(text).replace("$", r"\$")
 
 
 def printable(text: str) -> str:
-    """Text of unknown origin in one line, without what cannot be written."""
+    """Returns text of unknown origin in one line, unprintable characters replaced."""
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
 def steps_text(num_steps: int) -> str:
-    """A number of steps in words: "1 step", "64 steps"."""
+    """Returns "1 step", or "64 steps"."""
     return f"{num_steps} step" if num_steps == 1 else f"{num_steps} steps"
 
 
 def number_text(value: float | None) -> str:
-    """Three significant digits, without an exponent for the usual sizes."""
+    """Returns three significant digits, without an exponent for the usual sizes."""
     if value is None:
         return NONE
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
 def duration_text(seconds: float | None) -> str:
-    """A time for people: "41 s", "9 min 40 s", "3 h 12 min", "2 d 5 h"."""
+    """Returns a time for people: "41 s", "9 min 40 s", "3 h 12 min", "2 d 5 h"."""
     if seconds is None or not math.isfinite(seconds):
         return NONE
     if seconds < 59.5:
@@ -43,7 +43,7 @@ def duration_text(seconds: float | None) -> str:
 
 
 def many_text(count: int | float | None) -> str:
-    """A number that may be large: "0.52", "960,000", "8.19 M"."""
+    """Returns a number that may be large: "0.52", "960,000", "8.19 M"."""
     if count is None:
         return NONE
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):

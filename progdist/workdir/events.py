@@ -1,7 +1,7 @@
-"""Event files for TensorBoard, written by the thread that has something to say.
+"""Event files for TensorBoard, written in the caller's thread.
 
-tensorboardX's own SummaryWriter hands over to a thread. A full disk ends that thread,
-and what is said after it waits for ever.
+The SummaryWriter of tensorboardX writes in a thread of its own. A full disk ends that
+thread, and later calls then wait for ever.
 """
 
 import time
@@ -17,7 +17,7 @@ from tensorboardX.summary import histogram_raw, image as image_summary, scalar
 
 
 class Events:
-    """One event file; the numbers of an interrupted run beyond its start are hidden."""
+    """One event file; hides numbers of an earlier start from its first step on."""
 
     def __init__(self, directory: Path, first_step: int) -> None:
         """Opens a file for numbers from `first_step` on."""
@@ -28,7 +28,7 @@ class Events:
         self._file.flush()
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """Writes numbers by name, and sees that they are on disk."""
+        """Writes and flushes numbers by name."""
         for name, value in values.items():
             self._write(step, summary=scalar(name, value))
         self._file.flush()
@@ -40,7 +40,7 @@ class Events:
         edges: Sequence[float],
         step: int,
     ) -> None:
-        """Writes bars between edges, None for no bar, and sees that they are on disk.
+        """Writes and flushes bars between edges, None for no bar.
 
         TensorBoard takes min and max, not the edges, for the ends of the outer bars.
         """
@@ -62,7 +62,7 @@ class Events:
         self._file.flush()
 
     def image(self, name: str, image: UInt8[np.ndarray, "h w ch"], step: int) -> None:
-        """Writes a picture, and sees that it is on disk."""
+        """Writes and flushes a picture."""
         self._write(step, summary=image_summary(name, image, dataformats="HWC"))
         self._file.flush()
 

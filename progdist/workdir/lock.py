@@ -1,8 +1,8 @@
-"""One owner per workdir.
+"""Lock of a workdir: one owner at a time.
 
 The owner holds an exclusive lock on the file `lock`, which its death releases, and
-touches the file every other second. Where a file system does not carry locks between
-machines, a newcomer on another one sees the touching.
+touches the file every two seconds. On a file system that does not carry locks between
+machines, a run on another machine sees the file change.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from progdist.errors import InputError
 
 _TOUCH_SECONDS, _WATCH_SECONDS = 2.0, 7.0
-_SILENT_SECONDS = 60.0  # a file system may tell other machines late
+_SILENT_SECONDS = 60.0  # other machines may see a change late
 _TAKEN = errno.EACCES, errno.EAGAIN
 
 
@@ -30,7 +30,7 @@ class Lock:
     """Owns a workdir while it is entered."""
 
     def __init__(self, workdir: Path) -> None:
-        """Takes a directory that exists."""
+        """Prepares the lock of an existing directory."""
         self._path = workdir / "lock"
         self._released = threading.Event()
 
@@ -52,7 +52,7 @@ class Lock:
 
     def _acquire(self) -> None:
         owner, free = owner_of(self._path.parent), _try_lock(self._file)
-        # A lock that was granted says nothing of other machines, nor one of no kind.
+        # A granted lock proves nothing about other machines, nor does a missing one.
         watches = owner and (free is None or owner["host"] != socket.gethostname())
         if free is False or (watches and self._is_touched()):
             raise LockError(
@@ -85,19 +85,19 @@ class Lock:
 
 
 class Owner:
-    """Watches the owner of a workdir from beside.
+    """Watches the owner of a workdir.
 
-    Without trying the lock: a run that starts just then would be refused.
+    Never tries the lock: a run that starts at that moment would be refused.
     """
 
     def __init__(self, workdir: Path) -> None:
-        """Takes a directory, which need not be there yet."""
+        """Watches a directory, which need not exist yet."""
         self._path = workdir / "lock"
         self._touched: int | None = None
         self._since = 0.0
 
     def is_alive(self) -> bool:
-        """Whether there is an owner that has been heard of, or may yet be."""
+        """Whether there is an owner that touched the lock, or may still do so."""
         if not owner_of(self._path.parent):
             return False
         with contextlib.suppress(OSError):
@@ -108,7 +108,7 @@ class Owner:
 
 
 def owner_of(workdir: Path) -> dict[str, str]:
-    """Returns the note of the owner: pid, host, since; empty where there is none."""
+    """Returns the note of the owner: pid, host, since; empty if there is none."""
     try:
         found = json.loads((workdir / "lock").read_bytes()[:4096])
         return {key: str(found[key]) for key in ("pid", "host", "since")}
@@ -117,7 +117,7 @@ def owner_of(workdir: Path) -> dict[str, str]:
 
 
 def _try_lock(file: int) -> bool | None:
-    """Whether the lock was free; None where the file system has no locks."""
+    """Whether the lock was free; None if the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

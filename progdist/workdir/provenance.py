@@ -1,4 +1,4 @@
-"""What a run is made with: commit, versions, devices, settings."""
+"""Provenance of a run: commit, versions, devices, changed settings."""
 
 import platform
 import subprocess
@@ -16,11 +16,11 @@ _GIT_SECONDS = 10
 
 
 def of_start(defaults: dict[str, Any], global_step: int) -> dict[str, Any]:
-    """Returns the row that a start leaves in starts.jsonl.
+    """Returns the row of a start in starts.jsonl.
 
     Args:
-      defaults: of the fields of the configuration that differ from them.
-      global_step: the update from which the run goes on.
+      defaults: defaults of the fields of the configuration that differ from them.
+      global_step: update from which the run continues.
     """
     devices = jax.devices()
     return {
@@ -42,13 +42,13 @@ def of_start(defaults: dict[str, Any], global_step: int) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Returns the commit of the code that runs, with "+changes" if it was edited.
+    """Returns the commit of the running code, with "+changes" if it was edited.
 
-    None where the code does not lie in a git repository of its own.
+    None if the code is not in a git repository of its own.
     """
     root = Path(__file__).resolve().parents[2]
     top = _git(root, "rev-parse", "--show-toplevel")
-    # A copy below another project's folder is not described by that one's commit.
+    # The commit of another project's repository around the code says nothing.
     if not top or Path(top).resolve() != root:
         return None
     edited = _git(root, "status", "--porcelain", "--untracked-files=no")
@@ -56,17 +56,17 @@ def commit() -> str | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def _git(root: Path, *words: str) -> str | None:
-    """What git answers; None where it is missing, slow or has nothing to say."""
+    """Returns the answer of git; None if git is missing, slow or fails."""
     command = ["git", "-C", str(root), *words]
     try:
         done = subprocess.run(

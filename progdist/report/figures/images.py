@@ -24,7 +24,7 @@ def image_grid(
 
     Args:
       images: 1 (grey) or 3 (RGB) channels.
-      upscale: whole factor, each pixel repeated; None takes the least that
+      upscale: whole factor by which pixels are repeated; by default the least that
         makes an image 48 pixels high and wide.
       padding: white pixels between images (not around the grid), not scaled.
     """
@@ -39,12 +39,12 @@ def image_grid(
 
 
 def least_upscale(h: int, w: int, pixels: int = _MIN_PIXELS) -> int:
-    """The least whole factor that brings both sides to `pixels`."""
+    """Returns the least whole factor that makes both sides `pixels` or more."""
     return max(1, -(-pixels // min(h, w)))
 
 
 def square_grid(images: UInt8[np.ndarray, "n h w ch"]) -> UInt8[np.ndarray, "H W ch"]:
-    """Lays n images out as a grid as square as can be, white where they end."""
+    """Lays n images out as a nearly square grid, white in empty cells."""
     n = len(images)
     columns = int(np.ceil(np.sqrt(n)))
     rows = -(-n // columns)
@@ -54,10 +54,10 @@ def square_grid(images: UInt8[np.ndarray, "n h w ch"]) -> UInt8[np.ndarray, "H W
 
 
 def data_uri(images: UInt8[np.ndarray, "n h w ch"], columns: int, gap: int = 1) -> str:
-    """Returns a grid of images as a data: address, with nothing between them.
+    """Returns a grid of images as a data: URI, transparent between them.
 
-    Small images keep their very pixels, as PNG; those beyond 32 pixels a side would
-    make a page heavy, and are compressed.
+    Images of at most 32 pixels a side are PNG, pixel for pixel; larger ones are
+    compressed, to keep the page small.
     """
     n, h, w, ch = images.shape
     rows = -(-n // columns)

@@ -1,4 +1,4 @@
-"""The loss of each phase by the log-SNR of z_t: where along the way it is made."""
+"""The loss of each phase by the log-SNR of z_t: from noise to data."""
 
 from collections.abc import Sequence
 

@@ -39,7 +39,7 @@ class _Look(NamedTuple):
     colour: str
     marker: str
     dashes: str | tuple[float, tuple[float, ...]] = "-"
-    inside: str | None = None  # of the marker; the line's colour
+    inside: str | None = None  # colour inside the marker; by default the line's
 
 
 _LINES = {
@@ -47,7 +47,7 @@ _LINES = {
     ("teacher", "ddim"): _Look("teacher, DDIM", TEACHER, "s"),
     ("teacher", "ancestral"): _Look("teacher, ancestral", ANCESTRAL, "^"),
 }
-# Of the student's other samplers, all in its colour.
+# For the student's other samplers, all in its colour.
 _STUDENT_MARKERS = ("D", "^", "s", "v", "P", "X")
 _STUDENT_DASHES = ((3, 2), (1.5, 1.5), (5, 2, 1, 2), (7, 2))
 _RUN_COLOURS = (STUDENT, TEACHER, ANCESTRAL, *OTHERS)
@@ -99,13 +99,13 @@ def runs_figure(runs: Mapping[str, Sequence[EvalRow]]) -> Figure:
 
 
 def drawable(evaluations: Sequence[EvalRow]) -> list[EvalRow]:
-    """Returns those of one metric that have a place on its axes."""
+    """Returns the evaluations of one metric that its axes can show."""
     least = LEAST if _is_log(evaluations) else -MOST
     return [e for e in evaluations if least < e.value < MOST]
 
 
 def _is_log(evaluations: Sequence[EvalRow]) -> bool:
-    """Distances are drawn in log; shares, scores and what may be negative are not."""
+    """Whether the axis is logarithmic: for distances, unless some are negative."""
     return not any(e.value < 0 or is_higher_better(e.metric) for e in evaluations)
 
 
@@ -119,7 +119,7 @@ def _make_axes(evaluations: Sequence[EvalRow]) -> tuple[Figure, Axes]:
 
 
 def _looks(evaluations: Iterable[EvalRow]) -> dict[tuple[str, str], _Look]:
-    """The lines to draw: the three of every run, and those of other samplers."""
+    """Returns the lines to draw: three of every run, and those of other samplers."""
     others = {(e.role, e.sampler) for e in evaluations} - set(_LINES)
     looks = dict(_LINES)
     for role, look in (("teacher", _teachers), ("student", _students)):
@@ -153,7 +153,7 @@ def _draw_line(
 
 
 def _draw_level(axes: Axes, evaluations: Sequence[EvalRow]) -> None:
-    """Draws the teacher at its full number of steps, which distillation is to keep."""
+    """Draws the teacher at its full number of steps, the goal of distillation."""
     full = full_steps(evaluations)
     level = [
         e.value
@@ -162,7 +162,7 @@ def _draw_level(axes: Axes, evaluations: Sequence[EvalRow]) -> None:
     ]
     if level and full is not None:
         least = min(e.num_steps for e in evaluations)
-        # Half a tick further at both ends, so that it is a line with one N alone.
+        # Half a tick further at both ends, so that a single N has a line too.
         ends = (least / 2**0.5, full * 2**0.5)
         name = f"teacher at {steps_text(full)}"
         axes.plot(ends, level * 2, c=GREY, ls=(0, (4, 3)), lw=1.2, zorder=1, label=name)

@@ -1,4 +1,4 @@
-"""Pictures of what each phase draws, every phase from the same noise."""
+"""Samples of each phase, all from the same noise."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from progdist.report.text import steps_text
 from progdist.workdir import layout
 
 _MAX_IN_GRID = 100
-_LETTER_WIDTH = 9.6  # pixels, all of them here
+_LETTER_WIDTH = 9.6  # pixels, as are the next five
 _GAP = 4
 _LABEL_GAP = 14
 _BLOCK_GAP = 40
@@ -39,7 +39,7 @@ class Block(NamedTuple):
 def write_samples(workdir: str | Path, columns: int = 10) -> Path | None:
     """Writes `samples/by_num_steps.png`, and a grid `samples/phase_*.png` each.
 
-    One row per number of steps, the teacher's first; a column is one noise.
+    A row is a number of steps, the teacher's first; a column is one noise.
     """
     phases = load_samples(workdir, "phase")
     for samples in phases:
@@ -53,10 +53,10 @@ def write_samples(workdir: str | Path, columns: int = 10) -> Path | None:
 
 
 def write_comparison(workdir: str | Path, columns: int = 6) -> Path | None:
-    """Writes `samples/comparison.png`: student beside teacher, equal in steps.
+    """Writes `samples/comparison.png`: student beside teacher at equal steps.
 
-    Takes the phases that have a `samples/baseline_*.npz`; a column on the left
-    and the same column on the right begin at one noise.
+    Takes the phases that have a `samples/baseline_*.npz`. Column j starts from the same
+    noise on both sides.
     """
     baseline = {s.phase: s for s in load_samples(workdir, "baseline")}
     students = [s for s in load_samples(workdir, "phase") if s.phase in baseline]
@@ -77,9 +77,9 @@ def _stack(samples: Sequence[Samples], columns: int) -> UInt8[np.ndarray, "r c h
 
 
 def rows_figure(labels: Sequence[str], blocks: Sequence[Block]) -> Figure:
-    """Sets blocks side by side, the rows' labels on the left.
+    """Draws blocks side by side, the labels of the rows on the left.
 
-    Pixels are placed, not resampled: an image pixel is a whole square of them.
+    Pixels are not resampled: a pixel of an image is a whole square of them.
     """
     h, w = blocks[0].rows.shape[2:4]
     scale = least_upscale(h, w, pixels=80)

@@ -1,8 +1,8 @@
-"""The look that all figures share: colours, sizes, axes, how they are saved.
+"""Colours, sizes and axes that all figures share; how figures are saved.
 
-Colours are those of Okabe and Ito (2008), told apart with any colour vision.
-Figures are made without pyplot, so there is no state between them and no
-display is needed.
+Colours are those of Okabe and Ito (2008), distinct for any colour vision.
+Figures are made without pyplot, so they share no state and need no
+display.
 """
 
 from pathlib import Path
@@ -36,7 +36,7 @@ WIDTH, FONT_SIZE = 5.4, 11
 
 
 def make_figure(width: float, height: float, arrange: bool = True) -> Figure:
-    """An empty white figure of the given size in inches.
+    """Returns an empty white figure.
 
     Args:
       width: inches.
@@ -59,7 +59,7 @@ def save_figure(path: str | Path, figure: Figure) -> Path:
 
 
 def bare_axes(axes: Axes, font_size: int = FONT_SIZE) -> None:
-    """Leaves of the frame the two lines that carry numbers, and a faint grid."""
+    """Keeps the two axes with numbers, and a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(colors=GREY, labelcolor=INK, labelsize=font_size, length=3)
@@ -68,7 +68,7 @@ def bare_axes(axes: Axes, font_size: int = FONT_SIZE) -> None:
 
 
 def log_ticks(axes: Axes) -> None:
-    """Labels a logarithmic y axis in plain numbers, however far it reaches."""
+    """Labels a logarithmic y axis of any range in plain numbers."""
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(_log_locator(high / low))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

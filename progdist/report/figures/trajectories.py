@@ -63,7 +63,7 @@ def write_trajectories(workdir: str | Path, num_noises: int = 2) -> Path | None:
 
     Args:
       workdir: folder of the run.
-      num_noises: how many noises to follow, one below the other.
+      num_noises: number of noises to follow, one below the other.
     """
     paths = {
         n: states[:, :num_noises]
@@ -116,7 +116,7 @@ def _colour(row: int, num_rows: int) -> str:
 
 
 def _draw_times(axes: Axes, layout: _Layout, num_steps: int) -> None:
-    """Names the states above their columns: noise, z_t, image."""
+    """Writes the names of the states above their columns: noise, z_t, image."""
     y = layout.height - _TOP / 2
     for i in range(num_steps, -1, -1):
         t = Fraction(i, num_steps)
@@ -133,7 +133,7 @@ def _draw_times(axes: Axes, layout: _Layout, num_steps: int) -> None:
 
 
 def _draw_guides(axes: Axes, layout: _Layout, steps: Sequence[int], block: int) -> None:
-    """Joins the same time in neighbouring rows: what two steps and one share."""
+    """Joins equal times in neighbouring rows: the ends that two steps and one share."""
     for row, n in enumerate(steps[1:], start=1):
         ends = layout.y(block, row - 1), layout.y(block, row)
         axes.text(
@@ -173,7 +173,7 @@ def _draw_row(
         x = layout.x(1 - step / n)
         extent = (x - half, x + half, y - half, y + half)
         axes.imshow(visible(state), extent=extent, interpolation="nearest", zorder=2)
-        # Else white noise has no edge on the white page.
+        # Without it, white pixels would have no edge on the white page.
         edge = {"fill": False, "edgecolor": GREY, "linewidth": 0.6, "zorder": 3}
         axes.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, **edge))
         if step < n:
@@ -199,6 +199,6 @@ def _draw_arrow(axes: Axes, ends: tuple[float, float], y: float, colour: str) ->
 
 
 def visible(state: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w 3"]:
-    """A state as RGB in [0, 1]; noise beyond [-1, 1] is cut off, NaN is grey."""
+    """Returns a state as RGB in [0, 1]; clips noise beyond [-1, 1]; NaN is grey."""
     rgb = np.broadcast_to(state, (*state.shape[:2], 3))
     return np.clip((np.nan_to_num(rgb.astype(np.float64)) + 1) / 2, 0, 1)

@@ -1,4 +1,4 @@
-"""Figures as SVG that stands inside a page and takes its colours from it."""
+"""Figures as SVG inside a page, with the colours of the page."""
 
 import html
 import io
@@ -32,13 +32,12 @@ _COLOURS = {colour.lower(): name for colour, name in VARIABLES.items()}
 
 
 def inline_svg(figure: Figure, name: str, alt: str) -> str:
-    """Returns the figure as an <svg> element that scales with what is around it.
+    """Returns the figure as an <svg> element that scales to its container.
 
     Args:
       figure: of `make_figure`.
-      name: letters and digits; unlike those of the page's other figures, as it begins
-        every id.
-      alt: what it shows, for who cannot see it.
+      name: prefix of every id, of letters and digits; unique on the page.
+      alt: description for screen readers.
     """
     buffer = io.StringIO()
     # Text stays text: small, sharp, and in the page's own font.
@@ -59,7 +58,7 @@ def inline_svg(figure: Figure, name: str, alt: str) -> str:
 
 
 def _with_variables(style: re.Match[str]) -> str:
-    return re.sub(r"#[0-9a-f]{6}\b", lambda found: _variable(found[0]), style[0])
+    return re.sub(r"#[0-9a-f]{6}\b", lambda colour: _variable(colour[0]), style[0])
 
 
 def _variable(colour: str) -> str:

@@ -19,7 +19,7 @@ _NAME_LENGTH = 20
 def distance_chart(
     title: str, name: str, runs: Sequence[Run], groups: Sequence[Group | None]
 ) -> Markup:
-    """Draws a metric of all runs; empty where nothing is to draw.
+    """Draws a metric of all runs; empty if there is nothing to draw.
 
     Args:
       title: the metric.
@@ -41,7 +41,7 @@ def distance_chart(
 
 
 def training_chart(run: Run, name: str) -> Markup:
-    """Draws loss and learning rate of all phases; empty where there are none."""
+    """Draws loss and learning rate of all phases; empty if there are none."""
     if not run.curves:
         return Markup()
     figure = curves_figure([_thin(curve) for curve in run.curves])
@@ -65,7 +65,7 @@ def profile_charts(run: Run, name: str) -> list[Markup]:
 
 
 def _thin(curve: Curve) -> Curve:
-    """Every k-th point, the last among them."""
+    """Returns every k-th point, up to and including the last."""
     k = -(-len(curve.loss) // _MOST_POINTS)
     kept = slice((len(curve.loss) - 1) % k, None, k)
     return curve._replace(
@@ -76,7 +76,7 @@ def _thin(curve: Curve) -> Curve:
 
 
 def _short(name: str, index: int) -> str:
-    """A name that fits a chart; a number tells those that begin alike."""
+    """Returns a name that fits a chart; a number distinguishes equal beginnings."""
     if len(name) <= _NAME_LENGTH:
         return name
     return f"{name[: _NAME_LENGTH - 4]}… ({index + 1})"

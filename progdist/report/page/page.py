@@ -1,7 +1,7 @@
-"""One page about one or several runs: a single HTML file that asks for nothing else.
+"""A page about one or several runs: one HTML file that loads nothing else.
 
-It holds no script: what can be chosen in it are radio buttons. Text from files is
-escaped by the templates.
+It has no script: its choices are radio buttons. The templates escape all text from
+files.
 """
 
 import datetime
@@ -30,7 +30,7 @@ from progdist.workdir import layout
 from progdist.workdir.files import write_bytes
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_USUAL_STEPS = 4  # of the student that the page begins with, where there is one
+_USUAL_STEPS = 4  # of the student that the page shows first, if there is one
 
 
 class Setting(NamedTuple):
@@ -38,11 +38,11 @@ class Setting(NamedTuple):
 
     name: str
     values: list[Any]
-    defaults: list[Any]  # where the value is another
+    defaults: list[Any]  # where the value differs
     differs: list[bool]  # from the default
 
     @property
-    def is_telling(self) -> bool:
+    def is_changed(self) -> bool:
         """Whether it differs from the default or between runs."""
         return any(self.differs) or any(v != self.values[0] for v in self.values)
 
@@ -59,7 +59,7 @@ class Distances(NamedTuple):
 
 
 class Headline(NamedTuple):
-    """What the page says first of a run: its students beside their teacher."""
+    """First sentence about a run: its students beside their teacher."""
 
     group: Group
     lines: list[Line]
@@ -77,7 +77,7 @@ def write_page(
       refresh: seconds after which the page reloads itself; 0 is never.
 
     Raises:
-      InputError: if a workdir is none or is given twice, or a file in it is malformed.
+      InputError: if a workdir is not one or is given twice, or a file is malformed.
     """
     paths = [Path(workdir) for workdir in workdirs]
     check_distinct(paths)
@@ -95,7 +95,7 @@ def check_distinct(workdirs: Sequence[Path]) -> None:
 
 
 def page_path(workdirs: Sequence[Path], out: str | Path | None) -> Path:
-    """Returns where the page is written; see `write_page`."""
+    """Returns the path of the page; see `write_page`."""
     if out is not None:
         return Path(out)
     return Path(workdirs[0] if len(workdirs) == 1 else ".", layout.REPORT)
@@ -138,7 +138,7 @@ def page(runs: Sequence[Run], refresh: int = 0) -> str:
 
 
 def headline(run: Run) -> Headline | None:
-    """Returns the student of few steps and that of fewest; None before there is one."""
+    """Returns the students of 4 and of fewest steps; None if there is none yet."""
     group = run.groups[0] if run.groups else None
     lines = {n.num_steps: n for n in group.lines() if n.student} if group else {}
     if not group or not lines:
@@ -149,7 +149,7 @@ def headline(run: Run) -> Headline | None:
 
 
 def distances(runs: Sequence[Run]) -> list[Distances]:
-    """Returns the measured distances of all runs, by metric."""
+    """Returns the metrics of all runs."""
     titles = dict.fromkeys(group.title for run in runs for group in run.groups)
     return [_distances(title, i, runs) for i, title in enumerate(titles)]
 
@@ -179,13 +179,13 @@ def _distances(title: str, index: int, runs: Sequence[Run]) -> Distances:
 
 
 def _total(rounds: Sequence[Round], name: str) -> Any:
-    """The sum of a column; None where a phase does not have it."""
+    """Returns the sum of a column; None if a phase lacks it."""
     values = [getattr(r, name) for r in rounds]
     return None if None in values or not values else sum(values)
 
 
 def _value(value: Any) -> str:
-    """A value of a JSON file: a word as it is, anything else as it is written there."""
+    """Returns a value of a JSON file: strings bare, anything else as JSON."""
     if isinstance(value, str) and value:
         return value
     return json.dumps(value, ensure_ascii=False)

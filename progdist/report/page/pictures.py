@@ -1,4 +1,4 @@
-"""The page's pictures: sample grids by number of steps, and states on their way."""
+"""Pictures of the page: sample grids by number of steps, and trajectories."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Grid(NamedTuple):
     """Samples of one model in one picture."""
 
     uri: str
-    run: str  # its name; "" where there is one alone
+    run: str  # its name; "" if it is the only one
     who: str
     steps: str
     alt: str
@@ -41,7 +41,7 @@ class Trajectories(NamedTuple):
 
 
 def sample_grids(runs: Sequence[Run]) -> Grids | None:
-    """Returns the sample grids of all runs; None where there are none yet."""
+    """Returns the sample grids of all runs; None if there are none yet."""
     full = [max(run.teachers, default=None) for run in runs]
     several = len(runs) > 1
     fixed = [
@@ -51,12 +51,12 @@ def sample_grids(runs: Sequence[Run]) -> Grids | None:
     ]
     steps = {n for run in runs for n in (*run.students, *run.teachers)}
     panels = {n: list(_panel(runs, full, n)) for n in sorted(steps, reverse=True)}
-    panels = {n: found for n, found in panels.items() if found}
+    panels = {n: panel for n, panel in panels.items() if panel}
     return Grids(fixed, panels) if steps else None
 
 
 def trajectories(run: Run) -> Trajectories | None:
-    """Returns the states of the students with few steps; None where there are none."""
+    """Returns the states of the students with few steps; None if there are none."""
     steps = [n for n in sorted(run.paths, reverse=True) if n <= _MOST_STEPS]
     if not steps:
         return None

@@ -1,4 +1,4 @@
-"""Keeps the page about runs up to date from beside them, until they have ended."""
+"""Keeps the page about runs up to date until they have ended."""
 
 import contextlib
 import time
@@ -21,33 +21,33 @@ def watch(
 ) -> Path:
     """Writes the page whenever a run has written something; returns its path.
 
-    A run that is not there yet is waited for, which is told. The page reloads itself;
-    the last one, which is written at the end and also where Ctrl-C ends it, does not.
+    Waits for runs that have not started yet, and says so. The page reloads itself; the
+    last one, written at the end or on Ctrl-C, does not.
 
     Args:
       workdirs: as `write_page` takes them.
       out: the same.
-      seconds: between two looks at the files, and between reloads.
-      note: tells a user.
+      seconds: interval between looks at the files, and between reloads.
+      note: shows a line to the user.
 
     Raises:
-      InputError: if a workdir is given twice, or a file is malformed in the end. What
-        cannot be read before, as something may be writing it, is read again.
+      InputError: if a workdir is given twice, or a file is malformed at the end. Until
+        then malformed files are read again: something may be writing them.
       OSError: if the page cannot be written.
     """
     check_distinct(workdirs)
     for path in workdirs:
-        if not is_run(path):  # which may also be misspelt
+        if not is_run(path):  # or its name is misspelt
             note(f"waiting for {path}")
     owners = {path: Owner(path) for path in workdirs}
     page, latest = _Page(page_path(workdirs, out), note), None
     try:
-        # Asked before the files are read: what an owner does last is then in them.
+        # Before the files are read, so that they hold the owner's last writes.
         while any(not is_run(path) or owners[path].is_alive() for path in workdirs):
             there = [path for path in workdirs if is_run(path)]
-            found = _marks(there)
-            if there and found != latest and page.try_to_write(there, seconds):
-                latest = found
+            marks = _marks(there)
+            if there and marks != latest and page.try_to_write(there, seconds):
+                latest = marks
             time.sleep(seconds)
     except (KeyboardInterrupt, SystemExit):
         with contextlib.suppress(InputError, OSError):
@@ -57,7 +57,7 @@ def watch(
 
 
 class _Page:
-    """The page, and what last was wrong with it."""
+    """The page, and the last error in writing it."""
 
     def __init__(self, out: Path, note: Callable[[str], None]) -> None:
         self._out, self._note, self._noted = out, note, ""
@@ -78,10 +78,10 @@ class _Page:
 
 
 def _marks(workdirs: Sequence[Path]) -> _Marks:
-    """What tells whether a file is the one that was read before."""
-    found: _Marks = {}
+    """Returns time, size and inode of each file, which tell whether it changed."""
+    marks: _Marks = {}
     for path in (file for workdir in workdirs for file in files_of(workdir)):
-        with contextlib.suppress(OSError):  # it is not there
+        with contextlib.suppress(OSError):  # it does not exist
             status = path.stat()
-            found[path] = status.st_mtime_ns, status.st_size, status.st_ino
-    return found
+            marks[path] = status.st_mtime_ns, status.st_size, status.st_ino
+    return marks

@@ -16,30 +16,30 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         # Opened here: np.load leaves a file open that it cannot read.
         with path.open("rb") as file, np.load(file) as arrays:
-            found = dict(arrays)
+            content = dict(arrays)
     except Exception as error:  # zipfile, zlib and NumPy raise almost anything
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise FormatError(f"{path}: not a whole npz file: {why}") from None
-    for name, array in found.items():
+    for name, array in content.items():
         if not isinstance(array, np.ndarray):  # any other file in the archive
             raise FormatError(f"{path}: {name} is not an array")
-    return found
+    return content
 
 
 def check_array(
     array: np.ndarray, kind: type[np.generic], axes: str, name: str, path: Path
 ) -> None:
-    """Refuses an array that is empty or of another kind or number of axes.
+    """Checks that an array is not empty and has the kind and the axes.
 
     Args:
       array: the array.
-      kind: of its numbers.
-      axes: their names, "n h w c" say; c are 1 or 3 channels.
-      name: of the array, for the message.
-      path: of its file, for the message.
+      kind: scalar type of its numbers.
+      axes: names of its axes, "n h w c", say; c is 1 or 3 channels.
+      name: name of the array, for the message.
+      path: path of its file, for the message.
 
     Raises:
-      FormatError: with what was found and what is accepted.
+      FormatError: with the array's kind and shape and what is accepted.
     """
     if (
         not np.issubdtype(array.dtype, kind)
@@ -47,9 +47,9 @@ def check_array(
         or not array.size
         or (axes.endswith("c") and array.shape[-1] not in (1, 3))
     ):
-        found = f"{array.dtype!s:.40} {shape_text(array.shape)}"
-        wanted = f"{kind.__name__} ({axes})" if axes else f"one {kind.__name__}"
-        raise FormatError(f"{path}: {name} is {found}, not {wanted}")
+        actual = f"{array.dtype!s:.40} {shape_text(array.shape)}"
+        accepted = f"{kind.__name__} ({axes})" if axes else f"one {kind.__name__}"
+        raise FormatError(f"{path}: {name} is {actual}, not {accepted}")
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

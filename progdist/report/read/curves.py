@@ -25,8 +25,8 @@ class Curve(NamedTuple):
 def read_curves(workdir: str | Path) -> list[Curve]:
     """Reads `metrics.jsonl`, a curve per phase.
 
-    Steps that a resumed run has gone through twice count as the last time.
-    Losses with no place on a logarithmic axis (0, not finite) are left out.
+    Of a step's rows, which a resumed run may repeat, the last counts. Losses that a
+    logarithmic axis cannot show (0, not finite) are left out.
 
     Raises:
       FormatError: if a row is malformed.
@@ -41,7 +41,7 @@ def curves_of(rows: Iterable[MetricsRow]) -> list[Curve]:
     for _, row in sorted(latest.items()):
         if LEAST < row.loss < MOST:
             by_phase.setdefault(row.phase, []).append(row)
-    return [_curve(phase, found) for phase, found in sorted(by_phase.items())]
+    return [_curve(phase, rows) for phase, rows in sorted(by_phase.items())]
 
 
 def _curve(phase: int, rows: Sequence[MetricsRow]) -> Curve:

@@ -1,4 +1,4 @@
-"""The loss of each phase by the log-SNR of z_t: where along the way it is made."""
+"""The loss of each phase by the log-SNR of z_t: from noise to data."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ _LAST = 10  # a profile is the mean over the last tenth of a phase's rows
 
 
 class Profile(NamedTuple):
-    """The loss at the end of a phase, in the bins of the log-SNR; NaN in empty ones."""
+    """Loss at the end of a phase, by bin of log-SNR; NaN in empty bins."""
 
     phase: int
     num_steps: int
@@ -28,8 +28,8 @@ def profiles_of(rows: Iterable[MetricsRow]) -> list[Profile]:
     for _, row in sorted(latest.items()):
         by_phase.setdefault(row.phase, []).append(row)
     profiles = [
-        Profile(phase, found[0].num_steps, _mean_of_last(found))
-        for phase, found in sorted(by_phase.items())
+        Profile(phase, rows[0].num_steps, _mean_of_last(rows))
+        for phase, rows in sorted(by_phase.items())
     ]
     return [p for p in profiles if not np.isnan(p.loss).all()]
 
@@ -37,6 +37,6 @@ def profiles_of(rows: Iterable[MetricsRow]) -> list[Profile]:
 def _mean_of_last(rows: Sequence[MetricsRow]) -> Float[np.ndarray, " bins"]:
     last = rows[-math.ceil(len(rows) / _LAST) :]
     values = np.array([row.loss_by_logsnr for row in last], np.float64)
-    # What has no place on a logarithmic axis counts as nothing.
+    # Losses that a logarithmic axis cannot show are left out.
     drawn = np.ma.masked_where(~((values > LEAST) & (values < MOST)), values)
     return np.ma.filled(drawn.mean(axis=0), np.nan)

@@ -1,4 +1,4 @@
-"""A run as its workdir holds it, whether it is finished or not."""
+"""The contents of a workdir, of a finished or an unfinished run."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ _FILES = layout.CONFIG, layout.METRICS, layout.EVALUATIONS
 
 
 class Run(NamedTuple):
-    """What a workdir holds; empty where there is nothing yet."""
+    """The contents of a workdir; empty where there is nothing yet."""
 
     path: Path
     name: str
@@ -54,7 +54,7 @@ class Run(NamedTuple):
 
     @property
     def updates(self) -> int:
-        """Updates done, of all phases."""
+        """Updates done in all phases."""
         return max((row.global_step for row in self.rows), default=0)
 
     @property
@@ -68,7 +68,7 @@ class Run(NamedTuple):
 
     @property
     def seconds(self) -> float | None:
-        """How long it has been running, all starts together, as far as is known."""
+        """Wall time of all starts together, as far as it is known."""
         known = [s.seconds for s in self.starts if s.seconds is not None]
         return sum(known) if known else None
 
@@ -85,12 +85,12 @@ class Run(NamedTuple):
 
 
 def is_run(workdir: Path) -> bool:
-    """Whether a run has written something there."""
+    """Whether a run has written something in the directory."""
     return any((workdir / name).exists() for name in _FILES)
 
 
 def files_of(workdir: Path) -> Iterator[Path]:
-    """Yields what `load` reads; not all of it need be there."""
+    """Yields the files that `load` reads; some may not exist."""
     yield from (workdir / name for name in (*_FILES, layout.PLAN, layout.STARTS))
     yield from (workdir / layout.SAMPLES).glob("*.npz")
 
@@ -99,7 +99,7 @@ def load(workdir: Path) -> Run:
     """Reads a workdir.
 
     Raises:
-      InputError: if it is none, or a file in it is malformed; names it.
+      InputError: if it is not one, or a file in it is malformed; names the file.
     """
     if not workdir.is_dir():
         raise InputError(f"{workdir}: no such directory")
@@ -131,7 +131,7 @@ def load(workdir: Path) -> Run:
 
 
 def with_own_names(runs: Sequence[Run]) -> list[Run]:
-    """Returns the runs, each called by as much of its path as tells it from others."""
+    """Returns the runs, each named by the shortest unique end of its path."""
     paths = [run.path.absolute().parts for run in runs]
     return [
         run._replace(name=_text(os.path.join(*_tail(path, paths))))
@@ -140,7 +140,7 @@ def with_own_names(runs: Sequence[Run]) -> list[Run]:
 
 
 def _tail(path: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The least of a path's end that no other has."""
+    """Returns the shortest end of a path that no other path has."""
     for depth in range(1, len(path)):
         if [other[-depth:] for other in paths].count(path[-depth:]) == 1:
             return path[-depth:]
@@ -152,13 +152,13 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _last_change(workdir: Path) -> float:
-    # Not of the directory itself, which the page changes too.
+    # Not that of the directory itself, which the page changes too.
     names = *_FILES, layout.STARTS, layout.SAMPLES, layout.CHECKPOINTS
     paths = [workdir / name for name in names]
     return max(path.stat().st_mtime for path in paths if path.exists())
 
 
 def _text(name: str) -> str:
-    """A file's name as text that can be written, whatever bytes it is made of."""
+    """Returns a file's name, of any bytes, as text that can be written."""
     readable = os.fsencode(name).decode(errors="replace")
     return printable(readable)

@@ -1,4 +1,4 @@
-"""Images that the models of a run have drawn."""
+"""Images drawn by the models of a run."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Samples(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Who drew it, and in how many steps."""
+        """Role of the model, and its steps."""
         role = "student" if self.phase else "teacher"
         return f"{role}, {steps_text(self.num_steps)}"
 
@@ -30,17 +30,16 @@ def load_samples(workdir: str | Path, kind: str) -> list[Samples]:
     """Loads `samples/<kind>_*.npz`, by phase; kind is "phase" or "baseline".
 
     Raises:
-      FormatError: if a file cannot be read or does not hold what it should; names it.
+      FormatError: if a file cannot be read or has other arrays; names it.
     """
     paths = sorted(Path(workdir, layout.SAMPLES).glob(f"{kind}_*.npz"))
-    found = [_load(path) for path in paths]
-    for path, samples in zip(paths, found, strict=True):
-        if samples.images.shape[1:] != found[0].images.shape[1:]:
-            size, others = (shape_text(s.images.shape[1:]) for s in (samples, found[0]))
-            raise FormatError(
-                f"{path}: images are {size}, those of {paths[0]} {others}"
-            )
-    return sorted(found, key=lambda s: s.phase)
+    loaded = [_load(path) for path in paths]
+    for path, samples in zip(paths, loaded, strict=True):
+        shape, first = (s.images.shape[1:] for s in (samples, loaded[0]))
+        if shape != first:
+            others = f"those of {paths[0]} {shape_text(first)}"
+            raise FormatError(f"{path}: images are {shape_text(shape)}, {others}")
+    return sorted(loaded, key=lambda s: s.phase)
 
 
 def _load(path: Path) -> Samples:

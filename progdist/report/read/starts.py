@@ -29,8 +29,8 @@ class Start(NamedTuple):
 def starts_of(rows: Sequence[StartRow], last_change: float) -> list[Start]:
     """Joins the rows of starts and ends.
 
-    The last start may have no end, since it is still running or was killed; it has
-    lasted at least until it last wrote something.
+    The last start has no end if it is running or was killed; it lasted at least until
+    its last write.
     """
     starts: list[Start] = []
     for row in rows:

@@ -17,7 +17,7 @@ def load_trajectories(workdir: str | Path) -> Paths:
     """Loads `samples/trajectories.npz`: the states z_t, by number of steps.
 
     Raises:
-      FormatError: if the file cannot be read or holds something else; names it.
+      FormatError: if the file cannot be read or has other arrays; names it.
     """
     path = Path(workdir, layout.SAMPLES, "trajectories.npz")
     if not path.exists():
