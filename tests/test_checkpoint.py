@@ -409,3 +409,10 @@ def test_a_directory_without_a_model_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "missing", tmp_path / "checkpoints" / "1"):
         with pytest.raises(CheckpointError, match="holds no model"):
             checkpoint.load_model(path, tiny.params())
+
+
+def test_a_fingerprint_sees_names_shapes_dtypes_and_values():
+    x = np.arange(6, dtype=np.float32)
+    cases = [{"a": x}, {"b": x}, {"a": x.reshape(2, 3)}, {"a": x.view(np.int32)}]
+    cases += [{"a": x + 1}, {"a": x, "b": x}, {"a": {"b": x}}]
+    assert len({digests.fingerprint_of(tree) for tree in cases}) == len(cases)
