@@ -416,3 +416,21 @@ def test_a_fingerprint_sees_names_shapes_dtypes_and_values():
     cases = [{"a": x}, {"b": x}, {"a": x.reshape(2, 3)}, {"a": x.view(np.int32)}]
     cases += [{"a": x + 1}, {"a": x, "b": x}, {"a": {"b": x}}]
     assert len({digests.fingerprint_of(tree) for tree in cases}) == len(cases)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.write_bytes(b"other"), "damaged"),
+        (lambda path: path.unlink(), "lost"),
+        (lambda path: (path.parent / "z").write_bytes(b""), "does not belong there"),
+    ],
+)
+def test_a_manifest_says_what_is_wrong_with_a_file(tmp_path, damage, says):
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(name.encode())
+    digests.write_manifest(tmp_path)
+    digests.check_manifest(tmp_path)
+    damage(tmp_path / "b")
+    with pytest.raises(digests.DamageError, match=f"/[bz]: {says}$"):
+        digests.check_manifest(tmp_path)
