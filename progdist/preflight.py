@@ -97,7 +97,7 @@ def open_model(config: Config, path: Path) -> Model:
     """Returns the model, without parameters, of a finished phase of the run.
 
     Raises:
-      CheckpointError: if there is none at `path`.
+      CheckpointError: if `path` holds no model.
       ConfigError: if it is of another parameterization or schedule.
     """
     card = checkpoint.read_card(path)

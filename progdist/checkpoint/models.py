@@ -35,7 +35,7 @@ def find_model(workdir: Path, num_steps: int | None) -> Path:
       num_steps: steps of the round; None for the base model.
 
     Raises:
-      CheckpointError: if there is none; names those that exist.
+      CheckpointError: if it does not exist; names those that do.
     """
     steps = finished_models(workdir)
     for phase, n in steps.items():
