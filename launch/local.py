@@ -41,7 +41,7 @@ _PRIORITIES = {2: 0, 3: 0, 4: 0, 5: 2, 128 + signal.SIGABRT: 2}
 
 
 class End(NamedTuple):
-    """How a process ended; `code` as in a shell, `killed` if the launcher killed it."""
+    """End of a process; `code` as in a shell, `killed` if the launcher killed it."""
 
     rank: int
     code: int

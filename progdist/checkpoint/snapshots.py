@@ -89,7 +89,7 @@ class Checkpoints:
     def restore_newest(
         self, template_of: Callable[[Facts], Tree]
     ) -> tuple[Tree, Facts] | None:
-        """Reads the newest intact snapshot; None if there is none of any kind.
+        """Reads the newest intact snapshot; None if the directory holds no snapshot.
 
         A damaged one is reported, and put aside once an older one proves good.
 

@@ -108,7 +108,7 @@ class Owner:
 
 
 def owner_of(workdir: Path) -> dict[str, str]:
-    """Returns the note of the owner: pid, host, since; empty if there is none."""
+    """Returns the owner's record: pid, host, since; empty without an owner."""
     try:
         found = json.loads((workdir / "lock").read_bytes()[:4096])
         return {key: str(found[key]) for key in ("pid", "host", "since")}

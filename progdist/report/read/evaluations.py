@@ -13,7 +13,7 @@ _HIGHER = ("IS", "precision", "recall")
 
 
 class Kind(NamedTuple):
-    """What values must share to be comparable."""
+    """Properties that values must share to be comparable."""
 
     metric: str
     num_samples: int
@@ -49,7 +49,7 @@ class Group(NamedTuple):
 
     @property
     def direction(self) -> str:
-        """Which values are the better ones."""
+        """Direction of better values, in words."""
         return direction(self.kind.metric)
 
     @property

@@ -22,7 +22,7 @@ class Start(NamedTuple):
 
     @property
     def how(self) -> str:
-        """How it ended, for people."""
+        """End of the start, in words."""
         return _ENDS.get(self.end, self.end or "")
 
 
