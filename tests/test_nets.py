@@ -418,3 +418,8 @@ def test_softmax_and_moments_stay_float32_in_bfloat16():
     assert mean.dtype == inv_std.dtype == jnp.float32
     np.testing.assert_allclose(mean, np.full((1, 16), exact.mean()), rtol=1e-6)
     np.testing.assert_allclose(inv_std, np.full((1, 16), 1 / exact.std()), rtol=1e-5)
+
+
+def test_the_channels_are_shared_by_the_configured_number_of_heads():
+    params = shapes_of(NET.copy(head_dim=0, num_heads=4), 8)
+    assert params["down_1.attn_0"]["q"]["kernel"].shape == (16, 4, 4)
