@@ -143,7 +143,6 @@ DIFFUSION = [
         ("bins begin at their centres", "jnp.round((logsnr_t", "jnp.floor((logsnr_t"),
         ("beyond the bins in none", "number = jnp.clip(number, 0, len(logsnr_bins.CENTRES) - 1).astype(int)", "number = number.astype(int)"),
         ("parts summed", "parts = jnp.mean(", "parts = jnp.sum("),
-        ("ratio of two for all", "num_steps=num_steps, ratio=ratio)\n    )", "num_steps=num_steps, ratio=2)\n    )"),
     ),
     *_mutants(
         "progdist/diffusion/targets.py",
@@ -153,7 +152,7 @@ DIFFUSION = [
         ("first teacher step weighs as the second", "jnp.exp((logsnr[:-1] - logsnr[:1]) / 2) * jnp.expm1(", "jnp.expm1("),
         ("weights cancel", "growth / jnp.expm1((logsnr[-1:] - logsnr[:1]) / 2)", "growth / (jnp.exp((logsnr[-1:] - logsnr[:1]) / 2) - 1)"),
         ("the teacher stays at t", "        z = ddim_step(", "        ddim_step("),
-        ("teacher's second step from t", "teacher(z, logsnr[j])", "teacher(z, logsnr[0])"),
+        ("teacher's second step from t", "denoise(z, logsnr[j])", "denoise(z, logsnr[0])"),
         ("teacher's steps too long", "(ratio * i - steps) / num_knots", "(ratio * i - 2 * steps) / num_knots"),
         ("x_tilde of the last call alone", "x_tilde += over_pixels(weights[j], z) * prediction.x", "x_tilde = prediction.x"),
     ),
@@ -263,7 +262,7 @@ TRAINER = [
         ("the base model's dropout in the rounds", "dropout=distill.dropout", "dropout=base.dropout"),
         ("the base model's weight in the rounds", "weight=distill.weight", "weight=base.weight"),
         ("two teacher steps whatever the ratio", "ratio=distill.ratio", "ratio=2"),
-        ("the base model's settings in the rounds", "_make_recipe(distill, model, model, distill_loss, mesh)", "_make_recipe(base, model, model, distill_loss, mesh)"),
+        ("the base model's settings in the rounds", "_make_recipe(distill, student, student, distill_loss, mesh)", "_make_recipe(base, student, student, distill_loss, mesh)"),
         ("one key for all phases", "1 + phase.number", "1"),
         ("one key for all seeds", "jax.random.key(seed)", "jax.random.key(0)"),
         ("steps and updates swapped", "jnp.int32(phase.num_steps), jnp.int32(phase.num_updates)", "jnp.int32(phase.num_updates), jnp.int32(phase.num_steps)"),
@@ -277,9 +276,9 @@ TRAINER = [
         "test_run_values.py",
         ("the data begin again in each phase", "phase.first_update + done,\n        phase.end_update,", "done,\n        phase.num_updates,"),
         ("raw parameters kept and measured", "params = sampling_params(snapshot.state)", "params = snapshot.state.params"),
-        ("the student measured as the teacher", "checkpoint.load_model(first, params) if phase.number else params", "params"),
+        ("the student measured as the teacher", "base = parallel.place(base_params(), pieces.mesh, specs)", "base = params"),
         ("never mirrored", "pieces.config.data.flip,", "False,"),
-        ("one seed for all runs", "init_params(pieces.model, pieces.config.seed, pieces.mesh)", "init_params(pieces.model, 0, pieces.mesh)"),
+        ("one seed for all runs", "init_params(recipe.model, pieces.config.seed, pieces.mesh)", "init_params(recipe.model, 0, pieces.mesh)"),
         ("one order for all runs", "pieces.source,\n        pieces.config.seed,", "pieces.source,\n        0,"),
         ("the first phase's teacher in all rounds", "recipes.make_round(config.seed, phase, teacher_params, pieces.mesh)", "recipes.make_round(config.seed, pieces.phases[-1], teacher_params, pieces.mesh)"),
     ),
@@ -310,6 +309,7 @@ TRAINER = [
         ("the same draws at each update", "jax.random.fold_in(round_.key, state.step)", "round_.key", "test_step.py::test_each_update_has_random_numbers_of_its_own"),
         ("i from 0", "jnp.floor(draws.u * num_steps).astype(int) + 1", "jnp.floor(draws.u * num_steps).astype(int)"),
         ("i rounded up", "jnp.floor(draws.u * num_steps)", "jnp.round(draws.u * num_steps)"),
+        ("a teacher step too few", "conditioning=conditioning)] * ratio", "conditioning=conditioning)] * (ratio - 1)", "test_model.py test_recipes.py"),
         ("i beyond N", "jnp.minimum(jnp.floor(draws.u * num_steps).astype(int) + 1, num_steps)", "jnp.floor(draws.u * num_steps).astype(int) + 1", "", "u is at most 1 - 2^-24, of which u N rounds to less than N"),
         ("the student is its own teacher", "bind(teacher, round_.teacher_params)", "bind(teacher, state.params)", "test_step.py::test_a_round_learns_from_its_own_teacher"),
         ("the teacher without labels", "functools.partial(teacher_denoise, conditioning=conditioning)", "teacher_denoise", "test_model.py"),
@@ -325,6 +325,16 @@ TRAINER = [
         ("broken updates committed", "_unless_broken(metrics, state, after), metrics", "after, metrics", "test_step.py::test_an_update_that_is_not_finite_is_not_committed"),
         ("an update that is partly broken committed", "jnp.all(jnp.isfinite", "jnp.any(jnp.isfinite", "test_step.py::test_an_update_that_is_not_finite_is_not_committed"),
         ("a skipped update does not count", "kept._replace(step=after.step)", "kept", "test_step.py::test_an_update_that_is_not_finite_is_not_committed"),
+    ),
+]
+
+WORKDIR = [
+    *_mutants(
+        "progdist/workdir/array_cache.py",
+        "test_extraction.py",
+        ("damaged arrays taken", "text == _text(key) and digest == digest_of(arrays)", "text == _text(key)"),
+        ("arrays of another key taken", "text == _text(key) and digest == digest_of(arrays)", "digest == digest_of(arrays)"),
+        ("shapes not in the digest", "{name} {array.dtype} {array.shape} ", "{name} "),
     ),
 ]
 
@@ -419,7 +429,7 @@ DATA = [
         ("upside down", "image[mirror, :, ::-1]", "image[mirror, ::-1]"),
         ("all mirrored", "image[mirror] = image[mirror, :, ::-1]", "image[:] = image[:, :, ::-1]"),
         ("the first of an example's kind alone", "np.arange(count, dtype=np.int64) * length // count", "np.arange(count, dtype=np.int64)"),
-        ("the last of each chunk not read", "min(start + _CHUNK, len(source))", "min(start + _CHUNK, len(source)) - 1", "test_data_ahead.py test_folder.py"),
+        ("the last of each chunk not read", "min(start + CHUNK, len(source))", "min(start + CHUNK, len(source)) - 1", "test_data_ahead.py test_folder.py"),
         ("every batch the first", "yield batch_at(source, seed, step, batch_size, flip, rows)", "yield batch_at(source, seed, start, batch_size, flip, rows)"),
         ("rows ignored in memory", "yield batch_at(source, seed, step, batch_size, flip, rows)", "yield batch_at(source, seed, step, batch_size, flip)"),
     ),
@@ -519,8 +529,6 @@ EVALUATE = [
         ("weights not in the key", "        \"weights\": extractor.digest,\n", ""),
         ("split not in the key", "        \"split\": reference.split,\n", ""),
         ("content not in the key", "        \"content\": reference.content,\n", ""),
-        ("damaged statistics taken", "stored_key == key and digest == _digest(arrays)", "stored_key == key"),
-        ("statistics of another key taken", "stored_key == key and digest == _digest(arrays)", "digest == _digest(arrays)"),
         ("too few images have a floor", "if count < metric.minimum:", "if count < 2:", "test_extraction.py test_evaluate.py"),
     ),
     *_mutants(
@@ -604,4 +612,4 @@ CHECKPOINT = [
     ),
 ]
 
-MUTANTS = [*DIFFUSION, *NETS, *TRAINER, *CORE, *CONFIGS, *DATA, *EVALUATE, *CHECKPOINT]
+MUTANTS = [*DIFFUSION, *NETS, *TRAINER, *CORE, *WORKDIR, *CONFIGS, *DATA, *EVALUATE, *CHECKPOINT]

@@ -18,6 +18,7 @@ from tests import tiny
 
 SEED, UPDATES, BATCH = 3, 4, 16
 MODEL = tiny.model()._replace(image_shape=(8, 8, 1))
+MODELS = {"base": MODEL, "distill": MODEL}
 
 
 def config_of_run():
@@ -62,7 +63,7 @@ def finished(tmp_path_factory):
         seen.measured[phase.number] = jax.device_get((params, teacher_params))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preflight, "make_model", lambda _: MODEL)
+        patch.setattr(preflight, "make_models", lambda _: MODELS)
         patch.setattr(loop, "run", spy)
         patch.setattr(PhaseEnd, "add", add)
         patch.setattr(PhaseEnd, "conclude", lambda *_: None)
