@@ -181,7 +181,7 @@ class Evaluator:
         images: list[UInt8[np.ndarray, "b h w c"]],
         advance: Callable[[int], None],
     ) -> Iterator[extraction.Part]:
-        """Yields this process's share of each batch; adds the first ones to `images`."""
+        """Yields this process's share of each batch; adds the first to `images`."""
         settings, first = self._settings, 0
         rows = parallel.local_rows(settings.batch_size)
         for batch in sampling.draw_images(
