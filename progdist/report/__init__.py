@@ -2,11 +2,11 @@
 
 `read/` reads a workdir, `figures/` draws PNG files and SVG, `page/` writes the page
 (`python -m progdist.report`). Needs no accelerator and imports no JAX. Every `write_*`
-draws the files that exist so far and returns the path of its figure; all but
-`write_page` return None, and write nothing, if there is nothing to draw yet.
+draws from the files that exist so far and returns the path of its figure; all but
+`write_page` write nothing and return None if there is nothing to draw yet.
 
 Throughout, "teacher" means the undistilled model of phase 0, and a number of steps N
-is a number of network calls.
+counts network calls.
 """
 
 from progdist.report.figures.curves import write_curves

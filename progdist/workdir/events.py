@@ -1,7 +1,7 @@
 """TensorBoard event files, written in the caller's thread.
 
-The SummaryWriter of tensorboardX writes in its own thread. A full disk ends that thread,
-and later calls block for ever.
+The SummaryWriter of tensorboardX writes in its own thread. A full disk ends that
+thread, and later calls block for ever.
 """
 
 import time

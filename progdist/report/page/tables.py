@@ -1,4 +1,4 @@
-"""The table that closes a run, for a terminal."""
+"""The table that a run prints at its end, for a terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +13,8 @@ from progdist.workdir.rows import EvalRow
 def closing_table(workdir: str | Path, metric: str | None = None) -> Table:
     """Returns a metric by number of network calls, most first.
 
-    The last column divides the student by the teacher's DDIM at its full number
-    of steps N_0: 1 means that nothing was lost.
+    The last column divides the student's value by that of the teacher's DDIM at its
+    full number of steps N_0; 1 means that nothing was lost.
     """
     rows = read_evaluations(workdir, metric)
     if not rows:

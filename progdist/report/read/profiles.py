@@ -1,4 +1,4 @@
-"""The loss of each phase by the log-SNR of z_t: from noise to data."""
+"""Loss of each phase by log-SNR of z_t, from noise to data."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ class Profile(NamedTuple):
 
 
 def profiles_of(rows: Iterable[MetricsRow]) -> list[Profile]:
-    """Returns the profile of each phase whose rows have one."""
+    """Returns the profile of each phase that has one."""
     latest = {row.global_step: row for row in rows if row.loss_by_logsnr}
     by_phase: dict[int, list[MetricsRow]] = {}
     for _, row in sorted(latest.items()):

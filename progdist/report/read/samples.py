@@ -1,4 +1,4 @@
-"""Images drawn by the models of a run."""
+"""Images drawn from the models of a run."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from progdist.workdir.files import FormatError
 
 
 class Samples(NamedTuple):
-    """Images drawn in num_steps network calls by the model of a phase."""
+    """Images drawn from the model of a phase in num_steps network calls."""
 
     images: UInt8[np.ndarray, "n h w ch"]
     num_steps: int
@@ -21,7 +21,7 @@ class Samples(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Role of the model, and its steps."""
+        """Role of the model, and number of steps."""
         role = "student" if self.phase else "teacher"
         return f"{role}, {steps_text(self.num_steps)}"
 
