@@ -30,12 +30,12 @@ def distance_chart(
     every = drawable([e for group in groups if group for e in group.evaluations])
     if not every:
         return Markup()
-    drawn = {
+    evaluations = {
         _short(run.name, index): [e for e in group.evaluations if e in every]
         for index, (run, group) in enumerate(zip(runs, groups, strict=True))
         if group
     }
-    figure = runs_figure(drawn) if len(runs) > 1 else quality_figure(every)
+    figure = runs_figure(evaluations) if len(runs) > 1 else quality_figure(every)
     alt = f"{title} against network calls per image, as in the table"
     return Markup(inline_svg(figure, name, alt))
 
@@ -67,11 +67,11 @@ def profile_charts(run: Run, name: str) -> list[Markup]:
 def _thin(curve: Curve) -> Curve:
     """Returns every k-th point, up to and including the last."""
     k = -(-len(curve.loss) // _MOST_POINTS)
-    kept = slice((len(curve.loss) - 1) % k, None, k)
+    points = slice((len(curve.loss) - 1) % k, None, k)
     return curve._replace(
-        global_step=curve.global_step[kept],
-        loss=curve.loss[kept],
-        learning_rate=curve.learning_rate[kept],
+        global_step=curve.global_step[points],
+        loss=curve.loss[points],
+        learning_rate=curve.learning_rate[points],
     )
 
 

@@ -143,8 +143,8 @@ def headline(run: Run) -> Headline | None:
     if not group or not lines:
         return None
     fewest = min(lines)
-    chosen = [lines[n] for n in (_USUAL_STEPS, fewest) if n in lines and n >= fewest]
-    return Headline(group, list(dict.fromkeys(chosen)))
+    shown = [lines[n] for n in (_USUAL_STEPS, fewest) if n in lines and n >= fewest]
+    return Headline(group, list(dict.fromkeys(shown)))
 
 
 def distances(runs: Sequence[Run]) -> list[Distances]:

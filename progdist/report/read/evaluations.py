@@ -123,8 +123,8 @@ def read_evaluations(workdir: str | Path, metric: str | None = None) -> list[Eva
       FormatError: if a row is malformed.
     """
     rows = read_typed(EvalRow, Path(workdir, layout.EVALUATIONS))
-    kept = [g for g in groups(rows) if metric in (None, g.kind.metric)]
-    return kept[0].evaluations if kept else []
+    matches = [g for g in groups(rows) if metric in (None, g.kind.metric)]
+    return matches[0].evaluations if matches else []
 
 
 def groups(rows: Sequence[EvalRow]) -> list[Group]:

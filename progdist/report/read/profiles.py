@@ -38,5 +38,5 @@ def _mean_of_last(rows: Sequence[MetricsRow]) -> Float[np.ndarray, " bins"]:
     last = rows[-math.ceil(len(rows) / _LAST) :]
     values = np.array([row.loss_by_logsnr for row in last], np.float64)
     # Losses that a logarithmic axis cannot show are left out.
-    drawn = np.ma.masked_where(~((values > LEAST) & (values < MOST)), values)
-    return np.ma.filled(drawn.mean(axis=0), np.nan)
+    masked = np.ma.masked_where(~((values > LEAST) & (values < MOST)), values)
+    return np.ma.filled(masked.mean(axis=0), np.nan)

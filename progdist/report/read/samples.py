@@ -33,13 +33,13 @@ def load_samples(workdir: str | Path, kind: str) -> list[Samples]:
       FormatError: if a file cannot be read or has other arrays; names it.
     """
     paths = sorted(Path(workdir, layout.SAMPLES).glob(f"{kind}_*.npz"))
-    loaded = [_load(path) for path in paths]
-    for path, samples in zip(paths, loaded, strict=True):
-        shape, first = (s.images.shape[1:] for s in (samples, loaded[0]))
+    phases = [_load(path) for path in paths]
+    for path, samples in zip(paths, phases, strict=True):
+        shape, first = (s.images.shape[1:] for s in (samples, phases[0]))
         if shape != first:
             others = f"those of {paths[0]} {shape_text(first)}"
             raise FormatError(f"{path}: images are {shape_text(shape)}, {others}")
-    return sorted(loaded, key=lambda s: s.phase)
+    return sorted(phases, key=lambda s: s.phase)
 
 
 def _load(path: Path) -> Samples:
