@@ -124,7 +124,7 @@ def num_cores() -> int:
 
 
 def _devices_of(config: Config, num_processes: int) -> int:
-    """Returns the largest number of devices, up to one per core, that fits the batches."""
+    """Returns the largest number of devices that fits the batches and the cores."""
     sizes = [config.base.batch_size, config.distill.batch_size]
     most = min(num_cores(), min(sizes) // num_processes // _LEAST_ROWS)
     sizes.append(config.evaluation.batch_size)
