@@ -253,7 +253,7 @@ def test_a_directory_of_files_holds_the_same_images(workdir, monkeypatch, tmp_pa
 
 def test_a_sampler_of_two_calls_a_step_takes_no_odd_number(workdir, monkeypatch):
     flags = [f"--workdir={workdir}", "--num_steps=1", "--out=a.png", "--sampler=heun"]
-    with pytest.raises(UsageError, match="makes 2 network calls a step"):
+    with pytest.raises(UsageError, match="makes 2 network calls per step"):
         command(sample, *flags, monkeypatch=monkeypatch)
 
 

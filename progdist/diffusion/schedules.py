@@ -154,7 +154,7 @@ def make_schedule(name: ScheduleName) -> Schedule:
 def describe(schedule: Schedule) -> str:
     """Returns the name of a schedule, with the constants that differ from the defaults.
 
-    For example "linear_beta(beta_max=10)". Only equal schedules have equal descriptions.
+    For example "linear_beta(beta_max=10)". Only equal schedules share a description.
     """
     name = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(schedule).__name__).lower()
     constants = ", ".join(

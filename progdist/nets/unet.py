@@ -79,7 +79,7 @@ class UNet(nn.Module):
           z: noisy images; height and width divisible by
             `patch_size` * 2^(levels - 1).
           logsnr: log-SNR of `z`.
-          conditioning: its label is required if `num_classes` > 0, and otherwise ignored.
+          conditioning: its label is required if `num_classes` > 0, otherwise ignored.
           dropout: dropout of the pass; None for none.
 
         Raises:
