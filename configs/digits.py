@@ -2,7 +2,7 @@
 
 python -m progdist.main --config=configs/digits.py --workdir=runs/digits
 
-Hardware and time: two cores of a virtual machine (AMD EPYC), 10 min 24 s, compiling
+Hardware and time: two cores of a virtual machine (AMD EPYC), 10 min 24 s, compilation
   included.
 Expected (measured there, FD-pixels of 2,048 samples): the teacher 0.162 in 64 steps,
   the students 0.178, 0.199, 0.232 in 4, 2, 1; the teacher's DDIM 0.924, 3.28, 16.8.
@@ -17,7 +17,7 @@ def get_config(variant: str | None = None) -> Config:
     """Returns the configuration; the variant is "" or "smoke"."""
     config = Config(
         data=Data(name="digits", image_shape=(8, 8, 1)),
-        # 4x4 patches of 2x2 pixels: a CPU is slow at thin and tiny convolutions.
+        # 4x4 patches of 2x2 pixels, since small convolutions are slow on a CPU.
         parameterization="v",
         net=UNetConfig(
             ch=48,

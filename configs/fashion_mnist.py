@@ -3,8 +3,8 @@
 python -m progdist.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
 Data: Debian's package dataset-fashion-mnist, or --config.data.dir with the idx files.
-Hardware and time: two cores of a virtual machine (AMD EPYC), 76 minutes, beside other
-  work.
+Hardware and time: two cores of a virtual machine (AMD EPYC), shared with other
+  work, 76 minutes.
 Expected (measured there, FD-pixels of 2,048 samples): the teacher 8.65 in 64 steps,
   the students 9.91, 11, 12.2 in 4, 2, 1; the teacher's DDIM 82.8, 156, 240.
 """

@@ -2,11 +2,11 @@
 
 python -m progdist.main --config=configs/imagenet64.py --workdir=runs/imagenet64
 
-Data: labelled images of 64x64, prepared once by
+Data: labelled images of 64x64; prepare once with
   python -m progdist.data.prepare --tfds_name=imagenet2012 --image_size=64 --dir=DIR
   from the two archives of ImageNet in DIR/downloads/manual       (--config.data.dir).
 Work: 550k updates of batch 2048 and 10 rounds of 50k, the last two 100k, on 295.9M
-  parameters. Not run here in full; :smoke is, on made
+  parameters. Not yet run at full size; :smoke is, on synthetic
   images.
 Expected (FID, read off the published figure): 16.08, 7.36, 3.88, 2.95 in 1, 2, 4, 8
   steps.

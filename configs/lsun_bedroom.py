@@ -2,13 +2,13 @@
 
 python -m progdist.main --config=configs/lsun_bedroom.py --workdir=runs/lsun_bedroom
 
-Data: prepared once by
+Data: prepare once with
   python -m progdist.data.prepare --tfds_name=lsun/bedroom --image_size=128 --dir=DIR
                                                                    (--config.data.dir).
 Work: 400k updates of batch 2048 and 10 rounds of 50k, the last two 100k, on 139.6M
-  parameters. Not run here in full; :smoke is, on made
+  parameters. Not yet run at full size; :smoke is, on synthetic
   images of 32x32.
-Expected: the paper gives its FID as a curve only.
+Expected: the paper shows its FID only as a curve.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 python -m progdist.main --config=configs/lsun_church.py --workdir=runs/lsun_church
 
-As lsun_bedroom in all but the data, prepared once by
+Like lsun_bedroom except for the data; prepare once with
   python -m progdist.data.prepare --tfds_name=lsun/church_outdoor --image_size=128
   --dir=DIR                                                        (--config.data.dir).
 """

@@ -11,9 +11,9 @@ _SMOKE_PIXELS = 16
 def select(config: Config, variant: str | None) -> Config:
     """Returns the configuration, or its variant.
 
-    "smoke" is the same run in small, most of it compiling: made images of at most 16x16
-    in place of a data set, a narrow network of two levels, few updates and rounds. It
-    shows that the code runs, and nothing about quality.
+    "smoke" is the same run at a small size: synthetic images of at most 16x16, a narrow
+    network of two levels, few updates and rounds. Most of its time is compilation. It
+    shows that the code runs, but says nothing about quality.
 
     Raises:
       ConfigError: if there is no such variant.

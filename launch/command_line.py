@@ -9,7 +9,7 @@ RESERVED = "distributed", "coordinator", "num_processes", "process_id"
 
 
 class UsageError(ValueError):
-    """A missing, unknown or wrong flag."""
+    """A flag is missing, unknown or invalid."""
 
 
 def parse(
@@ -44,7 +44,7 @@ def _check_arguments(arguments: Sequence[str], reserved: Sequence[str]) -> None:
         if not value_of(name, arguments):
             raise UsageError(f"--{name}=... is missing after --")
     if "://" in value_of("workdir", arguments):
-        raise UsageError("--workdir: must be a directory, mounted everywhere; no URL")
+        raise UsageError("--workdir: must be a directory mounted everywhere, not a URL")
     for argument in arguments:
         if argument.startswith("-") and argument.strip("-").split("=")[0] in reserved:
             raise UsageError(f"{argument}: is set by the launcher")

@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# Functions of the launchers in shell; to be sourced.
+# Functions of the shell launchers; to be sourced.
 
 dry_run='' arguments=()
 
-# Prints an error in one line and exits with code 2, or another.
+# Prints a one-line error and exits with CODE, 2 by default.
 fail() { # MESSAGE [CODE]
   echo "launch: $1" >&2
   exit "${2:-2}"
 }
 
-# Sets the variable of each flag, and the arguments from the words after --.
+# Sets a variable for each flag, and `arguments` to the words after --.
 read_flags() { # 'NAME_OF_A_SWITCH NAME_OF_A_FLAG_WITH_A_VALUE=...' WORDS...
   local flags=" $1 " flag value
   while shift && (($#)); do
@@ -30,7 +30,7 @@ show_help() { # TITLE
   exit 0
 }
 
-# Prints words as a shell reads them again, whatever is in them.
+# Prints words quoted for a shell.
 quote() {
   local word line=''
   for word in "$@"; do
@@ -49,7 +49,7 @@ check() { # FLAG PATTERN EXAMPLE
   [[ $value =~ ^($2)$ ]] || fail "--$1=$value: must look like $3"
 }
 
-# Fails on arguments of progdist.main that cannot work on several machines.
+# Refuses arguments of progdist.main that cannot work on several machines.
 check_arguments() { # ROOT_OF_THE_WORKDIR RULE
   local argument config='' workdir=''
   for argument in "${arguments[@]}"; do

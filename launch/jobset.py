@@ -26,7 +26,7 @@ from launch.command_line import UsageError
 
 _SPOT = "cloud.google.com/gke-spot"
 _WORD = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
-# Help, pattern, example. No pattern has a quote: the templates quote the values.
+# Help, pattern, example. No pattern admits a quote, since the templates quote values.
 _TEXTS = {
     # Pods are called NAME-workers-0-0-abcde, in at most 63 characters.
     "name": ("Name of the JobSet.", rf"(?=.{{1,40}}$)[a-z]({_WORD})?", "my-run"),
@@ -40,12 +40,12 @@ _TEXTS = {
 FLAGS = flags.FlagValues()
 _integer = partial(flags.DEFINE_integer, flag_values=FLAGS)
 for _name, (_help, _, _example) in _TEXTS.items():
-    flags.DEFINE_string(_name, "", f"{_help} Like {_example}.", flag_values=FLAGS)
+    flags.DEFINE_string(_name, "", f"{_help} Example: {_example}.", flag_values=FLAGS)
 FLAGS.set_default("namespace", "default")
 flags.DEFINE_enum("kind", "tpu", ["tpu", "gpu"], "Kind of nodes.", flag_values=FLAGS)
 _integer("slices", 1, "TPU: number of slices.", 1)
 _integer("nodes", 2, "GPU: number of nodes.", 1)
-_integer("per_node", 0, "Chips or GPUs of a node; 0 for 4 chips or 8 GPUs.", 0)
+_integer("per_node", 0, "Chips or GPUs per node; 0 for 4 chips or 8 GPUs.", 0)
 _integer("restarts", 100, "Maximum number of restarts, preemptions included.", 0)
 _integer("user", 1000, "User ID in the container.", 0)
 flags.DEFINE_bool("spot", False, "Use spot nodes.", flag_values=FLAGS)
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
 
 
 def render(arguments: Sequence[str]) -> str:
-    """Returns the manifest of the flags, for these arguments of progdist.main."""
+    """Returns the manifest for the flags and these arguments of progdist.main."""
     nodes, per_node = _num_nodes_and_devices()
     # Kubernetes replaces $(NAME) in arguments; $$ stands for one $.
     escaped = [argument.replace("$", "$$") for argument in arguments]

@@ -2,8 +2,8 @@
 
   python -m launch.local --num_processes=2 -- --config=configs/digits.py --workdir=W
 
-Arguments after -- go to progdist.main; launch/README.md says what signals, failures and
-restarts do.
+Arguments after -- go to progdist.main. launch/README.md explains signals, failures and
+restarts.
 """
 
 import math
@@ -26,17 +26,17 @@ from launch import command_line
 FLAGS = flags.FlagValues()
 _integer = partial(flags.DEFINE_integer, flag_values=FLAGS)
 _integer("num_processes", 2, "Number of processes.", 1)
-_integer("gpus_per_process", 0, "GPUs of each process; 0 to compute on the CPU.", 0)
+_integer("gpus_per_process", 0, "GPUs per process; 0 to run on the CPU.", 0)
 _integer("restart", 0, "Maximum number of restarts after a loss or a preemption.", 0)
-_integer("heartbeat_seconds", 10, "Time until the loss of a process is noticed.", 1)
+_integer("heartbeat_seconds", 10, "Time until a lost process is detected.", 1)
 _integer("port", 0, "Port of process 0 on loopback; 0 for a free one.", 0, 65535)
 _float = partial(flags.DEFINE_float, flag_values=FLAGS)
-_float("grace_seconds", 30, "Time to exit after a signal, or a failure elsewhere.", 0)
+_float("grace_seconds", 30, "Time to exit after a signal or another's failure.", 0)
 flags.DEFINE_bool("dry_run", False, "Only print the commands.", flag_values=FLAGS)
 
 _TICK_SECONDS = 0.1
-# Of exit codes: bad input, diverged, not written; any other; the consequences of losing
-# another process (5, and SIGABRT from JAX).
+# Classes of exit codes: bad input, diverged or not written; any other; consequences of
+# losing another process (5, and SIGABRT from JAX).
 _PRIORITIES = {2: 0, 3: 0, 4: 0, 5: 2, 128 + signal.SIGABRT: 2}
 
 
@@ -54,7 +54,7 @@ class End(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    """Runs the processes, again after a loss; returns the exit code."""
+    """Runs the processes, and restarts them after a loss; returns the exit code."""
     reserved = *command_line.RESERVED, "heartbeat_seconds"
     arguments = command_line.parse(FLAGS, argv, __doc__, reserved)
     if FLAGS.dry_run:
@@ -94,7 +94,7 @@ def make_commands(arguments: Sequence[str]) -> list[list[str]]:
 
 
 def _make_prefix(rank: int, num_processes: int, num_gpus: int) -> list[str]:
-    """Returns the commands that set up a process: devices, label, life and cores."""
+    """Returns the wrapper that sets devices, output label, lifetime and cores."""
     gpus = ",".join(map(str, range(rank * num_gpus, (rank + 1) * num_gpus)))
     # Two processes cannot share a GPU: each takes most of its memory.
     words = ["env", f"CUDA_VISIBLE_DEVICES={gpus}" if gpus else "JAX_PLATFORMS=cpu"]
@@ -109,7 +109,7 @@ def _make_prefix(rank: int, num_processes: int, num_gpus: int) -> list[str]:
 
 
 def share(cores: Sequence[int], rank: int, num_processes: int) -> Sequence[int]:
-    """Returns the cores of one process: an equal part, or one shared with others."""
+    """Returns the cores of one process: an equal share, or one shared core."""
     size = max(1, len(cores) // num_processes)
     start = rank * size % len(cores)
     return cores[start : start + size]
@@ -126,10 +126,11 @@ def attend(
 ) -> list[End]:
     """Runs one command per rank until all have ended; returns the ends, in order.
 
-    A handler appends to `received`: the first signal is passed on, the second kills. So
-    does the end of the grace period, which begins with the first signal or failure.
+    A signal handler appends to `received`. The first signal is passed on; the second
+    kills the processes. So does the end of the grace period, which begins with the
+    first signal or failure.
     """
-    # In groups of their own, or Ctrl-C would reach them from the terminal, too.
+    # In groups of their own, or Ctrl-C would also reach them from the terminal.
     start = partial(Popen, stdin=DEVNULL, process_group=0)
     running = {rank: start(command) for rank, command in enumerate(commands)}
     ends: list[End] = []
@@ -154,7 +155,7 @@ def attend(
 def verdict(ends: Sequence[End]) -> int:
     """Returns the exit code of the process that caused the others to end.
 
-    Among equals that is the lowest rank if it is definite, else the first to end.
+    Among equals it is the lowest rank if the cause is definite, else the first to end.
     """
 
     def key(end: End) -> tuple[bool, int, int]:
@@ -165,7 +166,7 @@ def verdict(ends: Sequence[End]) -> int:
 
 
 def is_worth_restarting(code: int) -> bool:
-    """Returns whether the code is that of a lost or preempted process."""
+    """Returns whether the code means a lost or preempted process."""
     return code == 5 or (code > 128 and code != 128 + signal.SIGINT)
 
 

@@ -3,8 +3,8 @@
   python -m launch.notebooks [--only=library]
   python -m launch.notebooks --repository=OWNER/NAME
 
-The second form runs nothing: it writes the address of a published copy on GitHub into
-the notebooks, and Colab's badges into them and README.md.
+The second form runs nothing. It writes the address of a published copy on GitHub into
+the notebooks, and Colab badges into them and README.md.
 """
 
 import copy
@@ -37,7 +37,7 @@ flags.DEFINE_bool("dry_run", False, "Only print the paths.", flag_values=FLAGS)
 
 
 def main(argv: list[str]) -> int:
-    """Runs the notebooks, or writes the address into them; returns the exit code."""
+    """Runs the notebooks or writes the address into them; returns the exit code."""
     command_line.parse(FLAGS, argv, __doc__)
     repository = FLAGS.repository
     if repository and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
@@ -71,7 +71,7 @@ def notebook_path(name: str) -> Path:
 def execute(notebook: NotebookNode, cell_seconds: int = 3600) -> NotebookNode:
     """Returns a copy of the notebook with the outputs of all its cells, run in order.
 
-    The kernel is this Python at the top of the checkout; it accepts no connection but
+    The kernel is this Python at the top of the checkout. It accepts connections only
     from this process, and reads no user settings.
     """
     notebook = copy.deepcopy(notebook)
@@ -107,7 +107,7 @@ def _tidy(notebook: NotebookNode) -> None:
 
 
 def address(notebook: NotebookNode, name: str, repository: str) -> None:
-    """Writes the project's address and, below the title, Colab's badge."""
+    """Writes the project's address and, below the title, a Colab badge."""
     title, *text = re.sub(f"\n{BADGE}", "", notebook.cells[0].source).splitlines()
     notebook.cells[0].source = "\n".join([title, _badge(name, repository), *text])
     line = f'REPOSITORY = "https://github.com/{repository}"'
@@ -116,7 +116,7 @@ def address(notebook: NotebookNode, name: str, repository: str) -> None:
 
 
 def with_badges(page: str, repository: str) -> str:
-    """Returns the page with Colab's badge after each link to a notebook."""
+    """Returns the page with a Colab badge after each link to a notebook."""
     link, badge = rf"\]\(launch/(\w+)\.ipynb\)( {BADGE})?", _badge(r"\1", repository)
     return re.sub(link, rf"](launch/\1.ipynb) {badge}", page)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submits the trainer to SLURM. --help prints how, from launch/README.md.
+# Submits the trainer to SLURM. --help prints the section of launch/README.md.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=launch/commands.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the trainer on a slice of Cloud TPU VMs, from a machine that has gcloud.
-# --help prints how, from launch/README.md.
+# --help prints the section of launch/README.md.
 set -euo pipefail
 origin=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -48,7 +48,7 @@ states_of_workers() {
   on_workers all "if [ -x $worker ]; then $worker state; else echo progdist: absent; fi"
 }
 
-# Does the one thing that is missing, again and again; may be stopped and restarted.
+# Takes the next missing step, in a loop; may be stopped and restarted.
 watch() {
   local restarts=0 failures=0
   while ((failures < max_failures)); do

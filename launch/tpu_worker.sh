@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the trainer on a worker of a TPU slice, for launch/tpu_vm.sh: COMMAND WORDS...
-# The trainer outlives the connection that starts it. ~/.progdist has its log, its exit
-# code, and a lock that it holds as long as it lives.
+# The trainer outlives the connection that starts it. ~/.progdist holds its log, its exit
+# code, and a lock that it holds while it lives.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/commands.sh
@@ -29,13 +29,13 @@ start() { # SERVER:/SHARE MOUNT FLAGS_OF_PROGDIST_MAIN...
   mkdir -p "$record"
   exec 9>"$record/lock"
   flock --nonblock 9 || fail 'is running already; see: status, stop'
-  echo 137 >"$record/code" # which stays if no process lives to write another
+  echo 137 >"$record/code" # remains if no process lives to write another
   setsid --fork launch/tpu_worker.sh attend "${@:3}" </dev/null >>"$record/log" 2>&1
 }
 
 # Internal: runs the trainer and writes its exit code.
 attend() {
-  # A shutdown of the machine sends SIGTERM to both, and the trainer takes its time.
+  # A shutdown of the machine sends SIGTERM to both; the trainer takes longer.
   trap ':' TERM HUP
   local code=0
   (

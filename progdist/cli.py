@@ -1,4 +1,4 @@
-"""Flags and devices, as the commands share them."""
+"""Flags and devices, shared by the commands."""
 
 import dataclasses
 import os
@@ -18,12 +18,12 @@ _RENAMED = {
     "config.model.output": "config.parameterization",
     "config.model.": "config.net.",
 }
-MOST_STEPS = 2**24  # of a sampler: float32 holds all whole numbers up to it
-_LEAST_ROWS = 16  # of a batch on each CPU device; fewer do not pay
+MOST_STEPS = 2**24  # sampler steps; float32 holds all integers up to this
+_LEAST_ROWS = 16  # batch rows per CPU device; fewer are not worth a device
 
 
 def define_config(values: flags.FlagValues) -> None:
-    """Defines --config, with overrides by the type of each field."""
+    """Defines --config, with an override of each field by its type."""
     for choices in _literals(Config):
         # ml_collections has no parser for Literal types.
         config_flags.register_flag_parser_for_type(
@@ -42,10 +42,10 @@ def get_config(values: flags.FlagValues) -> Config:
     """
     config: Any = values["config"].value
     try:
-        found = type(config.seed)
+        seed_type = type(config.seed)
     except (OSError, AttributeError) as error:
         raise UsageError(f"--config: {last_line(error)}") from None
-    if found is not int or not isinstance(config, Config):
+    if seed_type is not int or not isinstance(config, Config):
         raise UsageError("--config: get_config must return a progdist.config.Config")
     return config
 
@@ -57,7 +57,7 @@ def parse(
     required: Sequence[str] = (),
     words: Sequence[str] = (),
 ) -> list[str]:
-    """Parses the command line; --help shows `about` and the flags, and ends.
+    """Parses the command line; --help prints `about` and the flags, and exits.
 
     Args:
       values: the flags.
@@ -70,20 +70,20 @@ def parse(
       The positional arguments.
 
     Raises:
-      UsageError: if a flag or argument is missing, unknown, wrong or one too many.
+      UsageError: if a flag or argument is missing, unknown, invalid or superfluous.
     """
-    # Orbax reports every file at level INFO, and what it also raises at level ERROR.
+    # Orbax logs every file at level INFO, and at level ERROR the errors it raises.
     logging.set_verbosity(logging.FATAL)
     if {"--help", "-h"} & set(argv[1:]):
         print(f"{about}\n{values.get_help()}")
         sys.exit(0)
     _check_renamed(argv)
-    values.unparse_flags()  # forgets an earlier command line of this process
+    values.unparse_flags()  # resets flags of an earlier call in this process
     try:
         rest = values(argv)[1:]
     except flags.Error as error:
         raise UsageError(last_line(error)) from None
-    except Exception as error:  # the file is a program, and may raise anything
+    except Exception as error:  # the file is a program and may raise anything
         raise UsageError(f"--config: {last_line(error)}") from None
     if len(rest) > len(words):
         raise UsageError(f"{rest[len(words)]!r} is not a flag; flags are --name=value")
@@ -96,7 +96,7 @@ def parse(
 
 
 def _check_renamed(argv: Sequence[str]) -> None:
-    """Refuses flags of version 0.1.0 that have another name now."""
+    """Refuses flags of version 0.1.0 that have been renamed."""
     for word in argv:
         name = word.lstrip("-").partition("=")[0]
         for old, new in _RENAMED.items():
@@ -105,10 +105,10 @@ def _check_renamed(argv: Sequence[str]) -> None:
 
 
 def prepare_devices(config: Config, num_processes: int = 1) -> None:
-    """Splits a CPU into devices, and sets the cache of compiled programs.
+    """Splits a CPU into devices, and sets up the cache of compiled programs.
 
-    Several devices let a CPU's cores share a batch; where there is an accelerator they
-    stay unused. Must come before the first array.
+    Several devices let the cores of a CPU share a batch; with an accelerator they stay
+    unused. Must be called before the first array is created.
     """
     devices = config.cpu_devices or _devices_of(config, num_processes)
     jax.config.update("jax_num_cpu_devices", devices)
@@ -117,14 +117,14 @@ def prepare_devices(config: Config, num_processes: int = 1) -> None:
 
 
 def num_cores() -> int:
-    """Returns how many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _devices_of(config: Config, num_processes: int) -> int:
-    """Returns the most devices, up to one a core, that share every batch evenly."""
+    """Returns the largest number of devices that fits the batches and the cores."""
     sizes = [config.base.batch_size, config.distill.batch_size]
     most = min(num_cores(), min(sizes) // num_processes // _LEAST_ROWS)
     sizes.append(config.evaluation.batch_size)
@@ -137,7 +137,7 @@ def _devices_of(config: Config, num_processes: int) -> int:
 
 
 def _literals(cls: type) -> Iterator[Any]:
-    """Yields the Literal types of the fields, nested ones too."""
+    """Yields the Literal types of the fields, including nested ones."""
     hints: dict[str, Any] = get_type_hints(cls)
     for hint in hints.values():
         if get_origin(hint) is Literal:

@@ -1,4 +1,4 @@
-"""Joining the other processes of a run."""
+"""Setup of a run on several processes."""
 
 import re
 import socket
@@ -48,11 +48,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def join(values: flags.FlagValues) -> None:
-    """Joins the processes that the flags, or the environment (TPU, SLURM), describe.
+    """Joins the processes described by the flags or the environment (TPU, SLURM).
 
     Raises:
-      UsageError: if they describe none.
-      PeerError: if the others do not arrive.
+      UsageError: if neither describes any.
+      PeerError: if the other processes do not arrive.
     """
     address: dict[str, Any] = {
         name: values[name].value
@@ -80,7 +80,7 @@ def join(values: flags.FlagValues) -> None:
         )
     except ValueError as error:
         raise UsageError(f"--distributed: {last_line(error)}") from None
-    except RuntimeError as error:  # which another attempt may not meet again
+    except RuntimeError as error:  # another attempt may succeed
         raise PeerError(f"the processes did not meet: {last_line(error)}") from None
 
 
@@ -103,7 +103,7 @@ def _check(
 
 
 def _check_free(coordinator: str) -> None:
-    """Refuses a port that is taken; JAX would die of it without a word."""
+    """Refuses a port in use, on which JAX would die without a message."""
     host, _, port = coordinator.rpartition(":")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -111,5 +111,5 @@ def _check_free(coordinator: str) -> None:
             probe.bind((host if host in _LOOPBACK[:2] else "", int(port)))
         except OSError as error:
             raise UsageError(
-                f"--coordinator={coordinator}: {error.strerror}; give another port"
+                f"--coordinator={coordinator}: {error.strerror}; choose another port"
             ) from None

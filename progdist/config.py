@@ -1,7 +1,7 @@
 """The configuration: plain typed data.
 
 A file in `configs/` returns a `Config`; `--config.base.learning_rate=3e-4` overrides
-one field by name and type. What its values must be is checked by `preflight.check`.
+one field by name and type. `preflight.check` checks the values.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from progdist.plan import Phase, make_plan
 
 Anneal = Literal["none", "linear"]
 
-# Fields that may change when a run resumes.
+# Fields that may differ when a run resumes.
 _HARMLESS = (
     "log_every",
     "save_every",
@@ -33,23 +33,23 @@ _HARMLESS = (
 
 
 class ConfigError(InputError):
-    """A value that cannot be used; the message names field, value and rule."""
+    """A value is not valid; the message names field, value and rule."""
 
 
 @dataclasses.dataclass
 class Data:
-    """Images to train on and to compare samples with.
+    """Images for training, and for comparison with samples.
 
     Attributes:
       name: source of the images.
-      split: "train" or "test"; for a folder "val" or "validation", too; for tfds any of
-        its split expressions.
+      split: "train" or "test"; for a folder also "val" or "validation"; for tfds any
+        split expression.
       dir: directory of the idx or image files, or of the prepared TFDS data.
-      tfds_name: TFDS data set and its config, for name "tfds".
+      tfds_name: TFDS dataset and its config, for name "tfds".
       image_shape: (height, width, channels).
       flip: mirror a random half of the images, left to right.
-      skip_bad: share of a folder's files that may be bad, and are then left out.
-      num_workers: threads that read and decode data too large for memory.
+      skip_bad: share of a folder's files that may be bad and left out.
+      num_workers: number of threads that read and decode data too large for memory.
     """
 
     name: Name = "digits"
@@ -71,11 +71,11 @@ class Training:
       batch_size: global batch size, over all devices.
       learning_rate: peak learning rate.
       warmup_updates: updates over which it rises linearly from 0.
-      anneal: "linear" lets it fall to 0 over the phase.
-      weight_decay: decoupled weight decay; 0 is none.
-      clip_norm: bound on the global norm of the gradient; 0 is none.
-      ema_decay: decay of the moving average of the parameters; 0 keeps none. The
-        average, if there is one, samples, and teaches the next round.
+      anneal: "linear" decays it linearly to 0 over the phase.
+      weight_decay: decoupled weight decay; 0 for none.
+      clip_norm: bound on the global norm of the gradient; 0 for none.
+      ema_decay: decay of the moving average of the parameters; 0 for none. The average,
+        if any, is used for sampling and as the teacher of the next round.
       dropout: dropout rate in the network.
       weight: weight w(logsnr) of the squared error in x.
     """
@@ -94,7 +94,7 @@ class Training:
 
 @dataclasses.dataclass
 class Distillation(Training):
-    """The rounds: N falls from start_steps to end_steps by `ratio` a round.
+    """Distillation rounds: each divides N by `ratio`, from start_steps to end_steps.
 
     Attributes:
       anneal: "linear" by default, as in the paper.
@@ -118,11 +118,11 @@ class Evaluation:
     """Evaluation after each phase.
 
     Attributes:
-      num_samples: images behind each distance.
-      batch_size: images sampled at a time, over all devices.
+      num_samples: number of images per evaluation.
+      batch_size: number of images sampled at a time, over all devices.
       gamma: noise level of the ancestral sampler, in [0, 1].
-      seed: seed of the samples, apart from the training's.
-      grid_images: images of the sample grids.
+      seed: random seed of the samples, separate from the training seed.
+      grid_images: number of images in the sample grids.
     """
 
     num_samples: int = 2048
@@ -134,27 +134,27 @@ class Evaluation:
 
 @dataclasses.dataclass
 class Config:
-    """A whole run: the teacher's training, then the rounds.
+    """Configuration of a whole run: the base model, then the rounds.
 
     Attributes:
-      seed: seed of initialisation, data order and noise.
+      seed: random seed of initialisation, data order and noise.
       schedule: noise schedule of every phase.
       parameterization: meaning of the network's output.
       teacher: path of a trained teacher (a directory of `models/`, an exported
-        .safetensors or a released flax msgpack file); empty trains one in phase 0.
-      data: images.
-      net: the network; see `progdist.nets.settings`.
+        .safetensors or a released flax msgpack file); if empty, phase 0 trains one.
+      data: the images.
+      net: settings of the network; see `progdist.nets.settings`.
       base: training of the base model, in phase 0.
       distill: training of the rounds.
       evaluation: evaluation after each phase.
       log_every: updates between rows of metrics.jsonl.
       save_every: updates between checkpoints; a multiple of log_every.
       keep_checkpoints: number of latest checkpoints to keep.
-      max_skipped: non-finite updates in a row that are skipped before the run stops.
+      max_skipped: number of consecutive non-finite updates to skip before stopping.
       stuck_seconds: time without progress after which a process prints its stacks and
-        ends; 0 is never. A compilation has to fit into it.
-      cpu_devices: devices that a CPU is split into; 0 is one a core, as far as the
-        batches allow.
+        exits; 0 for never. Must be longer than any compilation.
+      cpu_devices: number of devices that a CPU is split into; 0 for one per core, if
+        the batches allow.
     """
 
     seed: int = 0
@@ -175,7 +175,7 @@ class Config:
 
 
 def plan_of(config: Config) -> tuple[Phase, ...]:
-    """Returns the configured phases; a teacher from elsewhere is not trained.
+    """Returns the configured phases; with a given teacher, phase 0 has no updates.
 
     Raises:
       ValueError: if start_steps is not end_steps times a power of the ratio.
@@ -205,7 +205,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def defaults_of_changed(config: Config) -> dict[str, Any]:
-    """Returns the default of each field, "data.name" say, whose value is another."""
+    """Returns the default of each changed field, by name, such as "data.name"."""
     values, defaults = (_flatten(dataclasses.asdict(c)) for c in (config, Config()))
     return {f: v for f, v in defaults.items() if values.get(f, v) != v}
 
@@ -219,7 +219,7 @@ def from_json(path: Path) -> Config:
     """Reads what `to_json` wrote.
 
     Raises:
-      ConfigError: if the file is missing, is not JSON, or has a field of another name.
+      ConfigError: if the file is missing, is not JSON, or has unknown fields.
     """
     try:
         return _from_dict(Config, _current(json.loads(path.read_text())))
@@ -238,7 +238,7 @@ def from_json(path: Path) -> Config:
 
 
 def _current(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields under their present names; `model` is of version 0.1.0."""
+    """Returns the fields under their current names; 0.1.0 called `net` `model`."""
     if "model" in values:
         net = dict(values["model"])
         values = {k: v for k, v in values.items() if k != "model"}
@@ -260,7 +260,7 @@ def _from_dict(cls: type, values: dict[str, Any]) -> Any:
 
 
 def _class_of(values: dict[str, Any], classes: Sequence[Any]) -> Any:
-    """Returns the settings class, of a closed set of them, that has these fields."""
+    """Returns the settings class, among a closed set, that has these fields."""
     for cls in classes:
         if set(values) <= {field.name for field in dataclasses.fields(cls)}:
             return cls

@@ -1,4 +1,4 @@
-"""Errors of the commands, each with an exit code, and the one way a command ends.
+"""Errors of the commands with their exit codes, and the common exit of a command.
 
 | code     | meaning                                                      |
 |---------:|--------------------------------------------------------------|
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-# Errors of JAX that no other process has caused.
+# Errors of JAX that were not caused by another process.
 _OWN_FAULTS = "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED"
 
 
@@ -26,8 +26,8 @@ class Error(Exception):
 
     Attributes:
       exit_code: exit code of the command.
-      everywhere: whether all processes of a run raise it together, so that an orderly
-        exit waits for none that still works.
+      everywhere: whether all processes of a run raise it together, so that none keeps
+        an orderly exit waiting.
     """
 
     exit_code: int = 2
@@ -35,15 +35,15 @@ class Error(Exception):
 
 
 class InputError(Error, ValueError):
-    """Input that cannot be used; the message names it and what is accepted."""
+    """Input is not valid; the message names it and what is accepted."""
 
 
 class UsageError(InputError):
-    """A missing, unknown or wrong flag."""
+    """A flag is missing, unknown or invalid."""
 
 
 def exit_with(main: Callable[[list[str]], Any], argv: list[str]) -> None:
-    """Runs a command; a failure prints one line and ends with its exit code."""
+    """Runs a command; on failure prints one line and exits with the error's code."""
     try:
         main(argv)
     except Error as error:
@@ -59,12 +59,12 @@ def exit_with(main: Callable[[list[str]], Any], argv: list[str]) -> None:
 
 
 def end_on_sigterm() -> None:
-    """Lets SIGTERM end a command by an exception, which removes unfinished files."""
+    """Makes SIGTERM raise an exception, so that unfinished files are removed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def last_line(error: Exception) -> str:
-    """Returns the last line of an error; ml_collections puts a traceback before it."""
+    """Returns the last line of an error; ml_collections prepends a traceback."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1].strip().removeprefix("progdist.config.ConfigError: ")
 
@@ -79,7 +79,7 @@ def _is_lost_process(error: Exception) -> bool:
 
 
 def _is_distributed() -> bool:
-    """Whether this process has joined others; commands without JAX never have."""
+    """Whether this process has joined others; never true without JAX."""
     jax: Any = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
 

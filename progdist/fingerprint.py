@@ -1,10 +1,9 @@
-"""Prints SHA-256 digests of a run's checkpoint, so that runs can be compared.
+"""Prints SHA-256 digests of a run's checkpoint, to compare runs.
 
   python -m progdist.fingerprint runs/digits [--step=1000]
 
-Reads the newest checkpoint, or the one of a global step, and compares its arrays with
-the digests that were saved with them; writes nothing. Exit codes: 0 done; 2 bad input,
-in one line.
+Reads the newest checkpoint, or the one at --step, and verifies its arrays against the
+digests saved with them. Writes nothing. Exit codes: 0 done; 2 bad input, in one line.
 """
 
 import sys
@@ -27,14 +26,14 @@ flags.DEFINE_integer(
 
 
 def main(argv: list[str]) -> None:
-    """Prints a line for each group of arrays: its name and its digest."""
+    """Prints name and digest of each group of arrays, one per line."""
     workdir = Path(cli.parse(FLAGS, argv, __doc__, words=("WORKDIR",))[0])
     directory = workdir.expanduser() / layout.CHECKPOINTS
     steps = checkpoint.snapshot_steps(directory)
     step: int | None = FLAGS["step"].value
     if not steps or step not in (None, *steps):
         there = ", ".join(map(str, sorted(steps))) or "none"
-        raise UsageError(f"{directory}: no such checkpoint; steps there: {there}")
+        raise UsageError(f"{directory}: no such checkpoint; available steps: {there}")
     where = directory / str(steps[0] if step is None else step)
     for name, value in checkpoint.fingerprint(where).items():
         print(f"{name:9} {value}")

@@ -1,10 +1,10 @@
-"""Trains a teacher and distils it, round by round, to fewer and fewer steps.
+"""Trains a teacher and distils it, round by round, into fewer and fewer steps.
 
   python -m progdist.main --config=configs/digits.py --workdir=runs/digits
 
-The same command resumes where it stopped. --config.base.num_updates=100 changes one
-field of the configuration. On several machines, or in several processes, run the same
-command on each with --distributed, with a workdir on storage that they share.
+The same command resumes where it stopped. --config.base.num_updates=100 overrides one
+field of the configuration. For several machines or processes, run the same command in
+each with --distributed, and a workdir on storage that they share.
 
 Exit codes:
   0 done
@@ -27,7 +27,7 @@ from progdist.trainer.run import run
 
 
 def define_flags() -> flags.FlagValues:
-    """Returns the flags; --config adds its overrides to them when it is parsed."""
+    """Returns the flags; parsing --config adds its overrides to them."""
     values = flags.FlagValues()
     cli.define_config(values)
     cluster.define_flags(values)
@@ -37,14 +37,14 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_bool(
         "override",
         False,
-        "Resume with a configuration other than the run began with.",
+        "Resume even if the configuration differs from that of the first start.",
         flag_values=values,
     )
     return values
 
 
 def main(argv: list[str]) -> None:
-    """Runs the experiment that the flags describe."""
+    """Runs the experiment described by the flags."""
     values = define_flags()
     cli.parse(values, argv, __doc__, required=("config", "workdir"))
     config = cli.get_config(values)
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     workdir = Path(str(values["workdir"].value)).expanduser().absolute()
     cli.prepare_devices(config, values["num_processes"].value or 1)
     cluster.join(values)
-    # After joining, which takes over SIGTERM.
+    # After joining, which installs a SIGTERM handler of its own.
     with Interrupt() as interrupt:
         run(config, workdir, interrupt, bool(values["override"].value))
 

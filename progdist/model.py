@@ -1,7 +1,7 @@
 """A model: a network, the meaning of its output, and its noise schedule.
 
-All but its parameters, which are passed beside it: made once, at the top, and bound to
-parameters wherever it denoises.
+A model does not hold its parameters. It is made once per run, and bound to parameters
+where it denoises.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -30,10 +30,10 @@ class Model(NamedTuple):
 
     Attributes:
       net: called as net(z_t, logsnr_t, conditioning, dropout).
-      parameterization: meaning of its output.
-      schedule: the schedule it is trained with.
+      parameterization: meaning of the network's output.
+      schedule: noise schedule of its training.
       image_shape: (height, width, channels).
-      num_classes: classes of its labels; 0 without any.
+      num_classes: number of classes; 0 without labels.
     """
 
     net: nn.Module
@@ -64,7 +64,7 @@ def make_model(
     schedule: Schedule,
     image_shape: ImageShape,
 ) -> Model:
-    """Returns the model of these settings."""
+    """Returns the model with these settings."""
     out_ch = image_shape[-1] * num_outputs(parameterization)
     return Model(
         make_net(net, out_ch),
@@ -92,10 +92,9 @@ def bind(model: Model, params: Params, dropout: Dropout | None = None) -> Denois
 
 
 def param_specs(model: Model) -> Params:
-    """Returns how each parameter is split over the devices: not at all.
+    """Returns the `PartitionSpec` of each parameter: all are replicated.
 
-    Initialisation, restoring, the train step and the sampler all place parameters by
-    these values.
+    Initialisation, restoring, the train step and the sampler all use these values.
     """
     return jax.tree.map(lambda _: parallel.REPLICATED, param_shapes(model))
 
@@ -107,7 +106,7 @@ def init_params(model: Model, seed: int, mesh: Mesh) -> Params:
 
 
 def param_shapes(model: Model) -> Params:
-    """Returns shapes and dtypes of the parameters, without a device."""
+    """Returns shapes and dtypes of the parameters, without using a device."""
     return jax.eval_shape(lambda key: _init(model, key), jax.random.key(0))
 
 

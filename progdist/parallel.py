@@ -26,13 +26,13 @@ class PeerError(Error):
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh of one axis, "data", over the devices; by default over all."""
     if devices is None:
-        # The rows of a process are then one piece of the global batch.
+        # Sorted, so that the rows of a process are one piece of the global batch.
         devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def devices_sharing(batch_size: int) -> list[Any]:
-    """Returns as many devices as can share the batch evenly."""
+    """Returns the largest number of devices that can share the batch evenly."""
     devices = jax.devices()
     counts = range(len(devices), 0, -1)
     return devices[: next(n for n in counts if batch_size % n == 0)]
@@ -47,10 +47,10 @@ def pmap(
 ) -> Callable:
     """Maps `fn` over the devices, as `jax.pmap` does, and compiles it.
 
-    Differs from `jax.pmap` in what the caller holds: global arrays, a batch with its
-    whole leading axis and replicated trees without a device axis, so that neither
-    checkpoints nor results know how many devices there are. Inside, `fn` sees its
-    device's rows and may use collectives over "data".
+    Unlike with `jax.pmap`, the caller holds global arrays: a batch has its whole
+    leading axis and replicated trees have no device axis, so neither checkpoints nor
+    results depend on the number of devices. Inside, `fn` sees its device's rows and may
+    use collectives over "data".
 
     Args:
       fn: the function of one device's rows.
@@ -72,24 +72,24 @@ def value_and_mean_grad(
     With `has_aux` a loss is a pair, as in `jax.value_and_grad`; both are averaged.
 
     Parameters arrive replicated, and the gradient of a replicated value is already a
-    sum over devices. Casting them to device-varying first makes each device's gradient
-    its own, and the mean below the only sum there is: of loss and gradient together.
+    sum over devices. Casting them to device-varying first keeps each device's gradient
+    separate. The mean below is then the only reduction, of loss and gradient together.
     """
     varying = jax.tree.map(lambda p: jax.lax.pcast(p, AXIS, to="varying"), params)
     return jax.lax.pmean(jax.value_and_grad(loss, has_aux=has_aux)(varying), AXIS)
 
 
 def rows_here(num_local: int) -> tuple[jax.Array, int]:
-    """Inside a `pmap`: this device's rows of the global batch, and the global size."""
+    """Returns, inside a `pmap`, this device's rows and the size of the global batch."""
     first = jax.lax.axis_index(AXIS) * num_local
     return first + jnp.arange(num_local), num_local * jax.lax.axis_size(AXIS)
 
 
 def place(tree: PyTree, mesh: Mesh, specs: PyTree = REPLICATED) -> PyTree:
-    """Returns a copy of the tree on the devices, in memory of its own.
+    """Returns a copy of the tree on the devices.
 
-    The copy matters: `device_put` may share memory with its argument, and donating the
-    result would then delete the original.
+    `device_put` may share memory with its argument; donating the result would then
+    delete the original.
 
     Args:
       tree: arrays.
@@ -101,7 +101,7 @@ def place(tree: PyTree, mesh: Mesh, specs: PyTree = REPLICATED) -> PyTree:
 
 
 def placed_shapes(tree: PyTree, mesh: Mesh, specs: PyTree) -> PyTree:
-    """Returns shapes, dtypes and shardings of the leaves, as `place` puts them."""
+    """Returns shapes, dtypes and shardings of the leaves, as placed by `place`."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         tree,
@@ -122,35 +122,35 @@ def shard(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def local_rows(batch_size: int) -> slice:
-    """Returns the rows of a global batch that this process has to provide."""
+    """Returns the rows of a global batch that this process must provide."""
     share = batch_size // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
 def barrier(name: str) -> None:
-    """Waits until all processes are here."""
+    """Waits until all processes have reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def of_all_processes(value: int) -> list[int]:
-    """Returns the value that each process gives; waits for all of them."""
+    """Returns the value of each process; waits for all of them."""
     if jax.process_count() == 1:
         return [value]
     return multihost_utils.process_allgather(np.int32(value)).tolist()
 
 
 def broadcast_from_zero(what: bool) -> bool:
-    """Returns what process 0 sees; the others may see its files a moment later."""
+    """Returns process 0's value; the others may see its files a moment later."""
     return bool(of_all_processes(int(what))[0])
 
 
 def on_process_zero(act: Callable[[], None]) -> None:
-    """Process 0 acts, and the others wait for it.
+    """Calls `act` on process 0 while the others wait.
 
     Raises:
-      PeerError: on the others, where it failed.
-      Exception: the error of `act`, on process 0.
+      PeerError: on the others, if it failed.
+      Exception: on process 0, the error of `act`.
     """
     failure: Exception | None = None
     if jax.process_index() == 0:
@@ -162,11 +162,11 @@ def on_process_zero(act: Callable[[], None]) -> None:
     if failure:
         raise failure
     if failed:
-        raise PeerError("process 0 could not go on; its own message says why")
+        raise PeerError("process 0 failed; its own message says why")
 
 
 def gather(rows: Any) -> np.ndarray:
-    """Returns an array that is split over the devices whole, on every process."""
+    """Returns the whole of an array split over the devices, on all processes."""
     if jax.process_count() == 1:
         return np.asarray(rows)
     return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
@@ -179,9 +179,9 @@ def local_part(rows: jax.Array) -> np.ndarray:
 
 
 def each_process(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Returns what each process gives, bit for bit, float64 too; waits for all.
+    """Returns the arrays of each process, bit for bit, even float64; waits for all.
 
-    Shapes and dtypes have to be the same everywhere.
+    Shapes and dtypes must be the same on all processes.
     """
     if jax.process_count() == 1:
         return [arrays]
@@ -191,7 +191,7 @@ def each_process(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
             for part in parts:
                 part[name] = array
             continue
-        # As bytes: JAX would make float32 of float64.
+        # As bytes, since JAX would convert float64 to float32.
         text = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
         for part, row in zip(parts, _all_bytes(text), strict=True):
             part[name] = np.frombuffer(row, array.dtype).reshape(array.shape)
@@ -203,26 +203,26 @@ def _all_bytes(text: np.ndarray) -> list[bytes]:
 
 
 class Vote:
-    """Vote of all processes, whose largest wish they all learn at the same call.
+    """Vote of all processes: each call returns the largest vote to all of them.
 
-    Accelerators are not waited for: what a call returns was wished at the call before.
+    On accelerators it returns the result of the previous call, so as not to wait.
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        """Takes the mesh of the devices that carry the wishes."""
+        """Takes the mesh of the devices that carry the votes."""
         self._mesh = mesh
         self._count: Any = None
         replicated = NamedSharding(mesh, REPLICATED)
         self._largest = jax.jit(jnp.max, out_shardings=replicated)
 
-    def __call__(self, wish: int) -> int:
-        """Returns the largest of the processes' wishes; 0 is none.
+    def __call__(self, vote: int) -> int:
+        """Returns the largest vote of the processes; 0 for none.
 
-        Must be called equally often by all processes.
+        All processes must call it equally often.
         """
         if jax.process_count() == 1:
-            return wish
-        here = np.full(jax.local_device_count(), wish, np.int32)
+            return vote
+        here = np.full(jax.local_device_count(), vote, np.int32)
         counted = self._largest(shard(here, self._mesh))
         if jax.default_backend() == "cpu":
             return int(counted)

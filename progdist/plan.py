@@ -17,7 +17,7 @@ from progdist.errors import InputError
 
 Kind = Literal["base", "distill"]
 
-# Forward passes of an update in the network that is trained: backward counts as two.
+# Passes of the trained network per update; a backward pass counts as two.
 _STUDENT_PASSES = 3
 
 
@@ -25,14 +25,13 @@ class Phase(NamedTuple):
     """One phase of the plan.
 
     Attributes:
-      kind: its kind of training.
+      kind: kind of training.
       number: 0 for the base model, k for round k.
-      num_steps: N, the network calls of the model that it makes.
-      num_updates: updates of the phase.
-      first_update: updates of all phases before it.
-      batch_size: examples of an update.
-      passes: forward passes of an update for each example, those of the teacher
-        included.
+      num_steps: N, the number of network calls of the model it produces.
+      num_updates: number of updates in the phase.
+      first_update: number of updates in all earlier phases.
+      batch_size: examples per update.
+      passes: forward passes per update and example, including those of the teacher.
     """
 
     kind: Kind
@@ -45,12 +44,12 @@ class Phase(NamedTuple):
 
     @property
     def end_update(self) -> int:
-        """Updates of all phases up to and including it."""
+        """Number of updates in all phases up to and including this one."""
         return self.first_update + self.num_updates
 
     @property
     def title(self) -> str:
-        """Name for people."""
+        """Human-readable name."""
         if self.kind == "base":
             return "teacher"
         return f"round {self.number}: {self.num_steps} step{'s'[: self.num_steps > 1]}"
@@ -60,7 +59,7 @@ def num_rounds(start_steps: int, end_steps: int, ratio: int) -> int:
     """Returns k with start_steps = end_steps ratio^k.
 
     Raises:
-      ValueError: if there is no such k.
+      ValueError: if no such k exists.
     """
     if end_steps < 1 or ratio < 2:
         raise ValueError(
@@ -89,10 +88,10 @@ def make_plan(
     long_rounds: int = 0,
     long_updates: int = 0,
 ) -> tuple[Phase, ...]:
-    """Returns the phases: the base model's, then the rounds down to end_steps.
+    """Returns the phases: the base phase, then the rounds down to end_steps.
 
     Args:
-      base_updates: updates of phase 0; 0 with a teacher from elsewhere.
+      base_updates: updates of phase 0; 0 with a given teacher.
       base_batch_size: examples of each of them.
       round_updates: updates of a round.
       round_batch_size: examples of each of them.
@@ -100,7 +99,7 @@ def make_plan(
       end_steps: steps of the last student.
       ratio: teacher steps that one student step replaces.
       long_rounds: number of final rounds that take `long_updates` instead.
-      long_updates: updates of those rounds.
+      long_updates: updates of each of those rounds.
 
     Raises:
       ValueError: if start_steps is not end_steps times a power of the ratio.
@@ -117,13 +116,13 @@ def make_plan(
 
 
 def to_json(phases: Sequence[Phase]) -> str:
-    """Returns the plan as JSON, one phase a line."""
+    """Returns the plan as JSON, one phase per line."""
     rows = ",\n ".join(json.dumps(phase._asdict()) for phase in phases)
     return f"[{rows}]\n"
 
 
 def read_plan(path: Path) -> tuple[Phase, ...]:
-    """Reads what `to_json` wrote; empty if there is no file.
+    """Reads a plan written by `to_json`; empty if there is no file.
 
     Raises:
       InputError: if it is not a plan.

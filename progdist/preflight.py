@@ -1,7 +1,7 @@
-"""From a configuration to its data and model, refusing what cannot run.
+"""Checks of a configuration, its data and its model before the run starts.
 
-All before anything is compiled or written: bad values, by field, value and rule; then
-batches that the devices cannot share, and data or a teacher that do not fit.
+Nothing has been compiled or written by then. Refuses invalid values, naming field,
+value and rule; batches that the devices cannot share; and unsuitable data or teachers.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from progdist.workdir import layout
 
 
 def check(config: Config) -> None:
-    """Refuses what cannot run.
+    """Refuses a configuration that cannot run.
 
     Raises:
       ConfigError: naming the first bad field, its value and what is accepted.
@@ -89,17 +89,17 @@ def make_model(config: Config) -> Model:
 
 
 def make_models(config: Config) -> dict[Kind, Model]:
-    """Returns the model that each kind of phase makes."""
+    """Returns the model of each kind of phase."""
     model = make_model(config)
     return {"base": model, "distill": model}
 
 
 def open_model(config: Config, path: Path) -> Model:
-    """Returns the model, without parameters, of a finished phase of the run.
+    """Returns the model of a finished phase of the run, without its parameters.
 
     Raises:
       CheckpointError: if `path` holds no model.
-      ConfigError: if it is of another parameterization or schedule.
+      ConfigError: if it has another parameterization or schedule.
     """
     card = checkpoint.read_card(path)
     model = make_models(config)["distill" if card.get("phase") else "base"]
@@ -124,7 +124,7 @@ def open_source(config: Config) -> data.Source:
 
     Raises:
       DataError: if it is missing, malformed or of another shape.
-      ConfigError: if the network has classes that the data lacks, or too few for it.
+      ConfigError: if the data has no labels but the network does, or more classes.
     """
     settings = config.data
     source = data.open_source(
@@ -150,11 +150,11 @@ def open_source(config: Config) -> data.Source:
 
 
 def check_teacher(config: Config, model: Model) -> None:
-    """Refuses a teacher of another network, parameterization or schedule.
+    """Refuses a teacher with another network, parameterization or schedule.
 
     Raises:
       CheckpointError: if it is missing, or belongs to another network.
-      ConfigError: if its output means something else, or it takes other steps.
+      ConfigError: if its parameterization, schedule or number of steps differs.
     """
     if not config.teacher:
         return
@@ -162,7 +162,7 @@ def check_teacher(config: Config, model: Model) -> None:
     checkpoint.check_model(path, param_shapes(model))
     card = checkpoint.read_card(path)
     check_card(model, path, card)
-    # A student knows no steps but its own.
+    # A student is defined only at its own number of steps.
     if card.get("phase") and card["num_steps"] != config.distill.start_steps:
         raise ConfigError(
             f"config.teacher={path}: its num_steps is {card['num_steps']}, the "
@@ -171,12 +171,12 @@ def check_teacher(config: Config, model: Model) -> None:
 
 
 def check_card(model: Model, path: Path, card: dict[str, Any]) -> None:
-    """Refuses a model whose output means something else, or of another schedule.
+    """Refuses a model with another parameterization or schedule.
 
     Args:
       model: the configured model.
-      path: path of the other one, for the message.
-      card: its card; fields that it lacks are taken to agree.
+      path: path of the other model, for the message.
+      card: card of the other model; missing fields count as equal.
 
     Raises:
       ConfigError: if they differ.
@@ -201,7 +201,7 @@ def _at_least(node: Any, path: str, bound: int, *fields: str) -> None:
 
 
 def _check_types(node: Any, path: str) -> None:
-    """Every field has its annotated type; a Literal one of its words."""
+    """Requires every field to have its annotated type, or one of its Literal values."""
     hints: dict[str, Any] = get_type_hints(type(node))
     for name, hint in hints.items():
         value, field = getattr(node, name), f"{path}.{name}"
@@ -229,7 +229,7 @@ def _check_data(data: Data) -> None:
     ok = len(shape) == 3 and min(shape) >= 1 and shape[2] in (1, 3)
     _require(ok, "config.data.image_shape", shape, "(height, width, 1 or 3)")
     if data.name == "tfds":
-        _require(bool(data.tfds_name), "config.data.tfds_name", "", "a TFDS data set")
+        _require(bool(data.tfds_name), "config.data.tfds_name", "", "a TFDS dataset")
     if data.name == "folder":
         _require(bool(data.dir), "config.data.dir", "", "a directory of images")
     ok = 0 <= data.skip_bad < 1

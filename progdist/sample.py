@@ -2,10 +2,10 @@
 
   python -m progdist.sample --workdir=runs/digits --num_steps=4 --out=grid.png
 
---out is a grid (.png), all images (.npz, the array `images`, uint8), or a directory
-(with a / at its end) that gets a PNG of each image, as tools like pytorch-fid read.
+--out is a grid (.png), all images (.npz, in the uint8 array `images`), or a directory
+(with a trailing /) that gets one PNG per image, for tools such as pytorch-fid.
 
-Image i depends on the seed and on i alone. Exit codes: 0 done; 2 bad input, one line.
+Image i depends only on the seed and on i. Exit codes: 0 done; 2 bad input, in one line.
 """
 
 import itertools
@@ -49,7 +49,7 @@ _SUFFIXES = (".png", ".npz")
 
 
 class Request(NamedTuple):
-    """Request for num images, in num_steps network calls each, from a seed."""
+    """A request for num images in num_steps network calls each, from a seed."""
 
     num_steps: int
     num: int
@@ -59,17 +59,17 @@ class Request(NamedTuple):
 
 
 def draw(config: Config, workdir: Path, request: Request) -> UInt8[np.ndarray, "n *d"]:
-    """Returns the images of `draw_batches` in one array."""
+    """Returns the images of `draw_batches` as one array."""
     return np.concatenate(list(draw_batches(config, workdir, request)))
 
 
 def draw_batches(
     config: Config, workdir: Path, request: Request
 ) -> Iterator[UInt8[np.ndarray, "b *d"]]:
-    """Yields batches from the finished round with that many steps, or the teacher.
+    """Yields batches from the finished round with `num_steps` steps, or the teacher.
 
     Raises:
-      CheckpointError: if no finished round has that many steps.
+      CheckpointError: if there is no such finished round.
     """
     batch_size = config.evaluation.batch_size
     mesh = parallel.make_mesh(parallel.devices_sharing(batch_size))
@@ -90,7 +90,7 @@ def draw_batches(
 
 
 def main(argv: list[str]) -> None:
-    """Samples as the flags describe."""
+    """Draws the samples described by the flags."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
     out, one_each = Path(values["out"]).expanduser(), values["out"].endswith("/")
@@ -112,7 +112,7 @@ def main(argv: list[str]) -> None:
 
 
 def _write_each(out: Path, batches: Iterator[UInt8[np.ndarray, "b h w c"]]) -> None:
-    """Writes image i as i.png, one batch in memory at a time; all of them or none."""
+    """Writes image i as i.png, all or none, with one batch in memory at a time."""
     with files.whole_directory(out) as part:
         for i, image in enumerate(itertools.chain.from_iterable(batches)):
             report.save_png(part / f"{i:06}.png", image)

@@ -212,7 +212,7 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, damage):
     assert_same(restored, snapshot(step=2, seed=2))
     assert len(warnings) == 1
     assert str(where) in warnings[0]
-    assert warnings[0].endswith("put aside as 3.damaged")
+    assert warnings[0].endswith("moved aside as 3.damaged")
     save(tmp_path, 3)  # its place is free again
     assert restore(tmp_path)[0].global_step == 3
 
@@ -327,7 +327,7 @@ def test_what_cannot_be_read_for_other_reasons_is_not_called_damaged(
 def test_a_newer_step_is_an_error_and_no_silence(tmp_path):
     save(tmp_path, 5)
     store = Checkpoints(tmp_path, 2)
-    with pytest.raises(checkpoint.SaveError, match="5 is there, and newer"):
+    with pytest.raises(checkpoint.SaveError, match="5 exists and is newer"):
         save_one(store, 4, snapshot())
     store.close()
 

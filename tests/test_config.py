@@ -143,7 +143,7 @@ def test_another_variant_is_refused():
         ("data.image_shape", (8, 8, 2), r"must be \(height, width, 1 or 3\)"),
         ("data.image_shape", [8, 8, 1], "must be a tuple of integers"),
         ("data.image_shape", (9, 8, 1), "divisible by 2"),
-        ("data.name", "tfds", "config.data.tfds_name='': must be a TFDS data set"),
+        ("data.name", "tfds", "config.data.tfds_name='': must be a TFDS dataset"),
         ("net.ch", 7, "config.net.ch=7: must be even"),
         ("net.ch_mult", (), "at least one factor"),
         ("net.attn_resolutions", (8,), r"among the heights of .* \[4\]"),

@@ -105,7 +105,7 @@ def test_without_a_place_for_the_cache_it_works_and_says_so(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     fill(root, {"good.png": GOOD})
     assert len(open_folder(root)) == 1
-    assert "Not a directory; images are tried again" in capsys.readouterr().err
+    assert "Not a directory; images are checked again" in capsys.readouterr().err
 
 
 def test_what_was_tried_is_kept_when_it_is_interrupted(root, tried, monkeypatch):

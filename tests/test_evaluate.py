@@ -170,7 +170,7 @@ def test_a_workdir_in_use_is_left_alone(workdir, monkeypatch):
             ["--metrics=pr", "--num=3"],
             "--metrics=pr: needs at least 4 images, not --num=3",
         ),
-        (["--num_steps=3"], "--num_steps=3: no round has so many; there are 0 (N = 4)"),
+        (["--num_steps=3"], "--num_steps=3: no such round; there are 0 (N = 4)"),
         (["--num_steps=x"], "--num_steps=x: must be whole numbers"),
         (["--num_steps=0"], "--num_steps=0: must be 1 to 16,777,216"),
         (["--round=0", "--num_steps=3000000000"], "--num_steps=3000000000: must be 1 "),
@@ -253,7 +253,7 @@ def test_a_directory_of_files_holds_the_same_images(workdir, monkeypatch, tmp_pa
 
 def test_a_sampler_of_two_calls_a_step_takes_no_odd_number(workdir, monkeypatch):
     flags = [f"--workdir={workdir}", "--num_steps=1", "--out=a.png", "--sampler=heun"]
-    with pytest.raises(UsageError, match="makes 2 network calls a step"):
+    with pytest.raises(UsageError, match="makes 2 network calls per step"):
         command(sample, *flags, monkeypatch=monkeypatch)
 
 

@@ -110,8 +110,8 @@ def test_a_mistake_in_sampling_is_one_line_and_code_2(
     [
         ([], "WORKDIR is missing"),
         (["W", "V"], "'V' is not a flag"),
-        (["W"], "checkpoints: no such checkpoint; steps there: none"),
-        (["W/missing", "--step=3"], "no such checkpoint; steps there: none"),
+        (["W"], "checkpoints: no such checkpoint; available steps: none"),
+        (["W/missing", "--step=3"], "no such checkpoint; available steps: none"),
         (["W", "--step=x"], "--step=x"),
     ],
 )

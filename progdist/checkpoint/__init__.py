@@ -1,9 +1,9 @@
 """Snapshots and models on disk, by Orbax, with SHA-256 digests.
 
-workdir/checkpoints/<global step>: the newest snapshots of the run, to resume from. The
-  data need no more than the step: a batch is a function of seed and step.
-workdir/models/phase_03_steps_4: the model of each finished phase, for ever, with a
-  card that describes it.
+workdir/checkpoints/<global step>: the newest snapshots of the run, to resume from. For
+  the data the step suffices: a batch is a function of seed and step.
+workdir/models/phase_03_steps_4: the model of each finished phase, kept for good,
+  with a card that describes it.
 """
 
 from progdist.checkpoint.digests import (

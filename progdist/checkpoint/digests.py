@@ -1,7 +1,7 @@
 """SHA-256 digests of trees of arrays, and of files.
 
-The digests of a tree's leaves prove that what is restored is what was saved. Those of
-the files find damage without reading the arrays, also in parts that no array needs.
+Digests of a tree's leaves prove that the restored arrays equal the saved ones. Digests
+of the files detect damage without reading the arrays, even in parts that no array uses.
 """
 
 import functools
@@ -18,16 +18,16 @@ import numpy as np
 from progdist.errors import InputError
 from progdist.workdir.files import write_bytes
 
-_MANIFEST = "manifest.sha256"  # in the format of sha256sum
+_MANIFEST = "manifest.sha256"  # in sha256sum's format
 _SEAL = "# "
 
 
 class CheckpointError(InputError):
-    """A checkpoint or model is missing, damaged, or not of this configuration."""
+    """A checkpoint or model is missing, damaged, or does not fit the configuration."""
 
 
 class DamageError(CheckpointError):
-    """A checkpoint or model differs from what was written."""
+    """A checkpoint or model changed since it was written."""
 
 
 class Leaf(NamedTuple):
@@ -42,20 +42,20 @@ Leaves = dict[str, Leaf]
 
 
 def leaves_of(tree: Any) -> dict[str, Any]:
-    """Returns the leaves by their path, as in "state/params/Dense_0/kernel"."""
+    """Returns the leaves by path, as in "state/params/Dense_0/kernel"."""
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in flat}
 
 
 def digests_of(tree: Any) -> Leaves:
-    """Returns shapes, dtypes and digests; several threads compute these."""
-    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter
+    """Returns shapes, dtypes and digests; hashes in several threads."""
+    with ThreadPoolExecutor() as pool:  # hashing releases the GIL
         leaves = pool.map(_leaf, leaves_of(tree).values())
         return dict(zip(leaves_of(tree), leaves, strict=True))
 
 
 def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Returns the first name under which two mappings differ; None if they agree."""
+    """Returns the first key at which two mappings differ; None if they are equal."""
     names = sorted(one.keys() | other.keys())
     return next((name for name in names if one.get(name) != other.get(name)), None)
 
@@ -64,8 +64,8 @@ def check_shapes(where: Path, saved: Leaves, expected: Any) -> None:
     """Refuses arrays of another network, naming the first leaf that differs.
 
     Args:
-      where: of the arrays, for the message.
-      saved: what was saved.
+      where: path of the arrays, for the message.
+      saved: the saved leaves.
       expected: a tree of arrays, or of their shapes and dtypes.
     """
     theirs, ours = (
@@ -75,13 +75,13 @@ def check_shapes(where: Path, saved: Leaves, expected: Any) -> None:
     name = first_difference(theirs, ours)
     if name is not None:
         raise CheckpointError(
-            f"{where}: {name} is {theirs.get(name, 'none')}, the configuration has "
+            f"{where}: {name} is {theirs.get(name, 'none')}, but the configuration has "
             f"{ours.get(name, 'none')}"
         )
 
 
 def check_digests(where: Path, tree: Any, saved: Leaves) -> None:
-    """Refuses restored arrays that differ from the saved ones, naming the first."""
+    """Refuses restored arrays that differ from the saved ones; names the first."""
     name = first_difference(saved, digests_of(tree))
     if name is not None:
         raise DamageError(f"{where}: the content of {name} is not what was saved")
@@ -93,7 +93,7 @@ def fingerprint_of(tree: Any) -> str:
 
 
 def combined(leaves: Leaves, under: str = "") -> str:
-    """Returns one SHA-256 of the leaves under a name, all by default; "" if none."""
+    """Returns one SHA-256 of the leaves below a path, by default all; "" if none."""
     rows = sorted(
         (name.removeprefix(under + "/"), *leaf)
         for name, leaf in leaves.items()
@@ -108,7 +108,7 @@ def seal(value: Any) -> str:
 
 
 def write_manifest(directory: Path) -> None:
-    """Writes the digests of all files under a directory, and one of themselves."""
+    """Writes the digests of all files in a directory, and a digest of the manifest."""
     rows = sorted(_file_digests(directory).items())
     body = "".join(f"{digest}  {name}\n" for name, digest in rows).encode()
     seal_line = f"{_SEAL}{hashlib.sha256(body).hexdigest()}\n".encode()
@@ -116,14 +116,14 @@ def write_manifest(directory: Path) -> None:
 
 
 def has_manifest(directory: Path) -> bool:
-    """Whether `write_manifest` has been here."""
+    """Whether the directory has a manifest."""
     return (directory / _MANIFEST).exists()
 
 
 def check_manifest(directory: Path) -> None:
-    """Refuses a directory that differs from its manifest; one without passes.
+    """Refuses a directory that differs from its manifest, if it has one.
 
-    Files are read once, and again when one of them changes.
+    Files are read once, and again only when one of them changes.
 
     Raises:
       DamageError: naming the first file that was changed, lost or added.
@@ -132,7 +132,7 @@ def check_manifest(directory: Path) -> None:
         _check_manifest(directory, tuple(map(_stamp, _files(directory))))
 
 
-@functools.lru_cache(maxsize=8)  # holds no failure: an exception is not a result
+@functools.lru_cache(maxsize=8)  # exceptions are not cached
 def _check_manifest(directory: Path, stamps: tuple[Any, ...]) -> None:
     path = directory / _MANIFEST
     seal_line, _, body = path.read_bytes().partition(b"\n")
@@ -147,7 +147,7 @@ def _check_manifest(directory: Path, stamps: tuple[Any, ...]) -> None:
 
 
 def _stamp(path: Path) -> tuple[Path, int, int, int]:
-    """Changes when the file does."""
+    """Returns a value that changes when the file does."""
     status = path.stat()
     return path, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -167,7 +167,7 @@ def _file_digests(directory: Path) -> dict[str, str]:
 
 
 def _files(directory: Path) -> list[Path]:
-    # The manifest's own part, left by a write that was cut short, is hidden.
+    # Ignores the temporary file of an interrupted write of the manifest.
     part = f".{_MANIFEST}."
     paths = (path for path in directory.rglob("*") if path.is_file())
     return sorted(path for path in paths if not path.name.startswith(part))

@@ -11,19 +11,19 @@ from progdist.checkpoint.digests import CheckpointError, first_difference, leave
 from progdist.checkpoint.trees import Params
 
 _SAFE = ".safetensors"
-_NUMBERS = "num_steps", "phase", "num_classes"  # of a card, whose notes are strings
+_NUMBERS = "num_steps", "phase", "num_classes"  # fields of a card; stored as strings
 
 
 def read_params(path: Path, shapes: Params) -> Params:
-    """Reads the parameters in a file, without axes of 1.
+    """Reads the parameters in a file, without axes of size 1.
 
-    The normalisations of released flax files have such axes; of these files
+    The normalisations of released flax files have such axes. From these files
     `ema_params` are read.
 
     Args:
       path: a .safetensors file, or a flax msgpack file.
-      shapes: a tree of arrays or of their shapes, with which the file has to agree,
-        axes of 1 aside.
+      shapes: a tree of arrays or of their shapes, which the file must match except for
+        axes of size 1.
 
     Raises:
       CheckpointError: if it cannot be read, or belongs to another network.
@@ -34,10 +34,10 @@ def read_params(path: Path, shapes: Params) -> Params:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Returns the card of a file; a flax file has an empty one.
+    """Returns the card of a file; empty for a flax file.
 
     Raises:
-      CheckpointError: if it is not a safetensors file in spite of its name.
+      CheckpointError: if a .safetensors file is malformed.
     """
     if path.suffix != _SAFE:
         return {}
@@ -84,7 +84,7 @@ def _is_int(text: str) -> bool:
 
 
 def _check_shapes(path: Path, leaves: dict[str, np.ndarray], template: Params) -> None:
-    """Refuses parameters of another network, naming the first leaf that differs."""
+    """Refuses parameters of another network; names the first leaf that differs."""
     theirs = {name: leaf.shape for name, leaf in leaves.items()}
     ours = {
         name: tuple(n for n in leaf.shape if n != 1)
@@ -93,6 +93,6 @@ def _check_shapes(path: Path, leaves: dict[str, np.ndarray], template: Params) -
     name = first_difference(theirs, ours)
     if name is not None:
         raise CheckpointError(
-            f"{path}: {name} has shape {theirs.get(name, 'none')}, the configured "
+            f"{path}: {name} has shape {theirs.get(name, 'none')}, but the configured "
             f"network has {ours.get(name, 'none')}"
         )

@@ -1,4 +1,4 @@
-"""Models of finished phases; and any model, as a teacher."""
+"""Models of finished phases, and files of models that can serve as a teacher."""
 
 import re
 import shutil
@@ -22,21 +22,21 @@ def model_dir(workdir: Path, phase: int, num_steps: int) -> Path:
 
 
 def finished_models(workdir: Path) -> dict[int, int]:
-    """Returns the number of steps of each finished phase of a run, by phase."""
+    """Returns the number of steps of each finished phase of a run."""
     names = [path.name for path in (workdir / layout.MODELS).glob("phase_*_steps_*")]
     matches = [re.fullmatch(r"phase_(\d+)_steps_(\d+)", name) for name in names]
     return dict(sorted((int(m[1]), int(m[2])) for m in matches if m))
 
 
 def find_model(workdir: Path, num_steps: int | None) -> Path:
-    """Returns the directory of the finished round with that many steps.
+    """Returns the directory of the finished round with this number of steps.
 
     Args:
       workdir: directory of the run.
       num_steps: steps of the round; None for the base model.
 
     Raises:
-      CheckpointError: if it does not exist; names those that do.
+      CheckpointError: if it does not exist; lists those that do.
     """
     steps = finished_models(workdir)
     for phase, n in steps.items():
@@ -45,15 +45,15 @@ def find_model(workdir: Path, num_steps: int | None) -> Path:
     model = "the teacher" if num_steps is None else f"num_steps={num_steps}"
     there = ", ".join(map(str, sorted(steps.values()))) or "none yet"
     raise CheckpointError(
-        f"{model}: no such finished model in {workdir / 'models'}; steps there are: "
+        f"{model}: no such finished model in {workdir / 'models'}; available steps: "
         f"{there}"
     )
 
 
 def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
-    """Writes a model's parameters and a card with the facts.
+    """Writes a model's parameters, and a card with the facts.
 
-    An equal model that exists already stays, any other is replaced.
+    An existing equal model is kept; any other is replaced.
 
     Raises:
       SaveError: if it could not be written.
@@ -74,7 +74,7 @@ def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Returns a model's card; a released flax file has an empty one.
+    """Returns a model's card; empty for a released flax file.
 
     Raises:
       CheckpointError: if there is no model at `path`, or it is damaged.
@@ -91,7 +91,7 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def check_model(path: Path, shapes: Params) -> None:
-    """Refuses whatever `load_model` would, without touching a device.
+    """Refuses the same models as `load_model`, without touching a device.
 
     Args:
       path: as for `load_model`.
@@ -112,9 +112,9 @@ def load_model(path: Path, template: Params) -> Params:
 
     Args:
       path: a directory that `save_model` wrote, an exported .safetensors file, or a
-        flax msgpack file with a train state, whose `ema_params` are taken.
-      template: parameters of the network, whose shapes have to agree, or their
-        shapes, dtypes and places.
+        flax msgpack file with a train state, whose `ema_params` are read.
+      template: parameters of the network, or their shapes, dtypes and shardings. The
+        shapes must match.
 
     Raises:
       CheckpointError: if there is no model, it is damaged, or it belongs to another
@@ -127,13 +127,13 @@ def load_model(path: Path, template: Params) -> Params:
 
 
 def clear_leftovers(directory: Path) -> None:
-    """Removes the remains of interrupted writes; for the owner of the run alone."""
+    """Removes the remains of interrupted writes; only the run's owner may call it."""
     for path in directory.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_saved(path: Path, card: dict[str, Any]) -> bool:
-    """Whether the same model exists, intact and with its manifest."""
+    """Whether an equal model exists, intact and with its manifest."""
     try:
         same = digests.seal(read_card(path)) == card["seal"]
     except CheckpointError:
@@ -143,7 +143,7 @@ def _is_saved(path: Path, card: dict[str, Any]) -> bool:
 
 def _no_model(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"{path}: holds no model; give a directory of models/, a .safetensors or a "
+        f"{path}: holds no model; pass a directory of models/, a .safetensors or a "
         "released file"
     )
 

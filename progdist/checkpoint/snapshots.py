@@ -1,4 +1,4 @@
-"""Snapshots of a run, which resumes from the newest intact one."""
+"""Snapshots of a run; it resumes from the newest intact one."""
 
 import contextlib
 import functools
@@ -21,48 +21,48 @@ Tree = Any
 
 
 class SaveError(Error):
-    """A file that could not be written."""
+    """A file could not be written."""
 
     exit_code = 4
 
 
 class Checkpoints:
-    """Snapshots of one run, numbered by the updates of all its phases."""
+    """Snapshots of one run, numbered by global step."""
 
     def __init__(
         self, directory: Path, keep: int, warn: Callable[[str], None] = print
     ) -> None:
-        """Takes the directory, which need not exist.
+        """Takes the directory; it need not exist yet.
 
         Args:
           directory: the directory.
-          keep: number of the latest snapshots that stay.
+          keep: number of latest snapshots to keep.
           warn: shows a message to the user.
         """
         self._directory, self._keep, self._warn = directory, keep, warn
         self._saving: tuple[int, Future[None]] | None = None
-        # While it works, nothing else may talk to Orbax.
+        # While a save is in progress, nothing else may call Orbax.
         self._background = ThreadPoolExecutor(1)
 
     def save(self, global_step: int, tree: Tree, facts: Facts) -> None:
-        """Starts to write a snapshot once the write before it is complete.
+        """Starts to write a snapshot once the previous write is complete.
 
-        A step that exists already stays as it is.
+        An existing snapshot of the same step is left as it is.
 
         Args:
           global_step: updates done in all phases; the name of the snapshot.
           tree: dictionaries of arrays.
-          facts: plain data of the card, `global_step` among them.
+          facts: plain data for the card, including `global_step`.
 
         Raises:
-          SaveError: if that write failed, or this one cannot begin.
+          SaveError: if the previous write failed, or this one cannot begin.
         """
         self.wait()
         latest = self._orbax.latest
         if latest is not None and latest.step == global_step:
             return
         if latest is not None and latest.step > global_step:
-            reason = RuntimeError(f"{latest.path} is there, and newer")
+            reason = RuntimeError(f"{latest.path} exists and is newer")
             raise self._failure(global_step, reason)
         card = trees.make_card(facts, tree)
         try:
@@ -73,7 +73,7 @@ class Checkpoints:
         self._saving = global_step, completed
 
     def wait(self) -> None:
-        """Returns when the last write is complete.
+        """Waits until the last write is complete.
 
         Raises:
           SaveError: if it failed.
@@ -91,11 +91,11 @@ class Checkpoints:
     ) -> tuple[Tree, Facts] | None:
         """Reads the newest intact snapshot; None if the directory holds no snapshot.
 
-        A damaged one is reported, and put aside once an older one proves good.
+        Damaged ones are reported, and moved aside once an older one proves good.
 
         Args:
-          template_of: returns the arrays to expect, or their shapes and shardings, from
-            the facts of a snapshot.
+          template_of: maps the facts of a snapshot to its arrays, or to their shapes
+            and shardings.
 
         Raises:
           CheckpointError: if all are damaged, or the newest intact one belongs to
@@ -117,23 +117,23 @@ class Checkpoints:
         self._agree(restored[1]["global_step"] if restored else 0)
         for global_step, reason in damaged.items():
             self._put_aside(global_step, reason)
-        parallel.barrier("the damaged checkpoints are put aside")
+        parallel.barrier("the damaged checkpoints are moved aside")
         return restored
 
     def close(self) -> None:
-        """Waits for the last write, and raises what `wait` does."""
+        """Waits for the last write, and raises the errors of `wait`."""
         try:
             self.wait()
         finally:
             self._background.shutdown()
-            # It raises once more what `wait` has raised.
+            # Closing raises the error of `wait` once more.
             with contextlib.suppress(Exception):
                 if "_orbax" in self.__dict__:
                     self._orbax.close()
 
     @functools.cached_property
     def _orbax(self) -> ocp.training.Checkpointer:
-        """Opened late: it must not see damaged snapshots before they are put aside."""
+        """Orbax's manager; opened late, once damaged snapshots have been moved."""
         policy = ocp.training.preservation_policies.LatestN(self._keep)
         return ocp.training.Checkpointer(
             trees.location(self._directory),
@@ -141,7 +141,7 @@ class Checkpoints:
         )
 
     def _complete(self, global_step: int, writing: Any) -> None:
-        """Ends a write, and adds the digests of its files."""
+        """Completes a write, and adds the digests of its files."""
         if writing is None or not writing.result():
             raise RuntimeError("it was not begun")
         if jax.process_index() == 0:
@@ -172,7 +172,7 @@ class Checkpoints:
             names = (path.with_name(f"{path.name}.damaged{n or ''}") for n in count())
             aside = next(name for name in names if not name.exists())
             path.rename(aside)
-            self._warn(f"warning: {reason}; put aside as {aside.name}")
+            self._warn(f"warning: {reason}; moved aside as {aside.name}")
 
     def _failure(self, global_step: int, error: Exception) -> SaveError:
         where = self._directory / str(global_step)
@@ -180,7 +180,7 @@ class Checkpoints:
 
 
 def snapshot_steps(directory: Path) -> list[int]:
-    """Returns the global steps of what looks like a snapshot, newest first."""
+    """Returns the global steps of all snapshots by name, newest first."""
     names = [path.name for path in directory.glob("*/")]
     return sorted((int(name) for name in names if _is_step(name)), reverse=True)
 
@@ -189,11 +189,11 @@ def fingerprint(where: Path) -> dict[str, str]:
     """Returns the SHA-256 of each group of a snapshot's arrays, and of its progress.
 
     Raises:
-      DamageError: if the arrays are not what was written.
+      DamageError: if the arrays changed since they were written.
     """
     digests.check_manifest(where)
     card = trees.read_card(where)
-    trees.read_arrays(where)  # which compares them with the card
+    trees.read_arrays(where)  # compares them with the card
     leaves = trees.leaves_on(card)
     groups = {
         "params": "state/params",

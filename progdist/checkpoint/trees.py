@@ -10,12 +10,12 @@ from orbax.checkpoint import v1 as ocp
 from progdist.checkpoint import digests
 from progdist.checkpoint.digests import CheckpointError, DamageError, Leaf, Leaves
 
-Params = Any  # a tree of arrays, or of what stands for them
+Params = Any  # a tree of arrays, or of their shapes and dtypes
 Card = dict[str, Any]
 
 
 def location(path: Path) -> str:
-    """Returns an absolute path; Orbax takes no other, and fails late on it."""
+    """Returns an absolute path; Orbax fails late on a relative one."""
     return str(path.absolute())
 
 
@@ -30,7 +30,7 @@ def read_card(where: Path) -> Card:
     """Returns the card of a tree, without its seal.
 
     Raises:
-      DamageError: if it is missing, or differs from what was written.
+      DamageError: if it is missing, or changed since it was written.
     """
     try:
         metadata: Any = ocp.metadata(location(where)).custom_metadata
@@ -50,12 +50,12 @@ def leaves_on(card: Card) -> Leaves:
 
 
 def read_tree(where: Path, abstract: Any, card: Card) -> Any:
-    """Reads arrays in the shapes, dtypes and places of abstract ones.
+    """Reads arrays in the shapes, dtypes and shardings of abstract ones.
 
     Raises:
-      CheckpointError: if they have other shapes, naming the leaf, or cannot be read
-        though their files are whole.
-      DamageError: if they cannot be read, or differ from what was written.
+      CheckpointError: if they have other shapes (names the leaf), or cannot be read
+        although their files are intact.
+      DamageError: if they cannot be read, or changed since they were written.
     """
     saved = leaves_on(card)
     digests.check_shapes(where, saved, abstract)
@@ -64,7 +64,7 @@ def read_tree(where: Path, abstract: Any, card: Card) -> Any:
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
-        whole = digests.has_manifest(where)  # which was compared before
+        whole = digests.has_manifest(where)  # compared already
         kind = CheckpointError if whole else DamageError
         raise kind(f"{where}: cannot be read ({reason(error)})") from error
     digests.check_digests(where, tree, saved)
@@ -72,13 +72,13 @@ def read_tree(where: Path, abstract: Any, card: Card) -> Any:
 
 
 def read_arrays(where: Path) -> Any:
-    """Reads the whole tree to the host, whatever its network.
+    """Reads the whole tree into host memory, whatever its network.
 
     Raises:
       DamageError: as `read_tree`.
     """
     card = read_card(where)
-    # Stands for an array of that shape without taking its memory.
+    # A stand-in for an array of that shape, without its memory.
     abstract = jax.tree.map(
         lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
         ocp.metadata(location(where)).metadata,
@@ -87,12 +87,12 @@ def read_arrays(where: Path) -> Any:
 
 
 def abstract_of(tree: Any) -> Any:
-    """Returns shapes, dtypes and places of arrays."""
+    """Returns shapes, dtypes and shardings of arrays."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
     )
 
 
 def reason(error: Exception) -> str:
-    """Returns the message of an error, in one line of bearable length."""
+    """Returns the message of an error, in one line of limited length."""
     return " ".join(str(error).split())[:1000] or type(error).__name__

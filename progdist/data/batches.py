@@ -1,4 +1,4 @@
-"""Batches in [-1, 1] from a source, each a pure function of (seed, step)."""
+"""Batches of images in [-1, 1], each a pure function of (seed, step)."""
 
 import contextlib
 import itertools
@@ -18,7 +18,7 @@ PIECE, CHUNK = 32, 256
 
 def from_uint8(image: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
     """Maps 0..255 to [-1, 1]: u / 127.5 - 1, with both ends exact."""
-    # Not u * (1 / 127.5) - 1: that leaves the range by one rounding at u = 255.
+    # Not u * (1 / 127.5) - 1, whose rounding exceeds 1 at u = 255.
     scaled = np.divide(image, np.float32(127.5), dtype=np.float32)
     return np.subtract(scaled, np.float32(1), out=scaled)
 
@@ -37,12 +37,12 @@ def batch_at(
     flip: bool,
     rows: slice = slice(None),
 ) -> Batch:
-    """Returns the batch of a training step, or the rows that this process needs.
+    """Returns the batch of a training step, or some of its rows.
 
     Args:
       source: the images.
-      seed: fixes the order of every epoch and the flips; not negative.
-      step: number of the step over the whole run, from 0.
+      seed: determines the order of every epoch and the flips; at least 0.
+      step: index of the step in the whole run, from 0.
       batch_size: size of the global batch, over all processes.
       flip: whether to mirror a random half of the images left to right.
       rows: rows of the global batch to load.
@@ -70,9 +70,9 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """Yields `batch_at` for each step in [start, stop).
 
-    A source in memory is read on demand, which is faster than a hand-over between
-    threads. For any other, threads read about two batches ahead, a few rows at a time:
-    then the first batch comes soon, and closing the generator has little to wait for.
+    A source in memory is read on demand, which is faster than passing batches between
+    threads. For any other, threads read about two batches ahead, a few rows at a time,
+    so that the first batch comes soon and closing the generator is quick.
     """
     if isinstance(source, ArraySource):
         for step in range(start, stop):
@@ -118,7 +118,7 @@ def in_memory(source: Source, num_workers: int = 8) -> ArraySource:
 
 
 def _pieces(rows: range) -> list[slice]:
-    """Cuts the rows into slices of a few."""
+    """Splits the rows into small slices."""
     parts = (rows[i : i + PIECE] for i in range(0, len(rows), PIECE))
     return [slice(part.start, part.stop, part.step) for part in parts]
 

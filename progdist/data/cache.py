@@ -1,7 +1,7 @@
-"""Image files that proved good, so that each is decoded only once to try it.
+"""Cache of the image files known to be good, so that each is checked only once.
 
-A set of stamps for each folder, in $XDG_CACHE_HOME/progdist/folders. A file is tried
-again if its stamp is another, or if it was bad.
+$XDG_CACHE_HOME/progdist/folders holds a set of stamps for each folder. A file is
+checked again if its stamp has changed, or if it was bad.
 """
 
 import contextlib
@@ -18,30 +18,30 @@ from jaxtyping import Bool, UInt64
 from progdist.workdir import array_cache
 
 Stamps = UInt64[np.ndarray, " n"]
-# Goes up when files that were good become bad by other rules.
+# Version of the rules; incremented when a good file may have become a bad one.
 _RULES = 2
 
 
 def recall(root: Path, stamps: Stamps) -> Bool[np.ndarray, " n"]:
-    """Returns which files of a folder are known to be good."""
+    """Returns which files of a folder are known to be good, as a mask."""
     arrays = array_cache.load("folders", _key(root)) or {"good": stamps[:0]}
     return np.isin(stamps, arrays["good"])
 
 
 def keep(root: Path, good: Stamps) -> None:
-    """Writes the stamps of the good files; where that fails, says so."""
-    array_cache.save("folders", _key(root), {"good": good}, "images are tried again")
+    """Writes the stamps of the good files, or says on stderr that it failed."""
+    array_cache.save("folders", _key(root), {"good": good}, "images are checked again")
 
 
 @contextlib.contextmanager
 def exclusive(root: Path) -> Iterator[None]:
-    """Waits until no other process tries the files of a folder."""
+    """Waits until no other process checks the files of a folder."""
     path = path_of(root).with_suffix(".lock")
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # without a place for it there is no waiting
+        with contextlib.suppress(OSError):  # without a lock file there is no waiting
             path.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(path.open("wb"))
-            # The system takes a lock back when its process ends, however it does.
+            # The system releases a lock when its process ends, however it ends.
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

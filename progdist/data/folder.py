@@ -1,11 +1,11 @@
 """A folder of image files, decoded as they are read.
 
-Where every image lies in a sub-directory of its class, DIR/CLASS/NAME, the sorted names
-of these are the classes; otherwise the images have no labels. Where all directories in
-DIR are called train, test, val or validation, they are its splits.
+If every image lies in a sub-directory of its class, DIR/CLASS/NAME, the sorted names of
+the sub-directories are the classes; otherwise the images have no labels. If all
+directories in DIR are called train, test, val or validation, they are its splits.
 
-Before training every file is decoded once, and those that cannot be used are named.
-The names alone decide which file is example i; the first examples are a fair sample.
+Before training every file is decoded once, and unusable files are listed. The order of
+the examples depends only on the file names; the first examples are a fair sample.
 """
 
 import dataclasses
@@ -33,13 +33,13 @@ def open_folder(
     skip_bad: float,
     num_workers: int,
 ) -> "FolderSource":
-    """Lists the images of a folder, and tries those that are not known to be good.
+    """Lists the images of a folder, and checks those not known to be good.
 
-    The arguments are those of `progdist.data.open_source`. Where there are no splits,
-    "train" is everything.
+    The arguments are those of `progdist.data.open_source`. Without splits, "train" is
+    the whole folder.
 
     Raises:
-      DataError: if there are no images, or too many are bad; these are named.
+      DataError: if there are no images, or too many bad ones; lists these.
     """
     root = _split_dir(Path(os.path.expanduser(dir)).absolute(), split)
     listing = list_images(root)
@@ -52,7 +52,7 @@ def open_folder(
     digest = hashlib.sha256()
     for row in usable.tolist():
         digest.update(b"%s\0%d\0" % (listing.names[row], listing.sizes[row]))
-    # Mixed, so that the first ones are not all of the first class.
+    # Shuffled, so that the first ones are not all of the first class.
     rows = usable[permutation(0, 0, len(usable))]
     labels, num_classes = _classes(listing.names)
     return FolderSource(
@@ -70,12 +70,12 @@ class FolderSource:
     """Image files, decoded as they are read.
 
     Attributes:
-      root: directory that the names are relative to.
+      root: directory to which the names are relative.
       names: names of the files, by example.
       labels: class of each example; 0 without classes.
-      num_classes: 0 where the folder has none.
+      num_classes: number of classes; 0 if the folder has none.
       image_shape: (height, width, channels) after cropping and resizing.
-      fingerprint: digest of the names and sizes of all files that are used.
+      fingerprint: digest of the names and sizes of all files in use.
     """
 
     root: Path
@@ -94,7 +94,7 @@ class FolderSource:
         """Reads and decodes the examples at `indices`; safe to call from threads.
 
         Raises:
-          DataError: naming a file that was deleted or damaged since it was tried.
+          DataError: naming a file that was deleted or damaged since it was checked.
         """
         image = np.empty((len(indices), *self.image_shape), np.uint8)
         triangle = Image.Resampling.BILINEAR
@@ -120,12 +120,12 @@ def _split_dir(root: Path, split: str) -> Path:
         return root / split
     if split == "train" and not splits:
         return root
-    there = ", ".join(sorted(splits)) or "train, which is all of it"
+    there = ", ".join(sorted(splits)) or "train, the whole folder"
     raise DataError(f"{printable(root)}: has no split {split!r}; it has {there}")
 
 
 def _judge(root: Path, listing: Listing, bad: dict[int, str], skip_bad: float) -> None:
-    """Refuses too many bad files, or says which are left out."""
+    """Refuses too many bad files, or reports the ones that are left out."""
     count, total = len(bad), len(listing.names)
     report = inspection.report(listing, bad)
     summary = f"{printable(root)}: {count:,} of {total:,} images cannot be used"
@@ -136,7 +136,7 @@ def _judge(root: Path, listing: Listing, bad: dict[int, str], skip_bad: float) -
 
 
 def _classes(names: list[bytes]) -> tuple[Int32[np.ndarray, " n"], int]:
-    """Returns labels and the number of classes; zeros where there are none."""
+    """Returns labels and the number of classes; zeros without classes."""
     if any(name.count(b"/") != 1 for name in names):
         return np.zeros(len(names), np.int32), 0
     classes = sorted({os.path.dirname(name) for name in names})

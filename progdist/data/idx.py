@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from progdist.data.source import ArraySource, DataError
 
-# A header is data from outside: it must not be able to ask for any amount of memory.
+# A header is untrusted: it must not be able to request arbitrary amounts of memory.
 MAX_BYTES = 1 << 30
 _DEFAULT_DIRS = {"mnist": "", "fashion_mnist": "/usr/share/datasets/fashion-mnist"}
 _PREFIXES = {"train": "train", "test": "t10k"}
@@ -56,8 +56,8 @@ def read_idx(path: str | os.PathLike[str], num_dims: int) -> UInt8[np.ndarray, "
       num_dims: dimensions that the file must have: 3 for images, 1 for labels.
 
     Raises:
-      DataError: naming the file, if its header is of another kind, or announces more
-        values than there are, or fewer.
+      DataError: naming the file, if its header is of another kind or announces another
+        number of values than the file holds.
     """
     path = Path(path)
     try:

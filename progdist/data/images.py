@@ -1,13 +1,13 @@
-"""Decodes the bytes of one image file to the pixels that a network sees.
+"""Decodes the bytes of one image file to the pixels for a network.
 
-PNG, JPEG and WebP, told apart by their first bytes. The size is read from the header,
-and an image that is too large is refused before it is decoded. Sixteen bits become
-eight by their high byte; palettes and CMYK become RGB; grey and colour become each
-other. An alpha channel that is opaque everywhere is dropped; any transparency is
-refused, since the file does not hold the background. Colour profiles are ignored:
-values are taken as sRGB.
+The formats are PNG, JPEG and WebP, recognised by their first bytes. The size is read
+from the header, and an image that is too large is refused before it is decoded. Of
+16-bit values the high byte is used; palettes and CMYK are converted to RGB, and grey to
+colour or back. An opaque alpha channel is dropped; any transparency is refused, since
+the file does not hold the background. Colour profiles are ignored: values are assumed
+to be sRGB.
 
-JPEG and WebP carry no checksums: damage within their pixels can go unnoticed.
+JPEG and WebP have no checksums: damage within their pixels can go unnoticed.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ Box = tuple[int, int, int, int]
 
 MAX_PIXELS = 1 << 26
 MAX_BYTES = 1 << 28
-# Above this one image is decoded at a time: at 64 megapixels WebP takes 1 GB.
+# Larger images are decoded one at a time: at 64 megapixels WebP takes 1 GB.
 LARGE_PIXELS = 1 << 23
-# A JPEG is first shrunk by 2, 4 or 8 as part of its decoding where it stays this many
-# times larger than wanted: much faster, and within about a tenth of a level.
+# The decoder shrinks a JPEG by 2, 4 or 8 if it stays this many times larger than the
+# target size. That is much faster, and exact to about a tenth of a level.
 DRAFT_RATIO = 4
 _ORIENTATION = 0x0112
 _TRANSPOSES = (  # for the orientations 2 to 8
@@ -46,23 +46,23 @@ _MODES = {1: "L", 3: "RGB"}
 one_large = threading.RLock()
 _PNG = b"\x89PNG\r\n\x1a\n"
 
-# Pillow's remarks do not name the file; ImageError says what is wrong with one.
+# Pillow's warnings do not name the file; an ImageError does say what is wrong.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(ValueError):
-    """A file that cannot be used; the message is the reason, without its name."""
+    """A file cannot be used; the message is the reason, without the file's name."""
 
 
 def decode(
     encoded: bytes, image_shape: ImageShape, filter: Image.Resampling, upright: bool
 ) -> UInt8[np.ndarray, "h w c"]:
-    """Decodes an image, cropped to the centre and resized if its size is another.
+    """Decodes an image; crops it to the centre and resizes it if the size differs.
 
     Args:
       encoded: the whole file.
       image_shape: (height, width, channels), with 1 or 3 channels.
-      filter: how to resize; it is antialiased.
+      filter: resampling filter; antialiased.
       upright: whether to apply the EXIF orientation.
 
     Raises:
@@ -84,7 +84,7 @@ def decode(
 
 
 def verify(encoded: bytes) -> None:
-    """Refuses what `decode` would, and a PNG with a wrong checksum or without its end.
+    """Refuses the same files as `decode`, and PNGs with a bad checksum or cut short.
 
     Raises:
       ImageError: with the reason.
@@ -101,8 +101,8 @@ def open_image(encoded: bytes) -> ImageFile.ImageFile:
     Raises:
       ImageError: if it is of another format, animated or too large.
     """
-    # By class, since Image.open takes the first of a phone's two-picture JPEG files
-    # for an animation, and has a limit of its own.
+    # By class, since Image.open mistakes a phone's JPEG file of two pictures for an
+    # animation, and has a size limit of its own.
     with _reasons():
         if encoded.startswith(_PNG):
             image = PngImagePlugin.PngImageFile(io.BytesIO(encoded))
@@ -122,12 +122,12 @@ def open_image(encoded: bytes) -> ImageFile.ImageFile:
 def crop_and_resize(
     image: Image.Image, height: int, width: int, filter: Image.Resampling
 ) -> Image.Image:
-    """Returns the largest centred part of that aspect ratio, resized, antialiased."""
+    """Crops to the largest centred part of the aspect ratio; resizes, antialiased."""
     return image.resize((width, height), filter, centred_box(image.size, height, width))
 
 
 def centred_box(size: Size, height: int, width: int) -> Box:
-    """Returns left, top, right, bottom of the largest centred part of that aspect."""
+    """Returns left, top, right, bottom of the largest centred crop of the aspect."""
     scale = min(size[0] / width, size[1] / height)
     crop_width, crop_height = round(width * scale), round(height * scale)
     left, top = (size[0] - crop_width) // 2, (size[1] - crop_height) // 2
@@ -147,7 +147,7 @@ def _opened(
             stack.enter_context(one_large)
         image = stack.enter_context(open_image(encoded))
         full, draft = image.size, image.draft(None, (least, least))
-        # The coefficients of a progressive JPEG are all held, however much it shrinks.
+        # A progressive JPEG keeps all coefficients in memory, however much it shrinks.
         if _is_large(full if "progressive" in image.info else image.size):
             stack.enter_context(one_large)
         yield image, full, full[0] / draft[1][2] if draft else 1.0
@@ -188,9 +188,9 @@ def _webp_size(encoded: bytes) -> Size:
 
 
 def _opaque(image: ImageFile.ImageFile) -> Image.Image:
-    """Decodes; refuses transparency; leaves a mode that Pillow converts rightly."""
+    """Decodes to a mode that Pillow converts correctly; refuses transparency."""
     if image.mode == "L" and "transparency" in image.info:
-        # Greys of two and four bits are widened; the level that is transparent is not.
+        # Pillow widens greys of two and four bits, but not their transparent level.
         factor = {"L;2": 85, "L;4": 17}.get(str(image.tile[0][3]), 1)
         image.info["transparency"] *= factor
     image.load()
@@ -205,9 +205,9 @@ def _opaque(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Returns the high byte of each grey value, as Pillow does for colours.
+    """Returns the high byte of each 16-bit grey value, as Pillow does for colours.
 
-    Its own conversion of greys clips at 255 instead.
+    Pillow's own conversion of greys clips at 255 instead.
     """
     levels = np.asarray(image)
     if (levels == image.info.get("transparency", -1)).any():
@@ -216,7 +216,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation, 1 to 8: 1, upright, where EXIF is unreadable."""
+    """Returns the EXIF orientation, 1 to 8; 1 (upright) if EXIF is unreadable."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # of many kinds
@@ -226,7 +226,7 @@ def _orientation(image: Image.Image) -> int:
 
 @contextlib.contextmanager
 def _reasons() -> Iterator[None]:
-    """Turns whatever a decoder raises into an ImageError of one line."""
+    """Turns any exception of a decoder into an ImageError of one line."""
     try:
         yield
     except (ImageError, MemoryError):

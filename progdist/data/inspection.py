@@ -20,12 +20,12 @@ _KEEP_SECONDS = 60.0
 
 
 def inspect(root: Path, listing: Listing, num_workers: int) -> dict[int, str]:
-    """Decodes every file that is not known to be good.
+    """Decodes every file not yet known to be good.
 
-    The good ones are written down once a minute, and where this is interrupted.
+    Good files are recorded once a minute, and on an interruption.
 
     Returns:
-      The reason why a file cannot be used, by its row in the listing.
+      The reason why a file cannot be used, by row of the listing.
     """
     if cache.recall(root, listing.stamps).all():
         return {}
@@ -40,7 +40,7 @@ def inspect(root: Path, listing: Listing, num_workers: int) -> dict[int, str]:
 
 
 def report(listing: Listing, bad: dict[int, str]) -> str:
-    """Returns a line for each of the first bad files, and the number of the others."""
+    """Returns a line for each of the first bad files, and the number of the rest."""
     rows = sorted(bad)
     lines = [
         f"  {printable(listing.names[row])}: {bad[row]}" for row in rows[:_MOST_NAMED]
@@ -54,7 +54,7 @@ def read_file(path: str | os.PathLike[str] | bytes) -> bytes:
     """Reads a file.
 
     Raises:
-      ImageError: if it cannot be read, is no regular file or is too large.
+      ImageError: if it cannot be read, is not a regular file or is too large.
     """
     try:
         status = os.stat(path)
@@ -71,7 +71,7 @@ def read_file(path: str | os.PathLike[str] | bytes) -> bytes:
 def _inspect(
     root: Path, listing: Listing, good: Bool[np.ndarray, " n"], num_workers: int
 ) -> dict[int, str]:
-    """Returns the reasons, and sets `good` where there is none."""
+    """Returns the reasons by row, and sets `good` for all other rows."""
     top, bad = os.fsencode(root), dict[int, str]()
 
     def reasons(rows: list[int]) -> dict[int, str]:

@@ -1,11 +1,11 @@
-"""Image files below a directory, in an order that only their names decide.
+"""Image files below a directory, in an order that depends only on their names.
 
-Names are bytes, as the file system has them, and relative to the directory. Hidden
-files and directories (".name") are passed over, as are files with other suffixes.
+Names are bytes, as in the file system, and relative to the directory. Hidden files and
+directories (".name") are skipped, as are files with other suffixes.
 
-Links to files are followed. Links to directories too, but no directory is entered
-twice, by its device and inode: loops end, and no image counts twice. Where both a
-directory and a link to it are below, the directory counts.
+Links to files and directories are followed, but no directory (by device and inode) is
+entered twice, so loops end and no image counts twice. A directory takes precedence over
+links to it.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ class Listing(NamedTuple):
 
     Attributes:
       names: relative to the directory, ascending.
-      sizes: in bytes; -1 where there is no file, as of a broken link.
+      sizes: in bytes; -1 for a broken link.
       stamps: digests of name, size and time of the last change.
     """
 
@@ -54,7 +54,7 @@ def list_images(root: str | os.PathLike[str]) -> Listing:
 
 
 def printable(path: str | bytes | os.PathLike[Any]) -> str:
-    """Returns a path on one line: letters of any script as they are, others escaped."""
+    """Returns a path on one line; escapes everything that is not printable."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode()
         for c in os.fsdecode(path)
@@ -62,7 +62,7 @@ def printable(path: str | bytes | os.PathLike[Any]) -> str:
 
 
 def is_dir(entry: os.DirEntry[Any]) -> bool:
-    """Whether it is a directory or leads to one; a link to itself does not."""
+    """Whether the entry is a directory or a link to one; False for a link to itself."""
     try:
         return entry.is_dir()
     except OSError:
@@ -89,7 +89,7 @@ def _walk(root: bytes) -> Iterator[bytes]:
 def _entries(
     root: bytes, here: bytes, entered: set[tuple[int, int]]
 ) -> list[os.DirEntry[bytes]]:
-    """Returns the entries of a directory; none where it has been entered before."""
+    """Returns the entries of a directory; none if it has been entered before."""
     path = os.path.join(root, here)
     try:
         status = os.stat(path)
@@ -106,6 +106,6 @@ def _entries(
 def _size_and_time(path: bytes) -> tuple[int, int]:
     try:
         status = os.stat(path)
-    except OSError:  # a link to nowhere, or to itself; the reason comes on reading
+    except OSError:  # a broken link, or one to itself; reading it gives the reason
         return -1, -1
     return status.st_size, status.st_mtime_ns

@@ -1,9 +1,9 @@
-"""Order of the examples: pure functions of (seed, position), without state.
+"""Order of the examples, as pure functions of (seed, position).
 
 Training reads an endless sequence: epoch 0 in one random order, epoch 1 in another,
-and so on; `position` counts through it. Step k with batch size b reads the positions
-k b ... k b + b - 1, so the order depends neither on where a run was resumed nor on
-how many hosts share the work.
+and so on; `position` counts through it. Step k with batch size b reads positions k b to
+k b + b - 1, so the order depends neither on where a run was resumed nor on the number
+of hosts.
 
 Random bits come from SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom
 number generators", OOPSLA 2014), read as a function of a counter. The streams of
@@ -24,7 +24,7 @@ _PURPOSES: tuple[Purpose, ...] = ("order", "flip")
 def splitmix64(
     state: np.uint64, counter: Int64[np.ndarray, " k"]
 ) -> UInt64[np.ndarray, " k"]:
-    """Returns outputs number `counter`, from 0, of SplitMix64 started at `state`."""
+    """Returns outputs `counter`, counted from 0, of SplitMix64 started at `state`."""
     z = (counter.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z += state
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -33,12 +33,12 @@ def splitmix64(
 
 
 def stream(seed: int, purpose: Purpose, number: int = 0) -> np.uint64:
-    """Returns the start state of the random bits for (seed, purpose, number)."""
+    """Returns the initial state of the random bits for (seed, purpose, number)."""
     words = [seed, _PURPOSES.index(purpose), number]
     return np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
 
 
-# Of threads that reach a new epoch together, one sorts, and the others wait for it.
+# When several threads reach a new epoch, one sorts and the others wait for it.
 _sorting = threading.Lock()
 
 
@@ -48,7 +48,7 @@ def permutation(seed: int, epoch: int, num_examples: int) -> Int64[np.ndarray, "
         return _permutation(seed, epoch, num_examples)
 
 
-# Steps of one epoch share its permutation; a batch can touch two epochs, and threads
+# The steps of an epoch share its permutation. A batch can span two epochs, and threads
 # that read ahead the next two.
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, num_examples: int) -> Int64[np.ndarray, " n"]:
@@ -62,7 +62,7 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> Int64[np.ndarray, 
 def positions_at(
     step: int, batch_size: int, rows: slice = slice(None)
 ) -> Int64[np.ndarray, " k"]:
-    """Returns the positions of these rows of the global batch of a step."""
+    """Returns the positions of the given rows of a step's global batch."""
     start = step * batch_size
     return np.arange(start, start + batch_size, dtype=np.int64)[rows]
 

@@ -1,17 +1,17 @@
-"""Writes a dataset of TFDS as array_record files, once, before training.
+"""Writes a TFDS dataset as array_record files, once, before training.
 
     python -m progdist.data.prepare --tfds_name=cifar10 --dir=DIR
     python -m progdist.data.prepare --tfds_name=imagenet2012 --image_size=64 --dir=DIR
     python -m progdist.data.prepare --tfds_name=lsun/bedroom --image_size=128 --dir=DIR
 
-Needs pip install 'progdist[prepare]', with TensorFlow; reading does without. Archives
-that TFDS cannot fetch itself (ILSVRC2012_img_train.tar; any, without a network) belong
-in DIR/downloads/manual under their published names; checksums are those of TFDS.
+Needs pip install 'progdist[prepare]', which includes TensorFlow; reading does not need
+it. Archives that TFDS cannot download (ILSVRC2012_img_train.tar; any, if there is no
+network) belong in DIR/downloads/manual under their published names; TFDS verifies them.
 
 With --image_size the images are cropped to the centre, resized and stored as PNG.
-LSUN is read with `lmdb`: `tensorflow_io`, which TFDS asks for, loads with no current
-TensorFlow. Prints the directory that was written. Exit codes: 0 done; 2 bad input, in
-one line.
+LSUN is read with `lmdb`, since the `tensorflow_io` that TFDS uses does not load with a
+current TensorFlow. Prints the directory of the output. Exit codes: 0 done; 2 bad input,
+in one line.
 """
 
 import importlib
@@ -57,7 +57,7 @@ def prepare(tfds_name: str, dir: str = "", image_size: int = 0) -> Path:
     Args:
       tfds_name: name of the dataset in TFDS.
       dir: data directory; "" is TFDS_DATA_DIR or ~/tensorflow_datasets.
-      image_size: height and width to store; 0 stores the images as they come.
+      image_size: height and width to store; 0 stores the images unchanged.
 
     Returns:
       The directory of the prepared dataset.
@@ -67,16 +67,16 @@ def prepare(tfds_name: str, dir: str = "", image_size: int = 0) -> Path:
     """
     tfds = import_extra("prepare")
     if tfds_name.startswith("lsun") and not image_size:
-        raise DataError("images of lsun have many sizes: give --image_size, as in 128")
+        raise DataError("images of lsun have many sizes: set --image_size, say to 128")
     manual_dir = data_dir(dir) / "downloads" / "manual"
-    # Prepared copies on TFDS's storage server have formats without random access.
+    # The prepared copies on TFDS's storage server have no random access.
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     try:
         builder = make_builder(tfds_name, data_dir(dir), image_size)
         builder.download_and_prepare(download_config=config)
     except DataError:
         raise
-    except Exception as error:  # of many kinds: network, checksum, format, disk
+    except Exception as error:  # any kind: network, checksum, format, disk
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
             f"could not prepare {tfds_name}: {reason}; "
@@ -86,7 +86,7 @@ def prepare(tfds_name: str, dir: str = "", image_size: int = 0) -> Path:
 
 
 def make_builder(tfds_name: str, root: Path, image_size: int) -> Any:
-    """Returns the TFDS builder that writes array_record files of that image size."""
+    """Returns the TFDS builder that writes array_record files at this image size."""
     tfds = import_extra("prepare")
     options = {"data_dir": root, "file_format": "array_record"}
     builder = tfds.builder(tfds_name, **options)
@@ -117,7 +117,7 @@ def _resized_class(tfds: Any, original: Any, size: int) -> type:
                 )
 
             def _split_generators(self, dl_manager: Any) -> Any:
-                # A further parameter, `pipeline`, would make TFDS start Apache Beam.
+                # A parameter `pipeline` would make TFDS start Apache Beam.
                 splits = original._split_generators(dl_manager)
                 return {s.name: self._generate_examples(**s.gen_kwargs) for s in splits}
 

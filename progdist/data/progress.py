@@ -1,4 +1,4 @@
-"""Progress of a long reading of data, on stderr."""
+"""Progress display for long reads of data, on stderr."""
 
 import contextlib
 import sys
@@ -15,9 +15,9 @@ Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 @contextlib.contextmanager
 def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with the number of items just done.
+    """Yields a function to call with the number of items just completed.
 
-    On a terminal there is a bar until the end; elsewhere a line every LINE_SECONDS.
+    Shows a bar on a terminal; elsewhere prints a line every LINE_SECONDS.
     """
     console = Console(stderr=True)
     columns = *Progress.get_default_columns()[:2], MofNCompleteColumn()

@@ -1,6 +1,6 @@
 """A source of images: a length, a shape and a gather by index.
 
-Images are uint8 [n, h, w, c] at rest; labels are int32 and 0 where a source has none.
+Stored images are uint8 [n, h, w, c]; labels are int32, and 0 if a source has none.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ class Batch(NamedTuple):
 
     Attributes:
       image: uint8 as stored, or float32 in [-1, 1] as the networks take it.
-      label: class in 0..num_classes-1; 0 where the source has no labels.
+      label: class in 0..num_classes-1; 0 if the source has no labels.
     """
 
     image: UInt8[np.ndarray, "b h w c"] | Float32[np.ndarray, "b h w c"]
@@ -44,12 +44,12 @@ class Source(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """Number of labels; 0 where the data has none."""
+        """Number of classes; 0 if the data has no labels."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Digest that changes with the examples; "" where the name identifies them."""
+        """Digest that changes with the examples; "" if the name identifies them."""
         ...
 
     def __len__(self) -> int:
@@ -57,13 +57,13 @@ class Source(Protocol):
         ...
 
     def take(self, indices: Int64[np.ndarray, " k"]) -> Batch:
-        """Gathers uint8 images and labels in this order, as new arrays."""
+        """Gathers uint8 images and labels in the indices' order, as new arrays."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
-    """A source that is held in memory."""
+    """A source held in memory."""
 
     name: str
     images: UInt8[np.ndarray, "n h w c"]
@@ -82,5 +82,5 @@ class ArraySource:
         return len(self.images)
 
     def take(self, indices: Int64[np.ndarray, " k"]) -> Batch:
-        """Gathers by numpy indexing, about a million small images a second."""
+        """Gathers by numpy indexing, about a million small images per second."""
         return Batch(self.images[indices], self.labels[indices])

@@ -3,7 +3,7 @@
 digits: 1,797 handwritten digits of 8x8 pixels, in `digits.npz` beside this module:
 the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak,
 UCI Machine Learning Repository, doi:10.24432/C50P49, CC BY 4.0), as scikit-learn's
-`load_digits` gives it, with its levels 0..16 scaled to 0..255 and rounded.
+`load_digits` returns it, with its levels 0..16 scaled to 0..255 and rounded.
 mnist, fashion_mnist: `progdist.data.idx`. folder: `progdist.data.folder`. tfds:
 `progdist.data.tfds`. random: noise, to try a configuration without its data.
 """
@@ -19,8 +19,8 @@ from progdist.data.idx import open_idx
 from progdist.data.settings import ImageShape, Name
 from progdist.data.source import ArraySource, DataError, Source
 
-# Decoded data up to this size is held in memory, where a batch is one numpy gather:
-# CIFAR-10 is (150 MB), ImageNet 64x64 is not (16 GB).
+# Decoded data up to this size is held in memory, where a batch is one numpy gather.
+# CIFAR-10 (150 MB) is held, ImageNet 64x64 (16 GB) is not.
 MAX_BYTES_IN_MEMORY = 1 << 30
 
 
@@ -33,20 +33,20 @@ def open_source(
     skip_bad: float = 0.0,
     num_workers: int = 8,
 ) -> Source:
-    """Opens data, and reads what is not too large into memory.
+    """Opens data; loads it into memory if it is small enough.
 
     Args:
       name: one of `Name`.
-      split: "train" or "test"; of a folder "val" or "validation", too; for tfds any
-        split that TFDS reads, as in "train[:1%]".
+      split: "train" or "test"; for a folder also "val" or "validation"; for tfds any
+        split expression, as in "train[:1%]".
       dir: directory of the files; for tfds the data directory, by default
         TFDS_DATA_DIR or ~/tensorflow_datasets.
-      tfds_name: dataset of TFDS, as in "cifar10" or "lsun/bedroom".
-      image_shape: (height, width, channels). For "folder" and "tfds" images are
-        cropped to the centre and resized to it, for "random" they are made in it
-        (default 8x8x3); the others must have it.
-      skip_bad: share of a folder's files that may be bad, and are then left out.
-      num_workers: threads that decode.
+      tfds_name: name of the TFDS dataset, as in "cifar10" or "lsun/bedroom".
+      image_shape: (height, width, channels). Images of "folder" and "tfds" are cropped
+        to the centre and resized to it; those of "random" are generated in it (default
+        8x8x3); all others must have it.
+      skip_bad: share of a folder's files that may be bad and left out.
+      num_workers: number of decoding threads.
 
     Raises:
       DataError: if the data is missing, malformed or of another shape.
@@ -59,14 +59,14 @@ def open_source(
         case "random":
             source = make_random(split, image_shape or (8, 8, 3))
         case "folder":
-            # Imported where it is used, as are the image formats.
+            # Imported on use, as are the image formats.
             from progdist.data.folder import open_folder
 
             if not dir or not image_shape:
                 raise DataError("data 'folder': set data.dir and data.image_shape")
             source = open_folder(dir, split, image_shape, skip_bad, num_workers)
         case "tfds":
-            # Imported where it is used: the reader of TFDS is an optional package.
+            # Imported on use: the reader of TFDS is an optional package.
             from progdist.data.tfds import open_tfds
 
             source = open_tfds(tfds_name, split, dir, image_shape)
@@ -76,14 +76,14 @@ def open_source(
     if image_shape not in (None, source.image_shape):
         raise DataError(
             f"data {name!r} has images of shape {source.image_shape}, "
-            f"the configuration asks for {image_shape}"
+            f"but the configuration has {image_shape}"
         )
     fits = len(source) * math.prod(source.image_shape) <= MAX_BYTES_IN_MEMORY
     return in_memory(source, num_workers) if fits else source
 
 
 def open_digits(split: str) -> ArraySource:
-    """Opens the 1,797 images of 8x8x1 in the package; one split, "train"."""
+    """Opens the 1,797 images of 8x8x1 in the package; the only split is "train"."""
     if split != "train":
         raise DataError(f"data 'digits' has the split 'train' only, not {split!r}")
     path = resources.files("progdist.data") / "digits.npz"

@@ -1,7 +1,7 @@
 """Random access to the output of `prepare`, without TensorFlow.
 
 A dataset lies in DIR/NAME[/CONFIG]/VERSION as array_record files with the metadata of
-TFDS. A copy that was resized while it was prepared is called NAME_resizedSIZE.
+TFDS. A copy that `prepare` resized is called NAME_resizedSIZE.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ from PIL import Image
 from progdist.data.images import ImageError, ImageShape, decode
 from progdist.data.source import Batch, DataError, Source
 
-# Datasets that take hundreds of GB at their full size, and as long to decode.
+# Datasets of hundreds of GB at full size, which are slow to decode.
 TO_BE_RESIZED = ("imagenet2012", "lsun")
 _MODULES = {
-    # TFDS itself imports its reader of array_record only when it first reads.
+    # TFDS imports its array_record reader only at the first read.
     "tfds": ["array_record.python.array_record_data_source"],
     "prepare": ["tensorflow", "lmdb"],
 }
@@ -31,20 +31,20 @@ _MODULES = {
 def open_tfds(
     tfds_name: str, split: str, dir: str, image_shape: ImageShape | None = None
 ) -> Source:
-    """Opens a prepared dataset of TFDS.
+    """Opens a prepared TFDS dataset.
 
-    The arguments are those of `progdist.data.open_source`. Without an `image_shape` it
-    is the shape in which the images are stored, if they share one.
+    The arguments are those of `progdist.data.open_source`. `image_shape` defaults to
+    the shape of the stored images, if they share one.
 
     Raises:
-      DataError: if `dir` does not hold it, it has no such split, or its images have
-        several sizes and `image_shape` is None.
+      DataError: if `dir` does not hold the dataset, it has no such split, or its images
+        have several sizes and `image_shape` is None.
     """
     builder = _open_builder(tfds_name, dir, image_shape)
     features = builder.info.features
     shape = image_shape or features["image"].shape
     if None in shape:
-        raise DataError(f"{tfds_name}: its images have many sizes, give one to read")
+        raise DataError(f"{tfds_name}: images have many sizes; set data.image_shape")
     records = _open_records(builder, split)
     return TfdsSource(tfds_name, records, shape, _label_ranks(features))
 
@@ -57,7 +57,7 @@ class TfdsSource:
       name: its name in TFDS.
       records: sequence of {"image": encoded bytes, "label": int}.
       image_shape: (height, width, channels) after cropping and resizing.
-      label_ranks: returned label of each stored label; empty without labels.
+      label_ranks: label to return for each stored label; empty without labels.
       fingerprint: "", since a prepared dataset does not change.
     """
 
@@ -87,13 +87,13 @@ class TfdsSource:
         return Batch(image, label)
 
     def _rank(self, label: int) -> int:
-        """Returns the label to use; secret labels are stored as -1."""
+        """Returns the label to use; withheld labels are stored as -1."""
         if not 0 <= label < self.num_classes:
             raise DataError(f"{self.name}: this split has no labels; read another")
         return int(self.label_ranks[label])
 
     def _read(self, indices: Int64[np.ndarray, " k"]) -> Sequence[dict[str, Any]]:
-        """Returns the records at `indices`, whose checksums are verified."""
+        """Returns the records at `indices`, with verified checksums."""
         try:
             return self.records.__getitems__(indices.tolist())
         except RuntimeError as error:
@@ -104,9 +104,9 @@ class TfdsSource:
 def decode_image(
     encoded: bytes | None, image_shape: ImageShape, name: str
 ) -> UInt8[np.ndarray, "h w c"]:
-    """Decodes an image as TFDS would, without turning it by its EXIF orientation.
+    """Decodes an image as TFDS would, ignoring its EXIF orientation.
 
-    Records that a truncated file has lost read as empty: `encoded` is None there.
+    Records missing from a truncated file are read as empty: `encoded` is then None.
     """
     try:
         return decode(encoded or b"", image_shape, resampling(name), upright=False)
@@ -117,7 +117,7 @@ def decode_image(
 
 
 def resampling(name: str) -> Image.Resampling:
-    """Returns the filter of the published models: area for ImageNet, else triangle."""
+    """Returns the published models' filter: area for ImageNet, otherwise triangle."""
     if name.startswith("imagenet"):
         return Image.Resampling.BOX
     return Image.Resampling.BILINEAR
@@ -130,13 +130,13 @@ def resized_name(tfds_name: str, size: int) -> str:
 
 
 def data_dir(dir: str) -> Path:
-    """Returns the directory of all prepared datasets; "" is the default of TFDS."""
+    """Returns the directory of all prepared datasets; "" selects the TFDS default."""
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     return Path(dir or default).expanduser().absolute()
 
 
 def import_extra(extra: Literal["tfds", "prepare"]) -> Any:
-    """Imports TFDS with the packages of an extra, late: it takes half a second.
+    """Imports TFDS with the packages of an extra; late, as it takes half a second.
 
     Raises:
       DataError: if one of them is missing; says how to install it.
@@ -153,10 +153,10 @@ def import_extra(extra: Literal["tfds", "prepare"]) -> Any:
 
 
 def _open_builder(tfds_name: str, dir: str, image_shape: ImageShape | None) -> Any:
-    """Opens the dataset, or if there is one its copy in the size of `image_shape`."""
+    """Opens the dataset, or its copy at the size of `image_shape` if there is one."""
     # The name becomes part of a path.
     if not re.fullmatch(r"\w+(/[\w-]+)?", tfds_name):
-        raise DataError(f"data.tfds_name={tfds_name!r}: give NAME or NAME/CONFIG")
+        raise DataError(f"data.tfds_name={tfds_name!r}: must be NAME or NAME/CONFIG")
     names = [tfds_name]
     if image_shape:
         names.insert(0, resized_name(tfds_name, image_shape[0]))
@@ -189,7 +189,7 @@ def _open_records(builder: Any, split: str) -> Any:
 
 
 def _version(path: Path) -> list[int]:
-    """Returns the directory of a version, as in "3.0.2", as a sortable list."""
+    """Returns a sort key for the directory of a version, such as "3.0.2"."""
     return [int(number) for number in re.findall(r"\d+", path.name)]
 
 

@@ -1,4 +1,4 @@
-"""Threads that read ahead. Decoders release Python's lock, so threads are enough."""
+"""Threads that read ahead. Decoders release the GIL, so threads suffice."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -17,19 +17,19 @@ def read_ahead(
     num_workers: int,
     num_ahead: int | None = None,
 ) -> Generator[Value, None, None]:
-    """Yields read(item) in order while threads work on the next ones.
+    """Yields read(item) in order, while threads work on the next items.
 
-    Closing it drops the items that no thread has begun, and waits for the others.
+    Closing the generator drops the items not yet begun and waits for the others.
 
     Args:
-      read: called from threads.
-      items: taken as they are needed.
+      read: function of an item; called from threads.
+      items: the items, consumed as needed.
       num_workers: number of threads.
-      num_ahead: number of items taken beyond the one yielded; by default one for each
+      num_ahead: number of items to read beyond the one yielded; by default one per
         thread.
 
     Raises:
-      DataError: instead of anything else that `read` raised, at its item's turn.
+      DataError: in place of any other exception of `read`, when the item is due.
     """
     num_ahead = num_workers if num_ahead is None else num_ahead
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="data")
@@ -46,9 +46,9 @@ def read_ahead(
 
 
 def _result(future: Future[Value]) -> Value:
-    """Returns a thread's result; a SystemExit there must not end the run silently.
+    """Returns a thread's result; its SystemExit must not end the run silently.
 
-    Asks for its `exception` first: one raised by `result` could also be a Ctrl-C here.
+    Reads `exception` first, since `result` could also raise a Ctrl-C of this thread.
     """
     error = future.exception()
     if error is None or isinstance(error, DataError):

@@ -1,7 +1,7 @@
 """The training losses: denoising for the teacher, distillation for the student.
 
-Both return one value an example and take denoisers, never networks; times and noise
-come in as arguments, so every function here is deterministic.
+Both return one value per example and take denoisers, never networks. Times and noise
+are arguments, so every function here is deterministic.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,12 @@ from progdist.diffusion.targets import multi_step_target
 
 
 class ByLogsnr(NamedTuple):
-    """A mean loss in parts, by bins of the log-SNR (`progdist.diffusion.logsnr_bins`).
+    """A mean loss split by log-SNR bin (see `progdist.diffusion.logsnr_bins`).
 
     Attributes:
-      parts: parts of the mean loss, which is their sum.
-      shares: shares of the examples; their sum is 1. A bin's mean is part / share.
+      parts: contribution of each bin; their sum is the mean loss.
+      shares: share of the examples in each bin; their sum is 1. The mean loss in a bin
+        is part / share.
     """
 
     parts: Float[Array, " bins"]
@@ -34,8 +35,8 @@ class ByLogsnr(NamedTuple):
 def loss_weight(logsnr: Float[Array, " b"], weight: Weight) -> Float[Array, " b"]:
     """Returns w(logsnr), the weight of the squared error in x (paper, section 4).
 
-    snr = e^logsnr makes it the error in eps; truncated_snr = max(e^logsnr, 1) the
-    larger of the errors in x and eps; snr_plus_one = 1 + e^logsnr the error in v.
+    snr = e^logsnr yields the error in eps; truncated_snr = max(e^logsnr, 1) the larger
+    of the errors in x and eps; snr_plus_one = 1 + e^logsnr the error in v.
 
     Raises:
       ValueError: if `weight` is not one of `Weight`.
@@ -81,14 +82,14 @@ def distill_loss(
     """Returns w ||x_tilde - x̂(z_t)||² at t = i / N (paper, algorithm 2).
 
     Args:
-      student: the denoiser that is trained, to take N steps.
-      legs: the frozen denoisers of the steps that one student step replaces.
-      schedule: schedule of both.
+      student: the denoiser to train, for N steps.
+      legs: frozen denoisers, one for each step that a student step replaces.
+      schedule: noise schedule of both.
       x: data.
       i: step indices in 1 … N.
       eps: noise, N(0, I).
       num_steps: N, the student's number of steps; may be traced.
-      weight: w, by name.
+      weight: name of w.
     """
     logsnr_t = schedule(i.astype(x.dtype) / jnp.asarray(num_steps, x.dtype))
     z_t = diffuse(x, logsnr_t, eps)
@@ -99,11 +100,11 @@ def distill_loss(
 
 
 def by_logsnr(loss: Float[Array, " b"], logsnr_t: Float[Array, " b"]) -> ByLogsnr:
-    """Returns the parts that each bin of the log-SNR has in the mean loss."""
+    """Returns the contribution of each log-SNR bin to the mean loss."""
     number = jnp.round((logsnr_t - logsnr_bins.CENTRES[0]) / logsnr_bins.WIDTH)
     number = jnp.clip(number, 0, len(logsnr_bins.CENTRES) - 1).astype(int)
-    # No product of matrices, which a TPU would round, and no scatter, which a GPU adds
-    # up in any order.
+    # Not a matrix product, which a TPU would round, nor a scatter, which a GPU sums in
+    # no fixed order.
     inside = number[:, None] == jnp.arange(len(logsnr_bins.CENTRES))[None]
     parts = jnp.mean(jnp.where(inside, loss[:, None], 0.0), axis=0)
     return ByLogsnr(parts, jnp.mean(inside, axis=0, dtype=loss.dtype))

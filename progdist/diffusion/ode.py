@@ -3,8 +3,8 @@
 dz/dt = f z - g²/2 score, with f = d log(alpha)/dt, g² = d(sigma²)/dt - 2 f sigma² and
 score = (alpha x̂ - z) / sigma². Written in logsnr' = d logsnr/dt these are
 f = sigma² logsnr' / 2 and g² = -sigma² logsnr', and the whole right-hand side is
-dz/dt = -alpha sigma logsnr' v̂ / 2: with the cosine schedule a constant times v̂, where
-the three terms by themselves grow without bound towards both ends.
+dz/dt = -alpha sigma logsnr' v̂ / 2. With the cosine schedule this is a constant times
+v̂, while the three separate terms grow without bound towards both ends.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Tableau(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """z at t = 0, and how many network calls it took."""
+    """z at t = 0, and the number of network calls."""
 
     z: Float[Array, "b *d"]
     num_calls: int | Int[Array, ""]
@@ -99,8 +99,8 @@ def integrate(
 ) -> Solution:
     """Solves the ODE from t = 1 to 0 in `num_steps` equal steps, without clipping.
 
-    Costs num_steps times the method's stages in network calls: 1 for Euler, 2 for
-    Heun, 4 for RK4.
+    Costs num_steps times the number of stages in network calls: 1 stage for Euler, 2
+    for Heun, 4 for RK4.
     """
     dz_dt, rule = velocity(denoise, schedule), tableau(method)
 
@@ -124,12 +124,12 @@ def integrate_adaptive(
     rtol: float = 1e-4,
     atol: float = 1e-4,
 ) -> Solution:
-    """Solves the ODE from t = 1 to 0 with diffrax's Tsit5 and a PID step control.
+    """Solves the ODE from t = 1 to 0 with diffrax's Tsit5 and PID step-size control.
 
-    The step is common to the batch, so an image depends on its neighbours within the
-    tolerance. Needs the extra `ode`.
+    All images share a step size, so an image depends on the rest of the batch within
+    the tolerance. Needs the extra `ode`.
     """
-    import diffrax  # takes a second to import, and is an extra
+    import diffrax  # optional, and slow to import
 
     dz_dt = velocity(denoise, schedule)
     solution = diffrax.diffeqsolve(
@@ -137,7 +137,7 @@ def integrate_adaptive(
         diffrax.Tsit5(),
         t0=1.0,
         t1=0.0,
-        dt0=-0.01,  # given, so that no calls go into finding it
+        dt0=-0.01,  # set, since a search for it would cost network calls
         y0=z_1,
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
         max_steps=None,
@@ -148,9 +148,9 @@ def integrate_adaptive(
 
 
 def _tsit5_calls(num_steps: Int[Array, ""]) -> Int[Array, ""]:
-    """The very first stage, and six of each step, rejected ones too.
+    """Returns the number of calls: one, then six per step, including rejected steps.
 
-    The seventh stage of a step is the first of the next.
+    The seventh stage of a step is the first stage of the next.
     """
     return 6 * num_steps + 1
 

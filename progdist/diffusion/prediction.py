@@ -1,4 +1,4 @@
-"""Predictions: x, eps and v, of which any one fixes the others.
+"""Predictions of x, eps and v.
 
 With z_t = alpha x + sigma eps and v = alpha eps - sigma x (paper, section 4), any one
 of x, eps and v gives the other two.
@@ -15,7 +15,7 @@ from progdist.diffusion.settings import Parameterization
 
 
 class Prediction(NamedTuple):
-    """A denoiser's answer in three forms; z_t = alpha x + sigma eps holds."""
+    """A denoiser's prediction in three forms; z_t = alpha x + sigma eps holds."""
 
     x: Float[Array, "b *d"]
     eps: Float[Array, "b *d"]
@@ -23,7 +23,7 @@ class Prediction(NamedTuple):
 
 
 Denoise = Callable[[Float[Array, "b *d"], Float[Array, " b"]], Prediction]
-"""A denoiser: z_t and its logsnr_t to the prediction there."""
+"""A denoiser maps z_t and its logsnr_t to a prediction."""
 
 
 def from_output(
@@ -32,12 +32,12 @@ def from_output(
     logsnr_t: Float[Array, " b"],
     parameterization: Parameterization,
 ) -> Prediction:
-    """Completes a raw network output to a full `Prediction`.
+    """Returns the full `Prediction` of a raw network output.
 
     Args:
-      output: shaped like z_t; for "both" with twice its last axis, x first, eps second.
-        The network then means x̂ = sigma² x_out + alpha (z_t - sigma eps_out), which is
-        the v-prediction v = alpha eps_out - sigma x_out.
+      output: shaped like z_t; for "both" the last axis is twice as long, x first, eps
+        second. Then x̂ = sigma² x_out + alpha (z_t - sigma eps_out), which is the
+        v-prediction v = alpha eps_out - sigma x_out.
       z_t: the noisy images.
       logsnr_t: log-SNR of z_t; finite.
       parameterization: meaning of the output.
@@ -76,5 +76,5 @@ def clip(
 
 
 def num_outputs(parameterization: Parameterization) -> int:
-    """Returns how many times the image's channels the network has to put out."""
+    """Returns the number of output channels per channel of the image."""
     return 2 if parameterization == "both" else 1

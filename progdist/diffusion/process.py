@@ -1,4 +1,4 @@
-"""The forward process q and its time-reversal given x (paper, section 2)."""
+"""The forward process q and its reversal given x (paper, section 2)."""
 
 from typing import NamedTuple
 

@@ -1,8 +1,8 @@
 """DDIM and ancestral sampling: N steps are N network calls, N = 1 included.
 
-Step i of i = N - 1, …, 0 goes from t = (i + 1) / N to s = i / N. At the last one
-(s = 0) both samplers return x̂ itself. N may be a traced value: one compilation then
-serves every N.
+Step i = N - 1, …, 0 goes from t = (i + 1) / N to s = i / N. At the last step (s = 0)
+both samplers return x̂ itself. N may be a traced value; one compilation then serves
+every N.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Index = int | Int[Array, ""]
 
 
 class Move(NamedTuple):
-    """One step about to be taken: from z_t at logsnr_t to logsnr_s, step index i."""
+    """The next step i, from z_t at logsnr_t to logsnr_s."""
 
     z_t: Float[Array, "b *d"]
     logsnr_t: Float[Array, " b"]
@@ -29,11 +29,11 @@ class Move(NamedTuple):
 
 
 Step = Callable[[Prediction, Move], Float[Array, "b *d"]]
-"""A rule for z_s, given the prediction at z_t and where to go."""
+"""A rule that returns z_s from a move and the prediction at z_t."""
 
 
 class Trajectory(NamedTuple):
-    """Every state of a sampling run of N steps, in the order they were visited."""
+    """All states of a sampling run of N steps, in order."""
 
     t: Float[Array, " n+1"]
     z: Float[Array, "n+1 b *d"]
@@ -43,7 +43,7 @@ class Trajectory(NamedTuple):
 def ddim_step(prediction: Prediction, move: Move) -> Float[Array, "b *d"]:
     """The DDIM step z_s = alpha_s x̂ + sigma_s epŝ (paper, eq. 8).
 
-    The same as e^{(logsnr_t - logsnr_s) / 2} (alpha_s / alpha_t) z_t + (1 - e^{…})
+    It equals e^{(logsnr_t - logsnr_s) / 2} (alpha_s / alpha_t) z_t + (1 - e^{…})
     alpha_s x̂; this form neither divides nor cancels.
     """
     alpha_s, sigma_s = alpha_sigma(over_pixels(move.logsnr_s, move.z_t))
@@ -51,13 +51,13 @@ def ddim_step(prediction: Prediction, move: Move) -> Float[Array, "b *d"]:
 
 
 def make_ancestral_step(keys: Key[Array, " b"], gamma: float) -> Step:
-    """Returns the ancestral step, with one key for each image (paper, eq. 4).
+    """Returns the ancestral step, with one key per image (paper, eq. 4).
 
     z_s = mean of q(z_s | z_t, x̂) + noise of variance
     (sigma_s² (1 - r))^(1 - gamma) (sigma²_{t|s})^gamma, r = exp(logsnr_t - logsnr_s).
 
     Args:
-      keys: image j's noise at step i is drawn from fold_in(keys[j], i) alone.
+      keys: the noise of image j at step i is drawn from fold_in(keys[j], i).
       gamma: 0 is the lower bound of the reverse variance, 1 the upper.
 
     Raises:
@@ -72,7 +72,7 @@ def make_ancestral_step(keys: Key[Array, " b"], gamma: float) -> Step:
         )
         _, sigma_t = alpha_sigma(over_pixels(move.logsnr_t, move.z_t))
         _, sigma_s = alpha_sigma(over_pixels(move.logsnr_s, move.z_t))
-        # Both bounds hold the factor 1 - r; they differ in sigma_s² against sigma_t².
+        # Both bounds have the factor 1 - r; one has sigma_s², the other sigma_t².
         std = jnp.sqrt(q.variance) * (sigma_t / sigma_s) ** gamma
         noise = jax.vmap(
             lambda key: jax.random.normal(
@@ -97,11 +97,11 @@ def sample(
 
     Args:
       denoise: the model, bound to its parameters.
-      schedule: the schedule the model was trained with.
+      schedule: noise schedule of the model's training.
       z_1: noise at t = 1.
-      num_steps: N >= 1; a Python integer or a traced one.
+      num_steps: N >= 1; a Python integer or a traced value.
       step: `ddim_step`, or a step of `make_ancestral_step`.
-      clip_x: whether x̂ is clipped to [-1, 1] at every step.
+      clip_x: whether to clip x̂ to [-1, 1] at every step.
 
     Returns:
       The x̂ of the last step.
@@ -125,7 +125,7 @@ def trajectory(
     step: Step = ddim_step,
     clip_x: bool = True,
 ) -> Trajectory:
-    """Samples as `sample` does and keeps every state; `z[-1]` equals its result."""
+    """Returns all states of `sample`; `z[-1]` equals its result."""
 
     def body(
         z_t: Float[Array, "b *d"], i: Int[Array, ""]
@@ -150,7 +150,7 @@ def advance(
     step: Step = ddim_step,
     clip_x: bool = True,
 ) -> tuple[Float[Array, "b *d"], Float[Array, "b *d"]]:
-    """Takes one step of a run: returns (z_s, x̂) of step i of num_steps."""
+    """Returns (z_s, x̂) of step i of num_steps."""
     times = jnp.stack([jnp.asarray(i + 1), jnp.asarray(i)]).astype(z_t.dtype)
     logsnr = schedule(times / num_steps)
     logsnr_t, logsnr_s = (jnp.broadcast_to(logsnr[k], z_t.shape[:1]) for k in (0, 1))

@@ -1,7 +1,7 @@
-"""Noise schedules: log signal-to-noise ratio as a function of time, and back.
+"""Noise schedules: the log signal-to-noise ratio as a function of time.
 
 A schedule is a frozen, hashable value. `schedule(t)` is the log-SNR at t in [0, 1],
-strictly decreasing; `schedule.inverse(logsnr)` is the t where it is reached.
+strictly decreasing; `schedule.inverse(logsnr)` is the time at which it is reached.
 """
 
 import re
@@ -31,7 +31,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Cosine:
-    """The cosine schedule, cut to [logsnr_min, logsnr_max] (paper, appendix D).
+    """The cosine schedule, truncated to [logsnr_min, logsnr_max] (paper, appendix D).
 
     With the angle phi = a t + b: alpha = cos(phi), sigma = sin(phi), so
     logsnr = -2 log tan(phi). Beyond phi = pi/4 the complement pi/2 - phi is used, which
@@ -83,7 +83,7 @@ class LinearBeta:
     """The variance-preserving SDE with beta(t) linear (Song et al. 2021, eq. 32).
 
     alpha² = exp(-B) with B(t) = beta_min t + (beta_max - beta_min) t² / 2, so
-    logsnr = -log(expm1(B)). At t = 0 it is held at logsnr_max.
+    logsnr = -log(expm1(B)). Near t = 0 it is capped at logsnr_max.
     """
 
     beta_min: float = 0.1
@@ -134,7 +134,7 @@ class LinearBetaDiscrete:
 
 
 def make_schedule(name: ScheduleName) -> Schedule:
-    """Returns the schedule of that name with its published constants.
+    """Returns the named schedule with its published constants.
 
     Raises:
       ValueError: if `name` is not one of `ScheduleName`.
@@ -152,9 +152,9 @@ def make_schedule(name: ScheduleName) -> Schedule:
 
 
 def describe(schedule: Schedule) -> str:
-    """Returns the name of a schedule, with the constants that are not the published.
+    """Returns the name of a schedule, with the constants that differ from the defaults.
 
-    "linear_beta", say, or "linear_beta(beta_max=10)"; equal schedules alone agree.
+    For example "linear_beta(beta_max=10)". Only equal schedules share a description.
     """
     name = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(schedule).__name__).lower()
     constants = ", ".join(
@@ -175,5 +175,5 @@ def alpha_sigma(
 def over_pixels(
     logsnr: Float[Array, " b"], z: Float[Array, "b *d"]
 ) -> Float[Array, "b *_"]:
-    """Returns logsnr with an axis of 1 for each pixel axis of z, to broadcast."""
+    """Returns logsnr with an axis of size 1 per pixel axis of z, to broadcast."""
     return logsnr.reshape(logsnr.shape + (1,) * (z.ndim - 1))

@@ -1,4 +1,4 @@
-"""Closed sets of the method, as plain data that needs no JAX."""
+"""Named choices of the method, as plain data without JAX."""
 
 from typing import Literal
 
@@ -8,6 +8,6 @@ Parameterization = Literal["x", "eps", "v", "both"]
 ScheduleName = Literal["cosine", "linear", "linear_beta", "linear_beta_discrete"]
 
 Weight = Literal["constant", "snr", "truncated_snr", "snr_plus_one"]
-"""w(logsnr) of the squared error in x."""
+"""Name of the weight w(logsnr) of the squared error in x."""
 
 SolverName = Literal["ddim", "ancestral", "euler", "heun", "rk4"]

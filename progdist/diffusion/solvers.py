@@ -1,8 +1,7 @@
-"""Samplers by name, as one interface: noise to images in N network calls.
+"""Samplers by name, with one interface: noise to images in N network calls.
 
-DDIM and the ancestral sampler clip x̂ at every step; Euler's, Heun's and the Runge-Kutta
-method of order 4 solve the probability-flow ODE without clipping, in N / 1, N / 2 and
-N / 4 steps.
+DDIM and the ancestral sampler clip x̂ at every step. Euler, Heun and RK4 solve the
+probability-flow ODE without clipping, in N, N / 2 and N / 4 steps.
 """
 
 from collections.abc import Callable
@@ -18,16 +17,16 @@ from progdist.diffusion.settings import SolverName
 Solver = Callable[
     [Denoise, Schedule, Float[Array, "b *d"], Int[Array, ""]], Float[Array, "b *d"]
 ]
-"""(denoise, schedule, z_1, num_calls) to images in [-1, 1]."""
+"""Maps (denoise, schedule, z_1, num_calls) to images in [-1, 1]."""
 
 
 def calls_per_step(name: SolverName) -> int:
-    """Returns the network calls of one step."""
+    """Returns the number of network calls per step."""
     return {"heun": 2, "rk4": 4}.get(name, 1)
 
 
 def check_calls(name: SolverName, num_calls: int) -> None:
-    """Refuses a number of network calls that whole steps cannot make.
+    """Refuses a number of network calls that is not a whole number of steps.
 
     Raises:
       ValueError: if it is not a multiple of `calls_per_step`.
@@ -35,17 +34,17 @@ def check_calls(name: SolverName, num_calls: int) -> None:
     calls = calls_per_step(name)
     if num_calls % calls:
         raise ValueError(
-            f"--sampler={name}: makes {calls} network calls a step, and N = "
+            f"--sampler={name}: makes {calls} network calls per step, and N = "
             f"{num_calls} is not a multiple of it"
         )
 
 
 def make_solver(name: SolverName, *, keys: Key[Array, " b"], gamma: float) -> Solver:
-    """Returns the solver of that name.
+    """Returns the named solver.
 
     Args:
       name: one of `SolverName`.
-      keys: one key an image, for the noise of the ancestral sampler.
+      keys: one key per image, for the noise of the ancestral sampler.
       gamma: see `samplers.make_ancestral_step`.
 
     Raises:

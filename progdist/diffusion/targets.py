@@ -1,4 +1,4 @@
-"""Targets of distillation: the x̂ with which ONE student step lands where others do.
+"""Distillation targets: the x̂ for which ONE student step matches several others.
 
 Salimans & Ho (2022), algorithm 2 and appendix G.
 """
@@ -37,15 +37,15 @@ def multi_step_target(
     i: Int[Array, " b"],
     num_steps: int | Int[Array, ""],
 ) -> Float[Array, "b *d"]:
-    """Returns the x_tilde with which ONE student step lands where the legs do.
+    """Returns the x_tilde for which ONE student step lands where the legs do.
 
     Each leg is the denoiser of one DDIM step; they are equally long and lead from
     t = i / N to s = (i - 1) / N. A DDIM step adds (e^{logsnr_s / 2} - e^{logsnr_t / 2})
     x̂ to z / sigma, so the target is the average of the legs' predictions, weighted by
     those differences.
     That equals (z_s - (sigma_s / sigma_t) z_t) / (alpha_s - (sigma_s / sigma_t)
-    alpha_t), which subtracts nearly equal numbers where N is large; the average cannot
-    cancel. Where s = 0 the sampler returns x̂ itself, and so does this.
+    alpha_t), which subtracts nearly equal numbers for large N; the average does not
+    cancel. At s = 0 the sampler returns x̂ itself, and the target is the last x̂.
     """
     ratio = len(legs)
     steps = jnp.arange(ratio + 1, dtype=z_t.dtype)[:, None]
@@ -64,7 +64,7 @@ def multi_step_target(
 def _convex_weights(
     logsnr: Float[Array, "knots b"], at_data: Bool[Array, "1 b"]
 ) -> Float[Array, "knots-1 b"]:
-    """The share of each teacher step in e^{logsnr/2}'s growth; [0, …, 0, 1] at data."""
+    """Returns each teacher step's share of e^{logsnr/2}'s growth; [0, …, 1] at data."""
     growth = jnp.exp((logsnr[:-1] - logsnr[:1]) / 2) * jnp.expm1(
         (logsnr[1:] - logsnr[:-1]) / 2
     )

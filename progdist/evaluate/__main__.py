@@ -1,20 +1,20 @@
-"""Evaluates any round of a run, sampled in any number of steps by any sampler.
+"""Evaluates any round of a run, in any number of steps and with any sampler.
 
   python -m progdist.evaluate --workdir=runs/digits --metrics=fd,kid,pr
   python -m progdist.evaluate --workdir=runs/cifar10 --round=0 --num_steps=8,16,32
       --sampler=ddim,ancestral --gammas=0,0.1,0.3,1 --features=inception --num=50000
 
 N is the number of network calls per image for every sampler: heun takes N / 2 steps.
---round=0 is the undistilled teacher, which can be sampled in any number of steps.
+--round=0 is the undistilled teacher; it can be sampled in any number of steps.
 
 Metrics: fd, the Fréchet distance; kid, the kernel distance; is, the Inception Score;
-pr, precision and recall. Features: pixels; inception (FID) with the resizing of
-pytorch-fid, or inception_tf1 with that of torch-fidelity; squeezenet, which needs the
-extra of that name.
+pr, precision and recall. Features: pixels; inception (FID), with pytorch-fid's
+resizing; inception_tf1, with torch-fidelity's; squeezenet, which needs the extra
+`squeezenet`.
 
-Appends rows to eval.jsonl. Each has the number of samples, the reference, and a floor:
-the same metric between two disjoint halves of the real data. Rows that exist are not
-computed again, so the same command resumes where it was stopped.
+Appends rows to eval.jsonl. Each records the number of samples, the reference, and a
+floor: the same metric between two disjoint halves of the real data. Existing rows are
+not computed again, so the same command resumes where it stopped.
 
 Exit codes: 0 done; 2 bad input, in one line; 4 a row could not be written; 5 another
 process was lost.
@@ -50,7 +50,7 @@ _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _list = functools.partial(flags.DEFINE_list, flag_values=FLAGS)
 _integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
 _string("workdir", None, "Directory of the run.")
-_list("num_steps", [], "Network calls per image; by default each model's own.")
+_list("num_steps", [], "Network calls per image; by default each model's own number.")
 _list("round", [], "Phases to evaluate; by default those trained for --num_steps.")
 _list("sampler", ["ddim"], f"Samplers to evaluate: {', '.join(get_args(SolverName))}.")
 _list("gammas", [], "Noise of the ancestral sampler, 0 to 1; by default the run's.")
@@ -70,7 +70,7 @@ _integer(
 )
 _integer("batch_size", None, "Images sampled together; by default the run's.", 1)
 _string("split", None, "Split of the reference data; by default the run's.")
-_string("inception_weights", "", "File of the Inception's weights; else downloaded.")
+_string("inception_weights", "", "File of Inception weights; downloaded if omitted.")
 
 
 def main(argv: list[str]) -> None:
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
 
 
 def _with_flags(config: Config, values: dict[str, Any]) -> Config:
-    """Returns the run's configuration with what the flags set."""
+    """Returns the run's configuration with the values of the flags."""
     evaluation = config.evaluation
     for flag, field in (
         ("num", "num_samples"),
@@ -134,7 +134,7 @@ def _metrics(values: dict[str, Any]) -> list[MetricSpec]:
 
 
 def _check_words(config: Config, values: dict[str, Any]) -> None:
-    """Refuses unknown words, and combinations without a meaning."""
+    """Refuses unknown words and meaningless combinations."""
     metric_specs = _metrics(values)
     names = _words(values, "features", extraction.Name)
     for metric in metric_specs:
@@ -221,7 +221,7 @@ def _evaluator(config: Config, values: dict[str, Any]) -> Evaluator:
 
 
 def _words(values: dict[str, Any], flag: str, choices: Any) -> list[Any]:
-    """Returns a flag's words, each of them one of a literal type's."""
+    """Returns the words of a flag; refuses any that the Literal type lacks."""
     known = get_args(choices)
     for word in values[flag]:
         if word not in known:

@@ -1,7 +1,7 @@
 """Evaluates models by metrics of their samples: images to the rows of eval.jsonl.
 
 A row holds everything its value depends on, and a floor: the same metric between two
-disjoint halves of the real data. So rows of different runs and commands can be
+disjoint halves of the real data. Rows of different runs and commands can therefore be
 compared, and none is computed twice.
 """
 
@@ -31,12 +31,12 @@ from progdist.workdir.rows import EvalRow
 
 
 class Result(NamedTuple):
-    """Result of evaluating one model, sampled in one way.
+    """Result of evaluating one model with one sampler.
 
     Attributes:
-      spec: the way it was sampled.
-      rows: rows of the metrics that were missing; empty if none was, and on processes
-        other than the first.
+      spec: the sampler and its number of steps.
+      rows: rows of the missing metrics; empty if none was missing, and on all
+        processes but the first.
       images: the first samples, up to `grid_images`; empty if no metric was missing.
     """
 
@@ -46,7 +46,7 @@ class Result(NamedTuple):
 
 
 class _Task(NamedTuple):
-    """A metric to compute, with a row without a value for each of its names."""
+    """A metric to compute, with a blank row for each of its values."""
 
     extractor: Extractor
     metric: MetricSpec
@@ -54,9 +54,9 @@ class _Task(NamedTuple):
 
 
 class Evaluator:
-    """Evaluates models by every metric of every kind of features.
+    """Evaluates models by every metric on every kind of features.
 
-    Samplers are compiled, and the reference is read, on first use and once.
+    Samplers are compiled, and the reference is read, once and on first use.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Evaluator:
         metric_specs: Sequence[MetricSpec],
         reference: Reference,
     ) -> None:
-        """Takes what all evaluations have in common; models come with each."""
+        """Takes the settings that all evaluations share."""
         self.mesh, self._settings = mesh, settings
         self._reference = reference
         self._pairs = list(itertools.product(extractors, metric_specs))
@@ -91,15 +91,15 @@ class Evaluator:
         specs: Sequence[SamplerSpec],
         rows: Sequence[EvalRow],
     ) -> Iterator[Result]:
-        """Yields the result for each way to sample one model.
+        """Yields one result per way to sample the model.
 
-        Draws samples once for all metrics, and none if `rows` has the metrics already.
+        Draws samples once for all metrics, and none if `rows` has every metric already.
 
         Args:
           model: the model.
           params: its parameters.
           specs: the ways to sample it.
-          rows: rows of eval.jsonl; those of process 0 decide.
+          rows: existing rows of eval.jsonl; only those of process 0 count.
         """
         digest = checkpoint.fingerprint_of(params)[:16]
         for spec in specs:
@@ -149,7 +149,7 @@ class Evaluator:
         extractor: Extractor,
         metric: MetricSpec,
     ) -> list[EvalRow]:
-        """Returns rows of everything the values depend on, with NaN for the values."""
+        """Returns the rows of a metric, with NaN in place of the values."""
         settings, reference = self._settings, self._reference
         row = EvalRow(
             **spec._asdict(),
@@ -182,7 +182,7 @@ class Evaluator:
         images: list[UInt8[np.ndarray, "b h w c"]],
         advance: Callable[[int], None],
     ) -> Iterator[extraction.Part]:
-        """Yields this process's part of every batch; adds the first to `images`."""
+        """Yields this process's share of each batch; adds the first to `images`."""
         settings, first = self._settings, 0
         rows = parallel.local_rows(settings.batch_size)
         for batch in sampling.draw_images(

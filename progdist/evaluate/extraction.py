@@ -1,4 +1,4 @@
-"""Features of many images, and their statistics over all devices and processes."""
+"""Features of images, and their statistics over all devices and processes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -14,21 +14,21 @@ from progdist.evaluate import features, metrics
 Name = Literal["pixels", features.Name]
 Part = tuple[Int[np.ndarray, " b"], UInt8[np.ndarray, "b h w c"]]
 """Indices and images: this process's share of a batch."""
-_ROWS = 32  # on each device at a time: the Inception's first layers take much memory
+_ROWS = 32  # per device at a time: the first layers of Inception need much memory
 
 
 class Extractor(NamedTuple):
-    """Features by name, as a function of the images of this process.
+    """Feature extractor, a function of this process's images.
 
     Attributes:
       name: one of `Name`.
-      label: what rows call the features: the name, with the size of reduced pixels.
+      label: name of the features in rows; for reduced pixels it includes the size.
       digest: SHA-256 of the network's weights; "" for pixels.
-      num_features: features of an image.
-      num_classes: classes of the scores; 0 for pixels.
+      num_features: number of features per image.
+      num_classes: number of classes that are scored; 0 for pixels.
       extract: uint8 images -> features and scores. All processes must call it with
-        equally many images, or with fewer than `max_rows` in the last batch.
-      suffix: end of the names of the metrics.
+        the same number of images; only the last batch may have fewer on some.
+      suffix: suffix of the metric names.
       frechet: name of the Fréchet distance.
     """
 
@@ -52,16 +52,16 @@ def make_extractor(
     max_rows: int,
     inception_weights: str = "",
 ) -> Extractor:
-    """Returns the extractor for images of that shape.
+    """Returns the extractor for images of the given shape.
 
     Args:
       name: one of `Name`.
       image_shape: shape of the images.
-      max_rows: maximum number of images of a call, on each process.
+      max_rows: maximum number of images per call, on each process.
       inception_weights: see `features.open_network`.
 
     Raises:
-      WeightsError: if a network's weights are missing, or not the known ones.
+      WeightsError: if the network's weights are missing or have the wrong content.
     """
     if name != "pixels":
         network = features.open_network(name, inception_weights)
@@ -93,7 +93,7 @@ def network_extractor(
     size = _piece(max_rows)
 
     def extract(images: UInt8[np.ndarray, "b h w c"]) -> tuple[np.ndarray, Any]:
-        # Processes with fewer rows in the last batch make the others' calls, too.
+        # In the last batch, processes with fewer rows must make as many calls.
         rows = max_rows if jax.process_count() > 1 else len(images)
         outputs = [
             apply(params, parallel.shard(_padded(images[first:][:size], size), mesh))
@@ -130,7 +130,7 @@ def collect(
     collectors = [
         metrics.Collector(num, e.num_features, e.num_classes, needs) for e in extractors
     ]
-    # Idle threads of BLAS would spin on the cores that XLA needs.
+    # Idle BLAS threads would spin on the cores that XLA needs.
     with threadpool_limits(1, "blas"):
         for indices, images in parts:
             for extractor, collector in zip(extractors, collectors, strict=True):
@@ -140,7 +140,7 @@ def collect(
 
 
 def _piece(max_rows: int) -> int:
-    """Images of this process at a time, equally many on each of its devices."""
+    """Returns the number of images per call; equal on each local device."""
     devices = jax.local_device_count()
     return min(_ROWS, -(-max_rows // devices)) * devices
 

@@ -1,8 +1,8 @@
 """Statistics and floors of the real data, cached so that each is computed once.
 
-$XDG_CACHE_HOME/progdist/statistics has a file for each set of images and features. Its
-key holds everything the numbers depend on: name, split, size and content of the data,
-number of examples, the features and their weights.
+$XDG_CACHE_HOME/progdist/statistics holds a file for each set of images and features.
+Its key has everything the numbers depend on: name, split, size and content of the data,
+number of examples, features and weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ from progdist.workdir.rows import Floor
 CACHE = "statistics"
 LIMIT = 50_000
 Which = Literal["all", "one half", "other half"]
-# Version of the computation: counts up when the same images get other numbers.
+# Version of the computation; incremented when its results change.
 _RULES = 2
 
 
@@ -38,7 +38,7 @@ class Reference(NamedTuple):
       split: split of the data.
       content: digest of the images.
       batch_size: images read and processed together, over all processes.
-      num_workers: threads that read.
+      num_workers: number of reading threads.
       counting: shows the progress of a long computation.
     """
 
@@ -52,7 +52,7 @@ class Reference(NamedTuple):
 
     @property
     def num_examples(self) -> int:
-        """Examples that count: all, or `LIMIT` of them spread over the data."""
+        """Number of examples used: all, or `LIMIT` of them spread over the data."""
         return min(len(self.source), LIMIT)
 
 
@@ -81,12 +81,12 @@ def statistics(
       reference: the data.
       extractor: the features.
       which: all examples, or one of the halves.
-      num: examples of a half.
-      needs: requirements of the metrics.
+      num: number of examples in a half.
+      needs: statistics that the metrics need.
     """
     indices = chosen_indices(reference, which, num)
     title = f"{extractor.label} of {len(indices):,} images of {reference.name}"
-    # A network's features cost too much to be computed again for another metric.
+    # Features of a network are too expensive to compute again for another metric.
     num_vectors = needs.num_vectors if extractor.name == "pixels" else MAX_VECTORS
     needs = metrics.Needs(num_vectors, scores=True)
 
@@ -120,13 +120,13 @@ def floor(
     """Returns the floor: the same metric between two disjoint halves of the real data.
 
     Each half has `count` images: `num`, or half of the data if that is fewer. Between
-    images of one kind the Fréchet distance is in proportion to 1/n + 1/m (its bias;
-    Chong & Forsyth 2020), so the distance `measured` between the halves also predicts
-    the one of `num` real images to the whole reference: that is its `value`.
+    sets from one distribution the Fréchet distance is proportional to 1/n + 1/m (its
+    bias; Chong & Forsyth 2020). The distance `measured` between the halves therefore
+    predicts the distance from `num` real images to the whole reference, the `value`.
 
     Returns:
-      The floors by metric name; none if the data are too few, or on processes other
-      than the first.
+      The floors by metric name; empty if there are too few images, and on all
+      processes but the first.
     """
     count = min(num, len(reference.source) // 2)
     if count < metric.minimum:
@@ -155,10 +155,10 @@ def floor(
 
 
 def cached(key: array_cache.Key, make: Callable[[], Arrays]) -> Arrays | None:
-    """Returns the cached arrays of a key; makes and stores them if there are none.
+    """Returns the cached arrays of a key; computes and stores them if missing.
 
-    Process 0 alone reads and writes the cache, and all of them make; the others get
-    None if there is nothing to make.
+    Only process 0 reads and writes the cache, but all processes compute. The others
+    get None on a hit.
     """
     first = jax.process_index() == 0
     stored = array_cache.load(CACHE, key) if first else None
@@ -173,7 +173,7 @@ def cached(key: array_cache.Key, make: Callable[[], Arrays]) -> Arrays | None:
 def chosen_indices(
     reference: Reference, which: Which = "all", num: int = 0
 ) -> Int64[np.ndarray, " n"]:
-    """Returns the indices of examples, shuffled: the first ones are of all kinds."""
+    """Returns the shuffled indices of examples, so that the first ones are mixed."""
     length = len(reference.source)
     if which == "all":
         indices = data.spread_indices(length, reference.num_examples)
@@ -200,7 +200,7 @@ def _parts(
     indices: Int64[np.ndarray, " n"],
     advance: Callable[[int], None],
 ) -> Iterator[Part]:
-    """Yields this process's share of the examples, equally often on all processes."""
+    """Yields this process's share of the examples, in equally many batches on all."""
     processes = jax.process_count()
     here = np.arange(jax.process_index(), len(indices), processes)
     size = -(-reference.batch_size // processes)

@@ -1,6 +1,6 @@
-"""Images of a model, one key an image.
+"""Sampling of images, with one random key per image.
 
-Image i depends on the seed and on i alone: its noise, its class, and the noise of the
+Image i depends only on the seed and on i: its noise, its class, and the noise of the
 ancestral sampler.
 """
 
@@ -26,13 +26,13 @@ Sampler = Callable[[Params, Key[Array, ""], Array, Array], Array]
 def image_noise(
     key: Key[Array, ""], indices: Int[Array, " b"], shape: tuple[int, ...]
 ) -> Float[Array, "b *d"]:
-    """Returns z_1 of the images: that of image i depends on the key and i alone."""
+    """Returns z_1 of the images; z_1 of image i depends only on the key and i."""
     keys = _image_keys(key, indices, 0)
     return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
 
 
 def conditioning_of(indices: Int[Array, " b"], num_classes: int) -> Conditioning:
-    """Returns the conditioning of images: image i has class i modulo the classes."""
+    """Returns the conditioning: image i has class i mod num_classes."""
     return Conditioning(indices % num_classes if num_classes else None)
 
 
@@ -41,9 +41,8 @@ def make_sampler(
 ) -> Sampler:
     """Returns the compiled (params, key, indices, num_steps) -> images in [-1, 1].
 
-    One compilation serves every number of steps, which is one of network calls: it has
-    to be a multiple of `solvers.calls_per_step(name)`. Indices are split over the
-    devices.
+    One compilation serves every number of steps. It counts network calls and must be a
+    multiple of `solvers.calls_per_step(name)`. Indices are split over the devices.
 
     Raises:
       ValueError: if `name` is not one of `SolverName`.
@@ -76,8 +75,8 @@ def draw_images(
 ) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
     """Yields images 0 … num_images - 1 in batches, as bytes.
 
-    Every batch is computed at its full size, so an image does not depend on how many
-    are asked for. Every process receives all of them.
+    Every batch is computed at its full size, so an image does not depend on their
+    number. Every process receives all images.
     """
     key, steps = parallel.place((jax.random.key(seed), jnp.int32(num_steps)), mesh)
     rows = parallel.local_rows(batch_size)
@@ -95,9 +94,9 @@ def draw_trajectory(
     num_images: int,
     num_steps: int,
 ) -> Float[np.ndarray, "states b *d"]:
-    """Returns the DDIM states z_t from the noise to the image, t = 1 first.
+    """Returns the DDIM states z_t from noise to image, t = 1 first.
 
-    Computed by each process for itself, on one device.
+    Each process computes them by itself, on one device.
     """
     indices = jnp.arange(num_images)
 

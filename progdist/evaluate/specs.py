@@ -13,8 +13,8 @@ class SamplerSpec(NamedTuple):
 
     Attributes:
       phase: phase of the model.
-      trained_steps: number of steps that the model was trained for.
-      num_steps: network calls of an image.
+      trained_steps: number of steps the model was trained for.
+      num_steps: network calls per image.
       sampler: name of the sampler.
       gamma: noise of the ancestral sampler; None for the others.
     """
@@ -31,7 +31,7 @@ class SamplerSpec(NamedTuple):
         return "student" if self.phase else "teacher"
 
     def __str__(self) -> str:
-        """For a line of output."""
+        """Returns the spec as part of a line of output."""
         gamma = "" if self.gamma is None else f" gamma {self.gamma:g}"
         return f"{self.role} {self.sampler}{gamma} N = {self.num_steps}"
 
@@ -43,12 +43,12 @@ def plan_specs(
     samplers: Sequence[SolverName],
     gammas: Sequence[float],
 ) -> list[SamplerSpec]:
-    """Returns the ways to sample, those of a phase one after another.
+    """Returns the ways to sample, grouped by phase.
 
     Args:
-      finished: number of steps by finished phase.
-      phases: phases; if empty, each number of steps is sampled by its own round.
-      num_steps: numbers of network calls; if empty, those of each model.
+      finished: number of steps of each finished phase.
+      phases: phases to sample; if empty, each number of steps selects its own round.
+      num_steps: numbers of network calls; if empty, each model's own.
       samplers: names of samplers.
       gammas: noise levels of the ancestral sampler.
 
@@ -64,8 +64,8 @@ def plan_specs(
     for n in num_steps if not phases else ():
         if n not in phase_of:
             raise ValueError(
-                f"--num_steps={n}: no round has so many; there are {known}, and "
-                "--round=0 draws with the teacher in any number of steps"
+                f"--num_steps={n}: no such round; there are {known}, and "
+                "--round=0 samples from the teacher in any number of steps"
             )
     if phases:
         pairs = [(p, n) for p in phases for n in num_steps or [finished[p]]]

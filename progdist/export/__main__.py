@@ -1,14 +1,14 @@
-"""Writes a finished round of a run as files that run without this package.
+"""Exports a finished round of a run to files that run without this package.
 
   python -m progdist.export --workdir=runs/digits --num_steps=4 --out=exported/digits4
 
-Writes into the directory --out, which must not exist, by default all of
+Creates the directory --out, which must not exist, by default with all of
   sampler.jax.zip     for jax.export, on cpu, cuda and tpu
   sampler.onnx        for onnxruntime and others
   params.safetensors  the parameters alone
 each with a card: N, schedule, parameterization, image shape, commit. The directory
 appears complete or not at all. Needs pip install 'progdist[export]'. Exit codes:
-0 done; 2 bad input, in one line; 4 not written.
+0 done; 2 bad input, in one line; 4 could not be written.
 """
 
 import dataclasses
@@ -32,14 +32,14 @@ from progdist.export.formats import FORMATS, Card
 from progdist.model import Model, Params, param_template
 from progdist.workdir import files, provenance
 
-_LEVEL = 2 / 255  # of a byte, in [-1, 1]
+_LEVEL = 2 / 255  # one byte level in [-1, 1]
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=FLAGS)
 flags.DEFINE_integer(
     "num_steps",
     None,
-    "Number of sampling steps; selects the round that was trained for it.",
+    "Number of sampling steps; selects the round trained for it.",
     1,
     cli.MOST_STEPS,
     flag_values=FLAGS,
@@ -49,7 +49,7 @@ flags.DEFINE_list("formats", list(FORMATS), "Formats to write.", flag_values=FLA
 flags.DEFINE_bool(
     "teacher",
     False,
-    "Export the undistilled base model instead, sampled in --num_steps.",
+    "Export the undistilled base model instead, sampled in --num_steps steps.",
     flag_values=FLAGS,
 )
 
@@ -57,15 +57,15 @@ flags.DEFINE_bool(
 def write(
     config: Config, model_path: Path, num_steps: int, out: Path, names: Sequence[str]
 ) -> float | None:
-    """Writes a model's files, as a directory that appears complete or not at all.
+    """Writes the files of a model, as a directory that appears complete or not at all.
 
     Returns:
-      The largest difference between the images of the JAX and the ONNX sampler, if
-      both are written.
+      The largest difference between images of the JAX and the ONNX sampler, if both
+      are written.
 
     Raises:
       CheckpointError: if the model cannot be read.
-      ConfigError: if it is of another parameterization or schedule.
+      ConfigError: if it has another parameterization or schedule.
       UsageError: if a format cannot hold it.
       SaveError: if the two samplers draw different images.
     """
@@ -91,13 +91,13 @@ def write(
 
 
 def main(argv: list[str]) -> None:
-    """Exports the model that the flags describe."""
+    """Exports the model described by the flags."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
     out, names = Path(values["out"]).expanduser(), values["formats"]
     _check_formats(names)
     if out.exists():
-        raise UsageError(f"--out={out}: is there already, and is not overwritten")
+        raise UsageError(f"--out={out}: already exists and is not overwritten")
     workdir, config = preflight.open_run(values["workdir"])
     num_steps = values["num_steps"]
     model = checkpoint.find_model(workdir, None if values["teacher"] else num_steps)
@@ -148,7 +148,7 @@ def _check_formats(names: Sequence[str]) -> None:
     for name in names:
         if name not in FORMATS:
             known = ", ".join(FORMATS)
-            raise UsageError(f"--formats={name}: must be among {known}")
+            raise UsageError(f"--formats={name}: must be one of {known}")
         for package in FORMATS[name]:
             if importlib.util.find_spec(package) is None:
                 raise UsageError(

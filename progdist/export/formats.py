@@ -1,8 +1,8 @@
 """Export formats: a few-step sampler as files that run without this package.
 
 A sampler maps noise z_1 [b, h, w, c], float32, and for a conditional network labels
-[b], int32, to images in [-1, 1], by DDIM in float32. N, the schedule and the parameters
-are part of it; b is free. Every file carries a card that describes it and its origin.
+[b], int32, to images in [-1, 1], by DDIM in float32. N, schedule and parameters are
+fixed; b is free. Every file carries a card that describes it and its origin.
 
   sampler.jax.zip: an archive of `exported`, for `jax.export.deserialize`, and card.json
   sampler.onnx: inputs noise and label, output images; the card as metadata
@@ -31,7 +31,7 @@ from progdist.diffusion.prediction import Denoise
 from progdist.model import Model, Params, bind
 from progdist.nets.conditioning import Conditioning
 
-# Packages of each format beyond those that this package requires.
+# Packages that each format needs beyond the package's own requirements.
 FORMATS = {
     "jax": ("flatbuffers",),
     "onnx": ("jax2onnx", "onnx", "onnxruntime"),
@@ -40,7 +40,7 @@ FORMATS = {
 PLATFORMS = ("cpu", "cuda", "tpu")
 JAX_NAME, ONNX_NAME = "sampler.jax.zip", "sampler.onnx"
 PARAMS_NAME = "params.safetensors"
-MOST_BYTES = 2_000_000_000  # of parameters in a flatbuffer or protobuf, below 2 GiB
+MOST_BYTES = 2_000_000_000  # parameters in a flatbuffer or protobuf; below 2 GiB
 _OPSET = 21  # read by onnxruntime 1.20 and later
 _INPUTS = ("noise", "label")
 
@@ -49,7 +49,7 @@ Sampler = Callable[..., Array]
 
 
 def make_sampler(model: Model, params: Params, num_steps: int) -> Sampler:
-    """Returns the function (noise (, labels)) -> images; see the module."""
+    """Returns the function (noise (, labels)) -> images; see the module docstring."""
 
     def draw(
         noise: Float[Array, "b h w c"], label: Int[Array, " b"] | None = None
@@ -78,7 +78,7 @@ def make_step(model: Model, params: Params, num_steps: int) -> Sampler:
 
 
 def write_jax(path: Path, model: Model, params: Params, card: Card) -> None:
-    """Writes the sampler for all of `PLATFORMS`; equal content gives equal bytes."""
+    """Writes the sampler for all `PLATFORMS`; equal content gives equal bytes."""
     sampler = make_sampler(model, params, card["num_steps"])
     (batch,) = jax.export.symbolic_shape("b")
     with _without_places():
@@ -88,7 +88,7 @@ def write_jax(path: Path, model: Model, params: Params, card: Card) -> None:
     parts = {"card.json": json.dumps(card, indent=2), "exported": exported.serialize()}
     with zipfile.ZipFile(path, "w") as archive:
         for name, part in parts.items():
-            info = zipfile.ZipInfo(name)  # dated 1980
+            info = zipfile.ZipInfo(name)  # with a fixed date, 1980
             info.external_attr = 0o644 << 16
             archive.writestr(info, part)
 
@@ -104,7 +104,7 @@ def write_onnx(path: Path, model: Model, params: Params, card: Card) -> None:
     num_steps = card["num_steps"]
     try:
         step = _convert(make_step(model, params, num_steps), model)
-    except Exception as error:  # the converter raises anything
+    except Exception as error:  # the converter may raise anything
         raise SaveError(
             f"{path.name}: jax2onnx cannot convert this ({trees.reason(error)})"
         ) from error
@@ -130,11 +130,11 @@ def write_safetensors(path: Path, params: Params, card: Card) -> None:
         save_file(leaves, path, as_strings(card))
     except SafetensorError as error:
         raise SaveError(f"{path.name}: could not be written ({error})") from None
-    path.chmod(0o644)  # as the other files are
+    path.chmod(0o644)  # like the other files
 
 
 def as_strings(card: Card) -> dict[str, str]:
-    """Returns the card as strings; other values as JSON."""
+    """Returns the card as strings, with other values as JSON."""
     return {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in card.items()
@@ -142,9 +142,9 @@ def as_strings(card: Card) -> dict[str, str]:
 
 
 def largest_difference(directory: Path, model: Model) -> float:
-    """Returns the largest difference between the images of a directory's two samplers.
+    """Returns the largest difference between images of a directory's two samplers.
 
-    Both are read back and run on the CPU, on the same noise.
+    Both are loaded and run on the CPU, on the same noise.
     """
     import onnxruntime
 
@@ -168,7 +168,7 @@ def _denoise(model: Model, params: Params, label: Array | None) -> Denoise:
 
 
 def _convert(step: Sampler, model: Model) -> Any:
-    """Returns the step as ONNX, with inputs j, z_t and label and the output z_s."""
+    """Returns the step as ONNX, with inputs j, z_t and label, and output z_s."""
     with _quiet():
         import jax2onnx
 
@@ -184,10 +184,10 @@ def _convert(step: Sampler, model: Model) -> Any:
 
 
 def _repeat(step: Any, num_steps: int) -> Any:
-    """Returns noise (, label) -> images, the step as the body of a Loop.
+    """Returns noise (, label) -> images, with the step as the body of a Loop.
 
-    The body counts in int64 and passes on a condition, which is always true. It reads
-    the label from the graph around it.
+    The body counts in int64 and passes on a condition that is always true. It reads the
+    label from the enclosing graph.
     """
     from onnx import TensorProto, helper
 
@@ -220,7 +220,7 @@ def _repeat(step: Any, num_steps: int) -> Any:
 
 
 def _inputs(model: Model, batch: Any) -> list[jax.ShapeDtypeStruct]:
-    """Returns a sampler's inputs; the size of the batch may be a symbol or a name."""
+    """Returns a sampler's inputs; the batch size may be a symbol or a name."""
     noise = jax.ShapeDtypeStruct((batch, *model.image_shape), jnp.float32)
     label = jax.ShapeDtypeStruct((batch,), jnp.int32)
     return [noise, label] if model.num_classes else [noise]
@@ -228,7 +228,7 @@ def _inputs(model: Model, batch: Any) -> list[jax.ShapeDtypeStruct]:
 
 @contextlib.contextmanager
 def _without_places() -> Iterator[None]:
-    """Keeps the paths of source files on this machine out of a program."""
+    """Keeps source paths of this machine out of a program."""
     name = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, name)
     jax.config.update(name, 0)
@@ -240,7 +240,7 @@ def _without_places() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the converter from reporting plug-ins that nothing here needs."""
+    """Silences the converter's reports about plug-ins that are not needed here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

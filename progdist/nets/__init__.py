@@ -1,1 +1,1 @@
-"""Networks: arrays in, arrays out; they know nothing of diffusion."""
+"""Networks: arrays in, arrays out, independent of diffusion."""

@@ -1,9 +1,9 @@
-"""The pieces of the U-Net: normalisation, resampling, residual and attention blocks.
+"""Building blocks of the U-Net: normalisation, resampling, residuals, attention.
 
 Images and feature maps are [b, h, w, c]. Parameters are float32; `dtype` is the dtype
-of the computation, in which statistics and softmax stay float32. Kernels that close a
-residual branch start at zero, so that a fresh block is the identity (up to its
-shortcut). Names of modules and parameters are those of the checkpoints released with
+of the computation, except that statistics and softmax stay float32. The last kernel of
+a residual branch starts at zero, so that a fresh block is the identity (up to its
+shortcut). Modules and parameters are named as in the checkpoints released with
 Salimans & Ho (2022).
 """
 
@@ -22,10 +22,10 @@ Resample = Literal["down", "up"]
 
 @flax.struct.dataclass
 class Dropout:
-    """Dropout of one pass.
+    """Dropout of one forward pass.
 
     Attributes:
-      keys: one key an example, the same for every place in the network.
+      keys: one key per example, the same for every site in the network.
       rate: probability of a zero, in (0, 1).
     """
 
@@ -34,20 +34,20 @@ class Dropout:
 
 
 def num_groups(channels: int) -> int:
-    """Groups of a GroupNorm: 32 wherever 64 divides the channels, fewer below."""
+    """Returns the groups of a GroupNorm: 32 if 64 divides the channels, else fewer."""
     return max(1, math.gcd(64, channels) // 2)
 
 
 def downsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Halves height and width, both even: the mean of each 2x2 square."""
+    """Halves height and width, both even, by the mean of each 2x2 square."""
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Doubles height and width: the nearest neighbour."""
+    """Doubles height and width by nearest neighbour."""
     b, h, w, c = x.shape
-    # The transpose of a broadcast is a sum; that of a gather (repeat) a slow scatter.
+    # The gradient of a broadcast is a sum; of a gather (repeat), a slow scatter.
     x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
     return x.reshape(b, 2 * h, 2 * w, c)
 
@@ -69,14 +69,14 @@ def depth_to_space(x: Float[Array, "b i j d"], size: int) -> Float[Array, "b h w
 def drop(
     x: Float[Array, "b h w c"], dropout: Dropout, site: str
 ) -> Float[Array, "b h w c"]:
-    """Drops entries of each example with a mask from that example's own key.
+    """Drops entries of each example, with a mask from that example's own key.
 
-    So the result for an example does not depend on the batch, or the device, it is in.
+    The result for an example does not depend on its batch or device.
 
     Args:
       x: the features.
       dropout: keys and rate.
-      site: name of this place in the network; different names, different masks.
+      site: name of the place in the network; different names have different masks.
     """
     number, rate = zlib.crc32(site.encode()), dropout.rate
 
@@ -90,9 +90,9 @@ def drop(
 class GroupNorm(nn.Module):
     """Group normalisation, optionally modulated: norm(x) (1 + scale) + shift.
 
-    Equal to `flax.linen.GroupNorm`. The moments come from sums per channel, and
-    everything after them is one x * a + b, which is several times faster on CPU than
-    to reshape the image into groups.
+    Equal to `flax.linen.GroupNorm`. Moments come from sums per channel, and the rest is
+    one x * a + b, which on CPU is several times faster than reshaping the image into
+    groups.
     """
 
     dtype: Any = jnp.float32
@@ -120,11 +120,11 @@ class GroupNorm(nn.Module):
 
 @jax.custom_jvp
 def materialised(x: Float[Array, "*d"]) -> Float[Array, "*d"]:
-    """Returns x; on CPU, if differentiated, x and its gradient are materialised.
+    """Returns x; when differentiated on CPU, x and its gradient are materialised.
 
     XLA would otherwise recompute whole chains of residual sums, and of gradients of
-    norms, in each of their consumers: a gradient then costs a quarter more on CPU. A
-    pass without gradient gains nothing, and stays the same program on all platforms.
+    norms, in each of their consumers; a gradient then costs a quarter more on CPU. A
+    pass without gradient would gain nothing, and is the same program on all platforms.
     """
     return x
 
@@ -142,7 +142,7 @@ def _materialised_jvp(
 def group_moments(
     x: Float[Array, "b h w c"], groups: int, epsilon: float
 ) -> tuple[Float[Array, "b c"], Float[Array, "b c"]]:
-    """Mean and 1 / sqrt(variance + epsilon) of each channel's group, >= float32."""
+    """Returns mean and 1 / sqrt(variance + epsilon) per channel, at least float32."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     batch, height, width, channels = x.shape
     size = height * width * channels // groups
@@ -157,7 +157,7 @@ def group_moments(
 
 
 class Conv3x3(nn.Module):
-    """A 3x3 convolution with bias, zero padding, the same size out as in."""
+    """A 3x3 convolution with bias and zero padding, which keeps the size."""
 
     features: int
     zero: bool = False
@@ -183,8 +183,8 @@ class Conv3x3(nn.Module):
 class ResNetBlock(nn.Module):
     """Two convolutions with a shortcut, modulated by the embedding.
 
-    The published block: x + conv(dropout(swish(modulated norm(conv(swish(norm(x))))))),
-    the branch and the shortcut resampled alike, no 1 / sqrt(2).
+    The published block: x + conv(dropout(swish(modulated norm(conv(swish(norm(x))))))).
+    Branch and shortcut are resampled alike; there is no factor 1 / sqrt(2).
     """
 
     features: int
@@ -216,11 +216,11 @@ class ResNetBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """Self-attention over all pixels, x + attention(norm(x)).
+    """Self-attention over all pixels: x + attention(norm(x)).
 
     Attributes:
       num_heads: number of heads, if `head_dim` is 0.
-      head_dim: channels of a head; the number of heads follows.
+      head_dim: channels per head; determines the number of heads.
     """
 
     num_heads: int = 1
@@ -229,10 +229,10 @@ class AttnBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Attends.
+        """Returns x + attention(norm(x)).
 
         Raises:
-          ValueError: if the heads do not divide the channels.
+          ValueError: if the number of heads does not divide the channels.
         """
         b, height, width, channels = x.shape
         heads = self._heads(channels)
@@ -252,7 +252,7 @@ class AttnBlock(nn.Module):
         return x + h.reshape(x.shape)
 
     def _heads(self, channels: int) -> tuple[int, int]:
-        """(heads, channels of a head)."""
+        """Returns the number of heads and the channels per head."""
         heads = channels // self.head_dim if self.head_dim else self.num_heads
         size = self.head_dim or channels // max(1, heads)
         if heads * size != channels:
@@ -266,7 +266,7 @@ class AttnBlock(nn.Module):
 def attention(
     q: Float[Array, "b n k d"], k: Float[Array, "b n k d"], v: Float[Array, "b n k d"]
 ) -> Float[Array, "b n k d"]:
-    """softmax(q k / sqrt(d)) v for each of the k heads, the softmax in float32."""
+    """Returns softmax(q k / sqrt(d)) v for each of k heads, with softmax in float32."""
     logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
     weights = jax.nn.softmax(logits.astype(jnp.promote_types(q.dtype, jnp.float32)))
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)

@@ -1,4 +1,4 @@
-"""Conditioning: all that a network may know of an image beside z_t and its log-SNR."""
+"""Conditioning: a network's inputs besides z_t and its log-SNR."""
 
 from typing import NamedTuple
 

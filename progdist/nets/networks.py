@@ -13,8 +13,8 @@ def make_net(config: NetConfig, out_ch: int) -> nn.Module:
     """Returns the network, called as net(z, logsnr, conditioning, dropout).
 
     Args:
-      config: its settings.
-      out_ch: channels of its output.
+      config: settings of the network.
+      out_ch: number of output channels.
 
     Raises:
       ValueError: if the settings are not one of `NetConfig`.
@@ -24,4 +24,4 @@ def make_net(config: NetConfig, out_ch: int) -> nn.Module:
             fields = dataclasses.asdict(config)
             fields["dtype"] = jnp.dtype(config.dtype)
             return UNet(**fields, out_ch=out_ch)
-    raise ValueError(f"net: {config!r} is none of the known settings")
+    raise ValueError(f"net: {config!r} is not one of the known settings")

@@ -1,6 +1,6 @@
-"""Settings of the networks, as plain data that needs no JAX.
+"""Settings of the networks, as plain data without JAX.
 
-`NetConfig` is the closed set of them; `networks.make_net` makes the network of each.
+`NetConfig` is the closed set of them; `networks.make_net` builds their networks.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ class UNetConfig:
       ch: channels of the first level; even, at least 4.
       emb_ch: width of the embedding of log-SNR and class.
       ch_mult: channels of each level over `ch`; each level halves height and width.
-      num_res_blocks: blocks per level on the way down, one more on the way up.
-      attn_resolutions: heights of feature maps with attention.
-      num_heads: attention heads, if head_dim is 0.
-      head_dim: channels of an attention head; 0 leaves it to num_heads.
-      num_classes: classes of the labels; 0 ignores them.
-      patch_size: squares of pixels folded into channels; 1 is the published network.
+      num_res_blocks: blocks per level on the way down; one more on the way up.
+      attn_resolutions: heights of the feature maps with attention.
+      num_heads: number of attention heads, if head_dim is 0.
+      head_dim: channels per attention head; 0 to use num_heads.
+      num_classes: number of classes; 0 ignores the labels.
+      patch_size: side of the pixel squares folded into channels; 1 as published.
       dtype: dtype of the computation; parameters are always float32.
       remat: recompute activations in the backward pass, to save memory.
     """
@@ -43,7 +43,7 @@ class UNetConfig:
     remat: bool = False
 
     def check(self, image_shape: ImageShape) -> None:
-        """Refuses settings that make no network for images of that shape.
+        """Refuses settings that do not fit images of this shape.
 
         Raises:
           ValueError: naming the first bad field, its value and what is accepted.
@@ -72,11 +72,11 @@ class UNetConfig:
         _require(ok, self, field, rule)
 
     def portable(self) -> "UNetConfig":
-        """Returns the same network in float32, without recomputation."""
+        """Returns the settings in float32, without recomputation."""
         return dataclasses.replace(self, dtype="float32", remat=False)
 
     def smoke(self, image_shape: ImageShape) -> "UNetConfig":
-        """Returns a narrow network of at most two levels, for a first try."""
+        """Returns a narrow network of at most two levels, for a first test."""
         small = dataclasses.replace(
             self,
             ch=_SMOKE_CHANNELS,
@@ -90,7 +90,7 @@ class UNetConfig:
         return small
 
     def heights(self, image_shape: ImageShape) -> list[int]:
-        """Returns the height of the feature maps of each level."""
+        """Returns the height of the feature maps at each level."""
         top = image_shape[0] // self.patch_size
         return [top // 2**level for level in range(len(self.ch_mult))]
 

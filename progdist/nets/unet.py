@@ -1,8 +1,8 @@
 """The U-Net of Salimans & Ho (2022), in the layout of the released checkpoints.
 
-Arrays in, arrays out: the network knows its noise level only as a log-SNR and nothing
-of what its output means. Parameter names, the dot in `down_0.block_0` included, are
-those of the released trees, so that public checkpoints load as they are.
+The network knows the noise level only as a log-SNR, and not the meaning of its output.
+Parameter names, including the dot in `down_0.block_0`, are those of the released trees,
+so that public checkpoints load as they are.
 """
 
 import math
@@ -79,8 +79,8 @@ class UNet(nn.Module):
           z: noisy images; height and width divisible by
             `patch_size` * 2^(levels - 1).
           logsnr: log-SNR of `z`.
-          conditioning: its label is needed if `num_classes` > 0, and ignored else.
-          dropout: None switches it off.
+          conditioning: its label is required if `num_classes` > 0, otherwise ignored.
+          dropout: dropout of the pass; None for none.
 
         Raises:
           ValueError: if size, channels or conditioning do not fit the network.
@@ -98,7 +98,7 @@ class UNet(nn.Module):
         return depth_to_space(h, self.patch_size).astype(z.dtype)
 
     def _check(self, z: Array, label: Array | None) -> None:
-        """Refuses what the network cannot take, in one line."""
+        """Refuses inputs that do not fit the network."""
         height, width = z.shape[1:3]
         factor = self.patch_size * 2 ** (len(self.ch_mult) - 1)
         if height % factor or width % factor:
@@ -112,7 +112,7 @@ class UNet(nn.Module):
             raise ValueError(f"label is None, num_classes={self.num_classes} needs one")
 
     def _embed(self, logsnr: Array, label: Array | None) -> Array:
-        """Embedding of the noise level, plus that of the class."""
+        """Returns the embedding of the noise level, plus that of the class."""
 
         def dense(name: str) -> nn.Dense:
             return nn.Dense(self.emb_ch, dtype=self.dtype, name=name)
@@ -126,18 +126,18 @@ class UNet(nn.Module):
     def _block(
         self, level: int, name: str, resample: Resample | None = None
     ) -> ResNetBlock:
-        """A residual block with the channels of its level."""
+        """Returns a residual block with the channels of its level."""
         block = nn.remat(ResNetBlock) if self.remat else ResNetBlock
         features = self.ch * self.ch_mult[level]
         return block(features, resample, self.dtype, name=name)
 
     def _attend(self, h: Array, name: str) -> Array:
-        """An attention block."""
+        """Applies an attention block."""
         block = nn.remat(AttnBlock) if self.remat else AttnBlock
         return block(self.num_heads, self.head_dim, self.dtype, name=name)(h)
 
     def _down(self, h: Array, emb: Array, dropout: Dropout | None) -> list[Array]:
-        """Every feature map of the way down, the last of them the smallest."""
+        """Returns all feature maps on the way down; the last is the smallest."""
         skips = [Conv3x3(self.ch, dtype=self.dtype, name="conv_in")(h)]
         for level in range(len(self.ch_mult)):
             for i in range(self.num_res_blocks):
@@ -153,7 +153,7 @@ class UNet(nn.Module):
         return skips
 
     def _middle(self, h: Array, emb: Array, dropout: Dropout | None) -> Array:
-        """Block, attention, block at the smallest size."""
+        """Applies block, attention and block at the smallest size."""
         last = len(self.ch_mult) - 1
         h = self._block(last, "mid.block_1")(h, emb, dropout)
         h = self._attend(h, "mid.attn_1")
@@ -162,7 +162,7 @@ class UNet(nn.Module):
     def _up(
         self, h: Array, skips: list[Array], emb: Array, dropout: Dropout | None
     ) -> Array:
-        """Back to the first size; consumes `skips` from the end."""
+        """Returns to the original size; consumes `skips` from the end."""
         for level in reversed(range(len(self.ch_mult))):
             for i in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)

@@ -2,11 +2,11 @@
 
 `read/` reads a workdir, `figures/` draws PNG files and SVG, `page/` writes the page
 (`python -m progdist.report`). Needs no accelerator and imports no JAX. Every `write_*`
-draws the files that exist so far and returns the path of its figure; all but
-`write_page` return None, and write nothing, if there is nothing to draw yet.
+draws from the files that exist so far and returns the path of its figure; all but
+`write_page` write nothing and return None if there is nothing to draw yet.
 
 Throughout, "teacher" means the undistilled model of phase 0, and a number of steps N
-is a number of network calls.
+counts network calls.
 """
 
 from progdist.report.figures.curves import write_curves
@@ -15,7 +15,7 @@ from progdist.report.figures.quality import write_quality
 from progdist.report.figures.samples import write_comparison, write_samples
 from progdist.report.figures.trajectories import write_trajectories
 from progdist.report.page.page import write_page
-from progdist.report.page.tables import closing_table
+from progdist.report.page.tables import closing_table, markdown_table
 from progdist.report.read.evaluations import read_evaluations
 from progdist.workdir.files import FormatError
 from progdist.workdir.rows import EvalRow
@@ -25,6 +25,7 @@ __all__ = [
     "FormatError",
     "closing_table",
     "image_grid",
+    "markdown_table",
     "read_evaluations",
     "save_png",
     "square_grid",

@@ -1,14 +1,14 @@
-"""Writes one HTML page about one or several runs; it needs no network.
+"""Writes one HTML page, readable offline, about one or several runs.
 
   python -m progdist.report WORKDIR... [--out=FILE] [--watch=SECONDS]
 
-Several workdirs stand side by side. The page is WORKDIR/report.html, or report.html in
-the current directory for several. It shows an unfinished run as far as it is. With
---watch it is written again every so many seconds, if a run has written something, and
+Several workdirs are shown side by side. The page is WORKDIR/report.html, or report.html
+in the current directory for several. An unfinished run is shown as far as it is. With
+--watch the page is rewritten at that interval when a run has written something, and
 reloads itself in the browser, until all runs have ended or Ctrl-C. The watcher waits
-for runs that have not started yet, and counts one that has stopped as ended: resume
-such a run before its watcher starts. Exit codes: 0 done; 2 bad input, in one line; 4
-the page could not be written; 130, 143 ended by Ctrl-C or SIGTERM.
+for runs that have not started yet. A stopped run counts as ended, so resume it before
+you start its watcher. Exit codes: 0 done; 2 bad input, in one line; 4 the page could
+not be written; 130, 143 ended by Ctrl-C or SIGTERM.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Numbers, times and names as text for people."""
+"""Human-readable numbers, times and names."""
 
 import math
 
@@ -6,12 +6,12 @@ NONE = "–"
 
 
 def plain(text: str) -> str:
-    """Returns text of unknown origin in which Matplotlib sees no formula."""
+    """Returns untrusted text, escaped so that Matplotlib sees no formula."""
     return printable(text).replace("$", r"\$")
 
 
 def printable(text: str) -> str:
-    """Returns text of unknown origin in one line, unprintable characters replaced."""
+    """Returns untrusted text in one line, with unprintable characters replaced."""
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
@@ -21,14 +21,14 @@ def steps_text(num_steps: int) -> str:
 
 
 def number_text(value: float | None) -> str:
-    """Returns three significant digits, without an exponent for the usual sizes."""
+    """Returns three significant digits, without an exponent for usual sizes."""
     if value is None:
         return NONE
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
 def duration_text(seconds: float | None) -> str:
-    """Returns a time for people: "41 s", "9 min 40 s", "3 h 12 min", "2 d 5 h"."""
+    """Returns a duration: "41 s", "9 min 40 s", "3 h 12 min", "2 d 5 h"."""
     if seconds is None or not math.isfinite(seconds):
         return NONE
     if seconds < 59.5:

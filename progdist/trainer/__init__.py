@@ -19,8 +19,8 @@ Start of a run (`run.restore`):
 | damaged              | either        | the one before              |
 | all damaged, or lost | either        | an error                    |
 
-`run` composes it from the configuration (`build`, `recipes`) and checks what an earlier
-start left (`resume`); `loop` runs the updates of a phase, each one `step` on a `state`;
-`phase_end` keeps and evaluates the finished model; `preemption` stops the run where
-nothing is lost.
+`run` assembles the pieces from the configuration (`build`, `recipes`) and checks the
+files of an earlier start (`resume`). `loop` runs the updates of a phase, each one a
+`step` on a `state`. `phase_end` evaluates the finished model, and `preemption` stops
+the run at a point where nothing is lost.
 """

@@ -47,7 +47,7 @@ def build(
     override: bool,
     stack: ExitStack,
 ) -> Pieces:
-    """Puts a run together; the stack closes at the end what has to be closed."""
+    """Builds the pieces of a run; the stack closes those that need closing."""
     mesh, phases = parallel.make_mesh(), plan_of(config)
     display = Display(phases, jax.process_index() == 0)
     stack.callback(display.close)

@@ -1,4 +1,4 @@
-"""Display of a run at work: a bar per phase, the numbers, the time left."""
+"""Progress display of a run: a bar per phase, metrics, remaining time."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ from progdist.plan import Phase
 
 
 class Display:
-    """A progress bar per phase on a terminal; elsewhere a line now and then."""
+    """A progress bar per phase on a terminal; elsewhere an occasional line."""
 
     def __init__(
         self, phases: Sequence[Phase], active: bool = True, line_seconds: float = 15.0
@@ -22,7 +22,7 @@ class Display:
         Args:
           phases: the plan.
           active: whether to show anything.
-          line_seconds: minimum time between lines, without a terminal.
+          line_seconds: minimum time between lines when there is no terminal.
         """
         self._phases = phases
         self._active = active
@@ -41,14 +41,14 @@ class Display:
         self._bars.start()
 
     def start(self, phase: Phase, done: int) -> None:
-        """Begins the bar of a phase, `done` updates into it."""
+        """Starts the bar of a phase, `done` updates into it."""
         self._phase = phase
         self._bar = self._bars.add_task(
             phase.title, total=phase.num_updates, completed=done, status=""
         )
 
     def update(self, done: int, loss: float, steps_per_second: float) -> None:
-        """Shows an interval's numbers and the time that is left."""
+        """Shows an interval's metrics and the remaining time."""
         phase = self._phase
         here = (phase.num_updates - done) / steps_per_second
         second_per_pass = 1 / steps_per_second / _passes(phase)
@@ -65,12 +65,12 @@ class Display:
         self._line(f"{phase.title}  {done}/{phase.num_updates}  {status}", is_last)
 
     def note(self, text: RenderableType) -> None:
-        """Shows something that stays."""
+        """Prints a message above the bars."""
         if self._active:
             self._console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
-        """Leaves the terminal as it is."""
+        """Stops drawing and leaves the bars on the terminal."""
         self._bars.stop()
 
     def _line(self, text: str, is_last: bool) -> None:
@@ -81,14 +81,14 @@ class Display:
 
 
 class _StatusColumn(ProgressColumn):
-    """The numbers that matter, as `Display.update` put them."""
+    """Column with the status text that `Display.update` set."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["status"])
 
 
 def _passes(phase: Phase) -> int:
-    """Returns the network passes of one update."""
+    """Returns the number of network passes in one update."""
     return phase.passes * phase.batch_size
 
 

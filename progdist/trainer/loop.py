@@ -21,7 +21,7 @@ class NonFiniteError(Error):
 
 
 class Stopped(Exception):
-    """The loop was asked to stop; the state of update `step` was saved."""
+    """The loop stopped on request; the state after update `step` is saved."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped after update {step}")
@@ -35,8 +35,8 @@ _NUMBERS = "loss", "grad_norm", "param_norm", "learning_rate"
 class Interval(NamedTuple):
     """Means over the updates since the last report.
 
-    skipped counts the updates of the phase that were not finite; loss_by_logsnr is the
-    mean in each of `progdist.diffusion.logsnr_bins`, None where nothing fell into it.
+    `skipped` counts the non-finite updates of the phase. `loss_by_logsnr` is the mean
+    in each of `progdist.diffusion.logsnr_bins`, None for empty bins.
     """
 
     step: int
@@ -54,8 +54,8 @@ class Pace(NamedTuple):
     Attributes:
       stop: number of updates of the phase.
       log_every: updates between reports, counted from the phase's start.
-      save_every: updates between saves, counted alike.
-      max_skipped: updates in a row that may be skipped for not being finite.
+      save_every: updates between saves, counted in the same way.
+      max_skipped: number of consecutive non-finite updates that may be skipped.
     """
 
     stop: int
@@ -65,14 +65,14 @@ class Pace(NamedTuple):
 
 
 class Hooks(NamedTuple):
-    """Calls that the loop makes.
+    """Callbacks of the loop.
 
     Attributes:
       log: receives the means since the last call; called at the last update too.
       save: receives a step, its state, which is known to be finite, and the sums for
         the next report, and must have read them when it returns; called at the last
         update too.
-      stops: asked at every update whether to stop after it.
+      stops: called at every update; whether to stop after it.
     """
 
     log: Callable[[Interval], None]
@@ -96,16 +96,16 @@ def run(
       train_step: the compiled step.
       state: the state to start from; its memory is reused.
       round_: the phase's constants.
-      batches: one batch for each update from state.step on.
+      batches: one batch per update, starting at state.step.
       pace: intervals of reports and saves.
-      hooks: functions to call then.
-      tally: sums that were saved with the state.
+      hooks: the callbacks.
+      tally: sums saved with the state.
 
     Raises:
-      NonFiniteError: if loss, gradient or parameters of an update are not finite, and
-        so were those of the pace.max_skipped updates before it. None of them changed
-        the parameters.
-      Stopped: after an update and its save, if hooks.stops asked for it.
+      NonFiniteError: if the loss, gradient or parameters of an update are not finite,
+        and neither were those of the pace.max_skipped updates before it. None of these
+        updates changed the parameters.
+      Stopped: after an update and its save, if hooks.stops requested it.
     """
     meter = _Meter(tally, pace.max_skipped)
     pending: Metrics | None = None
@@ -141,9 +141,9 @@ class _Meter:
         self._count, self._since = 0, time.perf_counter()
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Takes an update's metrics to the host; refuses too many that are broken."""
+        """Adds an update's metrics; raises after too many non-finite ones."""
         values: Metrics = jax.device_get(metrics)
-        # The parts of a loss are finite where it is.
+        # The parts of a finite loss are finite.
         numbers = {name: getattr(values, name) for name in _NUMBERS}
         broken = [name for name, value in numbers.items() if not np.isfinite(value)]
         self._count += 1

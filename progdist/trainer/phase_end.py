@@ -1,4 +1,4 @@
-"""The end of a phase: samples, metrics and figures of its model."""
+"""End of a phase: samples, metrics and figures of its model."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,12 +19,12 @@ from progdist.plan import Phase
 from progdist.workdir import files, layout
 from progdist.workdir.journal import Journal
 
-# The last rounds are the ones whose paths can be seen whole, as in the paper's figure.
+# Only the last rounds have few enough steps to show, as in the paper's figure.
 _MAX_STEPS_SHOWN, _NUM_PATHS = 4, 3
 
 
 class PhaseEnd:
-    """Evaluates the models of a run and draws its figures, each of them once."""
+    """Evaluates the models of a run and draws its figures, each once."""
 
     def __init__(
         self,
@@ -40,8 +40,8 @@ class PhaseEnd:
     ) -> None:
         """Takes the pieces of the run.
 
-        `note` shows something to the user; `check`, called with each batch of images,
-        may raise to end the run there.
+        `note` shows a message to the user. `check` is called after each batch of images
+        and may raise to end the run there.
         """
         self._workdir, self._model_of, self._mesh = workdir, model_of, mesh
         self._evaluation, self._journal = evaluation, journal
@@ -74,7 +74,7 @@ class PhaseEnd:
             report.write_samples(self._workdir)
 
     def conclude(self, phases: Sequence[Phase]) -> None:
-        """Writes the figures of the whole run and shows its table."""
+        """Writes the figures of the whole run and prints its table."""
         self._save_paths(phases)
         if self._first:
             report.write_quality(self._workdir)
@@ -93,7 +93,7 @@ class PhaseEnd:
         params: Params,
         specs: Sequence[SamplerSpec],
     ) -> None:
-        """Adds rows to eval.jsonl; before them, samples of DDIM to samples/."""
+        """Appends rows to eval.jsonl, after saving DDIM samples to samples/."""
         rows = self._journal.evaluations()
         for result in self._evaluator.evaluate(model, params, specs, rows):
             if self._first and result.rows and result.spec.sampler == "ddim":
@@ -117,11 +117,11 @@ class PhaseEnd:
 
     @contextlib.contextmanager
     def _counting(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Shows nothing, as the display has the terminal; lets a signal end the run."""
+        """Shows nothing: the display owns the terminal; lets a signal end the run."""
         yield lambda count: self._check()
 
     def _save_paths(self, phases: Sequence[Phase]) -> None:
-        """Writes all states of a few samples of the last students."""
+        """Writes the DDIM trajectories of a few samples of the last students."""
         path = self._workdir / layout.SAMPLES / "trajectories.npz"
         few = [p for p in phases[1:] if p.num_steps <= _MAX_STEPS_SHOWN]
         models = {
@@ -145,6 +145,6 @@ class PhaseEnd:
 
 
 def _is_newer(path: Path, others: Iterable[Path]) -> bool:
-    """Whether the file exists, and was written after the others."""
+    """Whether the file exists and is newer than the others."""
     written = [other.stat().st_mtime_ns for other in others]
     return path.exists() and path.stat().st_mtime_ns >= max(written)

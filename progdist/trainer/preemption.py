@@ -1,10 +1,10 @@
-"""Preemption: signals that stop a run, and a watchdog that ends one which hangs.
+"""Preemption: signals that stop a run, and a watchdog that ends a hung one.
 
 After the first SIGTERM or Ctrl-C the run stops between two updates, where nothing is
-lost. A run inside a long compilation cannot: after a grace period it is ended there, at
-the cost of the updates since the last checkpoint. A second Ctrl-C ends it at once; a
-second SIGTERM does not, since some schedulers repeat it while a run saves. The exit
-code is 128 + the number of the signal, as in a shell.
+lost. During a long compilation it cannot; after a grace period the process is killed,
+at the cost of the updates since the last checkpoint. A second Ctrl-C kills it at once.
+A second SIGTERM does not, since some schedulers repeat it while a run saves. The exit
+code is 128 + the signal number, as in a shell.
 """
 
 import contextlib
@@ -29,26 +29,26 @@ _RESUMES = "the same command resumes from the last checkpoint"
 
 
 class Interrupted(Error):
-    """Stop that a signal asked for; everything is saved."""
+    """The run stopped on a signal; everything is saved."""
 
     everywhere = True
 
     def __init__(self, signum: int, where: str) -> None:
-        """Takes the number of the signal, and where the run stopped."""
+        """Takes the signal number and the place where the run stopped."""
         name = signal.Signals(signum).name
         super().__init__(f"stopped by {name}, {where}; the same command resumes")
         self.exit_code = 128 + signum
 
 
 class Interrupt:
-    """Listener to signals, as a context manager in the main thread.
+    """Signal listener, as a context manager in the main thread.
 
     Attributes:
-      received: number of the first signal; 0 before there is one.
+      received: number of the first signal; 0 until one arrives.
     """
 
     def __init__(self, grace_seconds: float = 8.0) -> None:
-        """Takes the time in which the run has to respond to a signal."""
+        """Takes the grace period after a signal, in seconds."""
         self.received = 0
         self._grace = grace_seconds
         self._heard = threading.Event()
@@ -83,7 +83,7 @@ class Interrupt:
         signal.set_wakeup_fd(self._wakeup)
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
-        os.close(self._writer)  # which ends the thread
+        os.close(self._writer)  # ends the thread
 
     def _listen(self, reader: int) -> None:
         signum = _read(reader, _SIGNALS)
@@ -110,10 +110,10 @@ EXIT_CODE = 5
 
 
 class Watchdog:
-    """Ends a process without progress, as a context manager."""
+    """Kills a process that makes no progress, as a context manager."""
 
     def __init__(self, seconds: float) -> None:
-        """Takes the longest time between two calls of `beat`; 0 watches nothing."""
+        """Takes the maximum time between two calls of `beat`; 0 disables it."""
         self._seconds = seconds
         self._last = time.monotonic()
         self._stop = threading.Event()
@@ -150,7 +150,7 @@ class Watchdog:
 
 
 class Preemption:
-    """Question whether to stop, asked at the same places on all processes."""
+    """Collective decision to stop, taken at the same points on all processes."""
 
     def __init__(self, interrupt: Interrupt, watchdog: Watchdog, mesh: Mesh) -> None:
         """Takes the listener, the watchdog, and the devices that carry the votes."""
@@ -159,7 +159,7 @@ class Preemption:
         self._signal = 0
 
     def stops(self) -> bool:
-        """Whether any process was asked to stop; the same answer on all of them."""
+        """Whether any process received a signal; the same answer on all of them."""
         self._watchdog.beat()
         self._signal = self._vote(self._interrupt.received)
         if self._signal:
@@ -175,17 +175,17 @@ class Preemption:
         return Interrupted(self._signal, where)
 
     def check(self) -> None:
-        """Stops between two batches of samples, if asked to.
+        """Stops between two batches of samples after a signal.
 
         Raises:
-          Interrupted: if any process was asked to stop.
+          Interrupted: if any process received a signal.
         """
         if self.stops():
             raise self.interrupted("between two batches of samples")
 
 
 def _read(reader: int, signals: tuple[int, ...]) -> int:
-    """Returns the number of the next of these signals; 0 at the end."""
+    """Returns the number of the next of `signals`; 0 at the end of the pipe."""
     while data := os.read(reader, 1):
         if data[0] in signals:
             return data[0]

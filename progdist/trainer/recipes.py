@@ -27,8 +27,8 @@ class Recipe(NamedTuple):
     """Training of one kind of phase.
 
     Attributes:
-      settings: its settings.
-      model: the model that is trained.
+      settings: settings of the phase.
+      model: the model to train.
       teacher: the model of the frozen teacher; None in a phase without one.
       optimizer: Adam, without its learning rate.
       specs: `PartitionSpec` of each leaf of the state.
@@ -43,19 +43,19 @@ class Recipe(NamedTuple):
     train_step: steps.TrainStep
 
     def begin(self, before: Snapshot) -> Snapshot:
-        """Returns the start of a round, from the end of the phase before."""
+        """Returns the start of a round from the end of the previous phase."""
         return state_machine.swap(before, self.optimizer, keep_ema=self.keeps_ema)
 
     @property
     def keeps_ema(self) -> bool:
-        """Whether the state holds an average of the parameters."""
+        """Whether the state holds a moving average of the parameters."""
         return self.settings.ema_decay > 0
 
 
 def make_recipes(
     config: Config, models: dict[Kind, Model], mesh: Mesh
 ) -> dict[Kind, Recipe]:
-    """Returns the recipe of each kind of phase, with its step on the mesh."""
+    """Returns the recipe of each kind of phase, with its train step on the mesh."""
     base, distill = config.base, config.distill
     model, student = models["base"], models["distill"]
     base_loss = steps.make_base_loss(model, weight=base.weight, dropout=base.dropout)

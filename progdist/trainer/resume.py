@@ -1,4 +1,4 @@
-"""Checks of what an earlier start left in the workdir, before a run resumes."""
+"""Checks of the files that an earlier start left in the workdir."""
 
 import itertools
 import json
@@ -17,10 +17,10 @@ from progdist.workdir.files import write_bytes
 
 
 def make(workdir: Path) -> None:
-    """Makes the directory of a run.
+    """Creates the directory of a run.
 
     Raises:
-      ConfigError: if it cannot be made.
+      ConfigError: if it cannot be created.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -29,10 +29,10 @@ def make(workdir: Path) -> None:
 
 
 def check_same(config: Config, workdir: Path) -> None:
-    """Refuses to resume with another configuration than the run began with.
+    """Refuses to resume with a configuration other than the original one.
 
     Raises:
-      ConfigError: with old → new of what differs.
+      ConfigError: listing the differences as old → new.
     """
     path = workdir / layout.CONFIG
     changed = differences(from_json(path), config) if path.exists() else []
@@ -46,7 +46,7 @@ def check_same(config: Config, workdir: Path) -> None:
 def keep_plan(config: Config, phases: Sequence[Phase], workdir: Path) -> None:
     """Writes config.json and plan.json.
 
-    A configuration that it overrides stays, as config.1.json and so on.
+    An overridden configuration is kept as config.1.json, config.2.json and so on.
 
     Raises:
       ConfigError: if it cannot be written.
@@ -63,10 +63,10 @@ def keep_plan(config: Config, phases: Sequence[Phase], workdir: Path) -> None:
 
 
 def check_progress(phases: Sequence[Phase], progress: Progress, workdir: Path) -> None:
-    """Refuses a checkpoint that the plan does not lead to.
+    """Refuses a checkpoint that does not fit the plan.
 
     Raises:
-      ConfigError: if its phase, or one before, has another length.
+      ConfigError: if its phase, or an earlier one, has a different length.
     """
     phase = phases[progress.phase] if progress.phase < len(phases) else None
     if (
@@ -82,10 +82,10 @@ def check_progress(phases: Sequence[Phase], progress: Progress, workdir: Path) -
 
 
 def check_same_data(source: data.Source, progress: Progress, workdir: Path) -> None:
-    """Refuses to resume with other data files than the run began with.
+    """Refuses to resume with data files other than the original ones.
 
     Raises:
-      ConfigError: if the data's fingerprint is another.
+      ConfigError: if the data's fingerprint differs.
     """
     if source.fingerprint != progress.data:
         raise ConfigError(
@@ -95,7 +95,7 @@ def check_same_data(source: data.Source, progress: Progress, workdir: Path) -> N
 
 
 def check_nothing_lost(workdir: Path, has_teacher: bool) -> None:
-    """Refuses to start from scratch where a run has been.
+    """Refuses to start from scratch in a directory that holds parts of a run.
 
     Args:
       workdir: a directory without a checkpoint.
@@ -103,14 +103,14 @@ def check_nothing_lost(workdir: Path, has_teacher: bool) -> None:
         first checkpoint.
 
     Raises:
-      ConfigError: naming the remains of that run.
+      ConfigError: naming a part of that run.
     """
     models = sorted(path.name for path in workdir.glob("models/phase_*"))
-    left = [name for name in models if not (has_teacher and "phase_00" in name)]
-    left += sorted(path.name for path in workdir.glob("checkpoints/*.damaged*"))
-    if left:
+    remains = [name for name in models if not (has_teacher and "phase_00" in name)]
+    remains += sorted(path.name for path in workdir.glob("checkpoints/*.damaged*"))
+    if remains:
         raise ConfigError(
-            f"{workdir}: holds {left[0]} of a run, but none of its checkpoints; put "
+            f"{workdir}: holds {remains[0]} of a run, but none of its checkpoints; put "
             "one back, or start in another workdir"
         )
 
@@ -118,7 +118,7 @@ def check_nothing_lost(workdir: Path, has_teacher: bool) -> None:
 def check_same_everywhere(
     config: Config, workdir: Path, source: data.Source, override: bool
 ) -> None:
-    """Refuses processes that disagree, or do not share the workdir.
+    """Refuses processes that have different settings or do not share the workdir.
 
     Raises:
       ConfigError: on all of them.
@@ -140,7 +140,7 @@ def check_same_everywhere(
 
 
 def _sees_lock_of_first(workdir: Path) -> bool:
-    """Whether the lock seen here is process 0's; network storage may take a moment."""
+    """Whether process 0's lock is visible here; network storage may take a moment."""
     owner = parallel.of_all_processes(os.getpid())[0]
     for _ in range(30):
         if lock.owner_of(workdir).get("pid") == str(owner):

@@ -49,17 +49,17 @@ def run(
     Args:
       config: the configuration.
       workdir: directory of this run alone, on storage that all processes share.
-      interrupt: signals that stop the run early; none by default.
-      override: resume with another configuration than the run began with.
+      interrupt: listener whose signals stop the run early; none by default.
+      override: whether the configuration may differ from that of the first start.
 
     Raises:
       ConfigError: if the configuration does not fit the data, the devices, or the run
-        that `workdir` holds already.
+        that `workdir` already holds.
       DataError: if the data is missing or malformed.
       CheckpointError: if the given teacher or all checkpoints cannot be read.
-      LockError: if another run owns the workdir.
+      LockError: if another process owns the workdir.
       NonFiniteError: if training diverged.
-      SaveError: if something could not be written.
+      SaveError: if a file could not be written.
       PeerError: on the other processes, if process 0 failed.
       Interrupted: if a signal asked it to stop; the state is saved.
     """
@@ -84,7 +84,7 @@ def run(
 
 
 def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> None:
-    """Takes the workdir for this run, and removes unfinished writes of earlier ones."""
+    """Locks the workdir for this run and removes unfinished writes of earlier ones."""
     resume.make(workdir)
     stack.enter_context(Lock(workdir))
     if not override:
@@ -134,12 +134,12 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
         begin_round=functools.partial(_begin_round, pieces),
     )
     phase_end.conclude(pieces.phases)
-    # Process 0 draws figures; at their exit the others would not wait long enough.
+    # The others must not exit while process 0 still draws figures.
     parallel.barrier("the run is concluded")
 
 
 def restore(pieces: Pieces) -> tuple[int, Snapshot]:
-    """Returns the updates done, and the snapshot to begin with; see the package."""
+    """Returns the number of updates done, and the snapshot to start from."""
     restored = pieces.checkpoints.restore_newest(
         lambda facts: tree_of(_template(pieces, progress_of(facts)))
     )
@@ -174,7 +174,7 @@ def _fresh(pieces: Pieces) -> Snapshot:
 def _train(
     pieces: Pieces, journal: Journal, phase: Phase, snapshot: Snapshot
 ) -> Snapshot:
-    """Carries a phase to its last update."""
+    """Trains a phase to its last update."""
     config, teacher_params = pieces.config, snapshot.teacher_params
     pieces.display.start(phase, int(snapshot.state.step))
 
@@ -248,9 +248,9 @@ def _log(
 
 
 def _begin_round(pieces: Pieces, snapshot: Snapshot) -> Snapshot:
-    """Swaps student into teacher; on the devices as the train step returns it.
+    """Swaps student into teacher, with the shardings that the train step returns.
 
-    A state that is placed otherwise would compile the step once more.
+    Any other shardings would compile the step once more.
     """
     recipe = pieces.recipe(snapshot.phase + 1)
     begun = recipe.begin(snapshot)
@@ -265,7 +265,7 @@ def _finish(
     phase: Phase,
     snapshot: Snapshot,
 ) -> None:
-    """Keeps the finished model, then samples and evaluates it beside the base model."""
+    """Saves the finished model, then evaluates it and the base model."""
     with pieces.preemption.saving():
         pieces.checkpoints.wait()
     params = sampling_params(snapshot.state)
@@ -282,14 +282,14 @@ def _finish(
 
 
 def _read_base_params(pieces: Pieces) -> Params:
-    """Reads the model of phase 0 to the host, where it takes no device's memory."""
+    """Reads the model of phase 0 into host memory, not onto a device."""
     path = checkpoint.model_dir(pieces.workdir, 0, pieces.phases[0].num_steps)
     template = param_template(pieces.recipe(0).model, pieces.mesh)
     return jax.device_get(checkpoint.load_model(path, template))
 
 
 def _facts(model: Model, phase: Phase) -> dict[str, Any]:
-    """Returns the card of a kept model."""
+    """Returns the facts for the card of a saved model."""
     return {
         "phase": phase.number,
         "num_steps": phase.num_steps,

@@ -1,4 +1,4 @@
-"""State of a phase: parameters, their average, the optimiser's moments."""
+"""State of a phase: parameters, their moving average, optimiser moments."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ _EMPTY = (0.0,) * len(logsnr_bins.CENTRES)
 
 
 class TrainState(NamedTuple):
-    """State that an update changes.
+    """State that updates change.
 
     Attributes:
       step: updates done in this phase.
@@ -40,7 +40,7 @@ class Tally(NamedTuple):
       num_updates: updates in the sums, without the skipped ones.
       loss: sum of their losses.
       grad_norm: sum of their gradients' norms.
-      learning_rate: learning rate of the last one.
+      learning_rate: learning rate of the last update.
       skipped: skipped updates of the whole phase.
       skipped_in_a_row: skipped updates right before the next one.
       parts: sums of the log-SNR bins' parts of the losses.
@@ -57,19 +57,19 @@ class Tally(NamedTuple):
     shares: tuple[float, ...] = _EMPTY
 
 
-def tally_from_json(noted: dict[str, Any]) -> Tally:
-    """Reads what `json`, which knows no tuples, made of a tally's fields."""
-    tally = Tally(**noted)
+def tally_from_json(fields: dict[str, Any]) -> Tally:
+    """Inverts `_asdict` after a passage through JSON, which has no tuples."""
+    tally = Tally(**fields)
     return tally._replace(parts=tuple(tally.parts), shares=tuple(tally.shares))
 
 
 class Snapshot(NamedTuple):
-    """Place of a run in its plan: all that the rest of it depends on.
+    """Everything that the rest of a run depends on.
 
     Attributes:
       phase: index of the phase.
-      state: state of its training.
-      teacher_params: parameters of its frozen teacher; () without one.
+      state: training state of the phase.
+      teacher_params: parameters of the frozen teacher; () without one.
       tally: sums for the next row of metrics.
     """
 
@@ -80,13 +80,13 @@ class Snapshot(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Position of a run whose snapshot was saved.
+    """Position of a snapshot in the plan.
 
     Attributes:
       phase: index of the phase.
-      step: updates done in it.
+      step: updates done in that phase.
       global_step: updates done in all phases.
-      data: fingerprint of the training data; "" where they have none.
+      data: fingerprint of the training data; "" if it has none.
     """
 
     phase: int
@@ -104,7 +104,7 @@ def tree_of(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def facts_of(snapshot: Snapshot, global_step: int, data: str = "") -> dict[str, Any]:
-    """Returns the rest of a snapshot, and its `Progress`, as plain data."""
+    """Returns the rest of a snapshot, and its position, as plain data."""
     return {
         "phase": snapshot.phase,
         "step": int(snapshot.state.step),
@@ -115,7 +115,7 @@ def facts_of(snapshot: Snapshot, global_step: int, data: str = "") -> dict[str, 
 
 
 def progress_of(facts: dict[str, Any]) -> Progress:
-    """Returns the position that `facts_of` noted."""
+    """Returns the position recorded by `facts_of`."""
     return Progress(*(facts[field] for field in Progress._fields))
 
 
@@ -131,8 +131,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns Adam(.9, .999, 1e-8) without its learning rate.
 
-    Gradients are clipped by their global norm and the decay is decoupled; 0 switches
-    either off, and leaves the form of the state as it is.
+    Gradients are clipped by their global norm; weight decay is decoupled. A value of 0
+    disables either without changing the structure of the state.
     """
     return optax.chain(
         optax.clip_by_global_norm(clip_norm or float("inf")),
@@ -144,7 +144,7 @@ def make_optimizer(
 def init_state(
     params: Params, optimizer: optax.GradientTransformation, keep_ema: bool
 ) -> TrainState:
-    """Returns the state at the start of a phase, in memory of its own."""
+    """Returns the state at the start of a phase; it owns its memory."""
     ema_params = jax.tree.map(jnp.copy, params) if keep_ema else None
     params = jax.tree.map(jnp.copy, params)
     return TrainState(jnp.int32(0), params, ema_params, optimizer.init(params))
@@ -153,12 +153,12 @@ def init_state(
 def state_specs(
     params: Params, optimizer: optax.GradientTransformation, keep_ema: bool
 ) -> TrainState:
-    """Returns how a state is split over the devices, as its parameters are.
+    """Returns the `PartitionSpec` of each leaf of a state, as for its parameters.
 
     Args:
-      params: tree of `PartitionSpec`, one a parameter.
-      optimizer: its moments follow the parameters; its counters are replicated.
-      keep_ema: whether the state has an average.
+      params: tree of `PartitionSpec`, one per parameter.
+      optimizer: moments are split like the parameters; counters are replicated.
+      keep_ema: whether the state has a moving average.
     """
     moments = jax.eval_shape(
         optimizer.init, jax.tree.map(lambda _: jnp.zeros(()), params)
@@ -175,7 +175,7 @@ def state_specs(
 
 
 def sampling_params(state: TrainState) -> Params:
-    """Returns the parameters that sample and teach: the average, if there is one."""
+    """Returns the parameters to sample and teach with: the average, if any."""
     return state.params if state.ema_params is None else state.ema_params
 
 
@@ -187,10 +187,10 @@ def learning_rate(
     warmup_updates: int,
     anneal: Anneal,
 ) -> Scalar:
-    """Returns the rate of update `step` = 0 … num_updates - 1.
+    """Returns the learning rate of update `step` = 0 … num_updates - 1.
 
-    A linear rise that reaches `peak` after `warmup_updates`, times a linear fall to 0
-    over the phase where `anneal` is "linear".
+    It rises linearly to `peak` over `warmup_updates`. If `anneal` is "linear", it is
+    multiplied by a linear decay to 0 over the phase.
     """
     rate = jnp.float32(peak)
     if warmup_updates:

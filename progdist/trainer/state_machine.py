@@ -2,8 +2,8 @@
 
 restore -> (train -> keep, evaluate -> swap: teacher <- student, N <- N / ratio)*
 
-A phase ends when its updates are done. The plan (`progdist.plan`) is data; where a run
-is in it follows from the newest checkpoint alone.
+A phase ends when its updates are done. The plan (`progdist.plan`) is data; the position
+of a run in it follows from the newest checkpoint alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ def swap(
 ) -> Snapshot:
     """Returns the start of the next round: teacher and student ← the finished model.
 
-    The optimiser starts afresh. The student is a copy, since a train step may reuse
+    The optimiser state is reset. The student is a copy, since a train step may reuse
     its memory.
     """
     teacher_params = sampling_params(snapshot.state)
@@ -35,14 +35,14 @@ def run(
     finish: Callable[[Phase, Snapshot], None],
     begin_round: Callable[[Snapshot], Snapshot],
 ) -> Snapshot:
-    """Runs the plan from the snapshot to its end.
+    """Runs the rest of the plan from the snapshot.
 
     Args:
       phases: the plan.
-      snapshot: start of phase 0, or what was restored, at any step of any phase.
-      train: carries a phase to its last update.
-      finish: keeps, samples and evaluates the finished model; may run again for a phase
-        after an interruption, with the same result.
+      snapshot: start of phase 0, or a restored one at any step of any phase.
+      train: trains a phase to its last update.
+      finish: saves and evaluates the finished model; may run again for a phase after an
+        interruption, with the same result.
       begin_round: `swap`, bound to its settings.
     """
     for phase in phases[snapshot.phase :]:

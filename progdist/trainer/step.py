@@ -1,7 +1,7 @@
 """The train step: one function, and one compilation, for all rounds.
 
-The teacher's parameters, the number of steps and of updates are arguments, so that a
-round differs from the last in values alone.
+The teacher's parameters, the number of steps and the number of updates are arguments,
+so that rounds differ only in values.
 """
 
 import functools
@@ -27,12 +27,12 @@ Scalar = Float[Array, ""]
 
 
 class Round(NamedTuple):
-    """Constants of a phase, on the devices: values, not shapes, differ between rounds.
+    """Constants of a phase, on the devices; rounds differ in values, not in shapes.
 
     Attributes:
-      teacher_params: the frozen teacher's; () in the base phase, which has none.
+      teacher_params: parameters of the frozen teacher; () in the base phase.
       num_steps: N, the student's network calls.
-      num_updates: length of the phase, which the learning rate needs.
+      num_updates: length of the phase, for the learning rate.
       key: the phase's key; an update uses fold_in(key, step).
     """
 
@@ -45,15 +45,15 @@ class Round(NamedTuple):
 class Metrics(NamedTuple):
     """Metrics of an update.
 
-    If one of them is not finite, the update was skipped: the state is the one before,
-    a step further.
+    If one of them is not finite, the update was skipped: only the step counter of the
+    state advanced.
 
     Attributes:
       loss: mean over the global batch.
       grad_norm: global norm of the gradient, before clipping.
-      param_norm: global norm of the parameters after the update, were it not skipped.
+      param_norm: global norm of the updated parameters, even if the update is skipped.
       learning_rate: learning rate of the update.
-      by_logsnr: the loss in parts.
+      by_logsnr: the loss by log-SNR bin.
     """
 
     loss: Scalar
@@ -64,12 +64,12 @@ class Metrics(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """A batch's random numbers; a row's depend on its place in the global batch.
+    """Random numbers of a batch; each row's depend on its index in the global batch.
 
     Attributes:
       u: uniform in [0, 1), spread evenly over the batch.
       eps: N(0, I).
-      dropout_keys: one key an example.
+      dropout_keys: one key per example.
     """
 
     u: Float[Array, " b"]
@@ -85,7 +85,7 @@ class Examples(NamedTuple):
 
 
 Loss = Callable[[TrainState, Round, Any, Draws], Examples]
-"""Differentiated with respect to `state.params`; sees the moving average too."""
+"""Loss of the examples, differentiated with respect to `state.params`."""
 TrainStep = Callable[[TrainState, Round, Any], tuple[TrainState, Metrics]]
 
 
@@ -201,7 +201,7 @@ def make_train_step(
 
 
 def draw(key: Key[Array, ""], image: Float[Array, "b *d"]) -> Draws:
-    """Returns this device's rows of an update's random numbers, inside a `pmap`."""
+    """Returns this device's rows of the random numbers of an update, inside `pmap`."""
     rows, size = parallel.rows_here(image.shape[0])
     offset_key, noise_key, dropout_key = jax.random.split(key, 3)
     # One uniform offset and an even grid: each u is uniform, and the batch covers
@@ -220,7 +220,7 @@ def _dropout(draws: Draws, rate: float) -> Dropout | None:
 def _unless_broken(
     metrics: Metrics, before: TrainState, after: TrainState
 ) -> TrainState:
-    """Returns the state after the update, or, if it is not finite, the one before."""
+    """Returns the new state, or the old one if the update is not finite."""
     finite = jnp.all(jnp.isfinite(jnp.hstack(jax.tree.leaves(metrics))))
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
     return kept._replace(step=after.step)

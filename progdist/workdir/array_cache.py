@@ -1,7 +1,7 @@
-"""Arrays in the cache directory, each set under a key, so that it is computed once.
+"""Cache of computed arrays; each set is stored under a key.
 
-A file holds the key and a digest of its arrays besides the arrays; one that is damaged,
-or of another key, counts as missing.
+A file holds the arrays, the key and a digest of the arrays. A file that is damaged, or
+has another key, counts as missing.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import numpy as np
 from progdist.workdir.files import cache_dir, write_cache
 
 Arrays = dict[str, np.ndarray]
-Key = dict[str, Any]  # plain data: all that the arrays depend on
+Key = dict[str, Any]  # plain data: everything the arrays depend on
 
 _DAMAGED = OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error
 
@@ -28,9 +28,9 @@ def path_of(kind: str, key: Key) -> Path:
 
 
 def load(kind: str, key: Key) -> Arrays | None:
-    """Returns the arrays that `save` wrote, or None."""
+    """Returns the arrays saved under a key, or None."""
     try:
-        # Opened here: np.load does not close a damaged file.
+        # Opened here, since np.load does not close a damaged file.
         path = path_of(kind, key)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
             arrays = dict(members)
@@ -41,7 +41,7 @@ def load(kind: str, key: Key) -> Arrays | None:
 
 
 def save(kind: str, key: Key, arrays: Arrays, otherwise: str) -> None:
-    """Writes arrays; where that fails, says so on stderr, and `otherwise`."""
+    """Writes arrays; on failure prints the reason and `otherwise` on stderr."""
     notes = {"key": np.array(_text(key)), "digest": np.array(digest_of(arrays))}
     write_cache(path_of(kind, key), arrays | notes, otherwise)
 

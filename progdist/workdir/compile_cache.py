@@ -1,8 +1,8 @@
 """Cache of compiled programs, shared by all runs.
 
-JAX writes an entry where it will be read, and leaves one that is there for ever: one
-that a killed process had half written would be reported, and compiled again, at every
-start. So entries that are younger than the last look are looked at first.
+JAX writes an entry in place and never replaces it. An entry half written by a killed
+process would therefore fail, and be compiled again, at every start. So entries written
+since the last check are checked before use.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ _STAMP = "looked_at"
 
 
 def use(directory: Path) -> None:
-    """Lets JAX keep compiled programs in a directory, without the broken ones."""
-    with contextlib.suppress(OSError):  # a cache that is of no use is no error
+    """Makes JAX cache compiled programs in a directory; removes broken ones first."""
+    with contextlib.suppress(OSError):  # an unusable cache is not an error
         directory.mkdir(parents=True, exist_ok=True)
         remove_broken(directory)
     jax.config.update("jax_compilation_cache_dir", str(directory))
@@ -25,7 +25,7 @@ def use(directory: Path) -> None:
 
 
 def remove_broken(directory: Path) -> None:
-    """Removes entries that end too early, among those written since the last call."""
+    """Removes truncated entries among those written since the last call."""
     stamp = directory / _STAMP
     since = stamp.stat().st_mtime_ns if stamp.exists() else 0
     stamp.touch()
@@ -36,7 +36,7 @@ def remove_broken(directory: Path) -> None:
 
 
 def _is_whole(entry: bytes) -> bool:
-    """Whether an entry can be unpacked; one packed in another way is left alone."""
+    """Whether an entry can be unpacked; True for unknown formats."""
     if entry and not entry.startswith(_ZLIB):
         return True
     unpack = zlib.decompressobj()

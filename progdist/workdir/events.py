@@ -1,7 +1,7 @@
-"""Event files for TensorBoard, written in the caller's thread.
+"""TensorBoard event files, written in the caller's thread.
 
-The SummaryWriter of tensorboardX writes in a thread of its own. A full disk ends that
-thread, and later calls then wait for ever.
+The SummaryWriter of tensorboardX writes in its own thread. A full disk ends that
+thread, and later calls block for ever.
 """
 
 import time
@@ -17,10 +17,10 @@ from tensorboardX.summary import histogram_raw, image as image_summary, scalar
 
 
 class Events:
-    """One event file; hides numbers of an earlier start from its first step on."""
+    """One event file; hides the scalars of earlier starts from its first step on."""
 
     def __init__(self, directory: Path, first_step: int) -> None:
-        """Opens a file for numbers from `first_step` on."""
+        """Opens a file for scalars from `first_step` on."""
         directory.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(str(directory / "events"))
         start: Any = SessionLog(status=SessionLog.START)
@@ -28,7 +28,7 @@ class Events:
         self._file.flush()
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """Writes and flushes numbers by name."""
+        """Writes and flushes scalars by name."""
         for name, value in values.items():
             self._write(step, summary=scalar(name, value))
         self._file.flush()
@@ -40,9 +40,9 @@ class Events:
         edges: Sequence[float],
         step: int,
     ) -> None:
-        """Writes and flushes bars between edges, None for no bar.
+        """Writes and flushes a histogram: a value per bin, None for an empty bin.
 
-        TensorBoard takes min and max, not the edges, for the ends of the outer bars.
+        TensorBoard uses min and max, not the edges, as the ends of the outer bins.
         """
         heights = np.array([bar or 0.0 for bar in bars])
         ends = np.array(edges, np.float64)
@@ -62,7 +62,7 @@ class Events:
         self._file.flush()
 
     def image(self, name: str, image: UInt8[np.ndarray, "h w ch"], step: int) -> None:
-        """Writes and flushes a picture."""
+        """Writes and flushes an image."""
         self._write(step, summary=image_summary(name, image, dataformats="HWC"))
         self._file.flush()
 

@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all; the cache directory."""
+"""Atomic writes of files and directories; the cache directory."""
 
 import contextlib
 import os
@@ -24,23 +24,23 @@ def cache_dir() -> Path:
 
 
 def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Fills a file beside `path`, then puts it there; returns the path.
+    """Fills a temporary file and renames it to `path`; returns the path.
 
-    A reader sees the old file or the whole new one. Makes the directory where it is
+    A reader sees the old file or the whole new one. Creates the directory if it is
     missing.
 
     Raises:
       OSError: if it cannot be written; its `filename` is the path.
     """
     path = Path(path)
-    # The writer's id: two processes that write one file must not share a part.
+    # The process id, since two writers of one file must not share a temporary file.
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             write(file)
         os.replace(part, path)
-    except OSError as error:  # which names no file, or the part
+    except OSError as error:  # names no file, or the temporary one
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
@@ -61,12 +61,12 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> Path:
 
 
 def write_cache(path: Path, arrays: dict[str, np.ndarray], otherwise: str) -> None:
-    """Writes arrays that can be made again; without room for them, says so.
+    """Writes arrays that can be recomputed; on failure only prints a message.
 
     Args:
       path: an npz file below `cache_dir`.
       arrays: the arrays by name.
-      otherwise: consequence of a failure, for the message.
+      otherwise: consequence of the failure, for the message.
     """
     try:
         write_whole(path, lambda file: np.savez(file, **arrays))  # pyright: ignore
@@ -76,7 +76,7 @@ def write_cache(path: Path, arrays: dict[str, np.ndarray], otherwise: str) -> No
 
 @contextlib.contextmanager
 def whole_directory(out: Path) -> Iterator[Path]:
-    """Gives a directory to fill, which becomes `out` at the end, or vanishes.
+    """Yields a directory to fill; it becomes `out` at the end, or is removed.
 
     `out` may exist if it is empty.
 
@@ -90,6 +90,6 @@ def whole_directory(out: Path) -> Iterator[Path]:
             part.mkdir()
             yield part
             part.rename(out)
-    except OSError as error:  # which may not say where
+    except OSError as error:  # may not name the file
         where = error.filename or str(out)
         raise OSError(error.errno, error.strerror or str(error), where) from None

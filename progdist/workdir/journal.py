@@ -1,9 +1,9 @@
-"""Rows and scalars that a run appends as it goes.
+"""Journal of a run: the rows and scalars that it appends.
 
 metrics.jsonl and eval.jsonl hold the rows; TensorBoard event files in tensorboard/ hold
-the same numbers. After an interruption the rows beyond the restored step are cut, so
-that the files read as if nothing had happened. starts.jsonl says what did happen: a row
-for every start, and one for every end that could still be recorded.
+the same numbers. After an interruption the rows beyond the restored step are removed,
+so that the files read as if nothing had happened. starts.jsonl records what did happen:
+a row for every start, and one for every end that could still be recorded.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from progdist.workdir.rows import (
 
 
 class Journal:
-    """The rows and scalars of a run; writes on the first process alone."""
+    """The rows and scalars of a run; only the first process writes."""
 
     def __init__(
         self,
@@ -37,13 +37,13 @@ class Journal:
         edges: Sequence[float],
         active: bool = True,
     ) -> None:
-        """Opens the journal of a run that continues from `global_step`.
+        """Opens the journal of a run that resumes from `global_step`.
 
         Args:
           workdir: folder of the run.
           global_step: updates that the run has done.
-          edges: of the log-SNR bins, one more than there are bins.
-          active: whether this is the process that writes.
+          edges: edges of the log-SNR bins, one more than there are bins.
+          active: whether this process writes.
         """
         self._active, self._edges = active, edges
         self._metrics = workdir / layout.METRICS
@@ -104,7 +104,7 @@ class Journal:
     def close(self, error: type[BaseException] | None = None, *_: object) -> None:
         """Flushes; records the error that ended the run. For `ExitStack.push`."""
         if error:
-            # A full disk, say, will be reported: this must not hide it.
+            # Must not hide the error that ended the run, such as a full disk.
             with contextlib.suppress(OSError):
                 self.end(error.__name__)
         if self._active:
@@ -117,7 +117,7 @@ def utc_now() -> str:
 
 
 def mend(path: Path) -> None:
-    """Drops a last row that was cut short, so that another can follow."""
+    """Removes a truncated last row, so that another can follow."""
     _rewrite(path, lambda row: True)
 
 
@@ -130,12 +130,12 @@ def append(path: Path, row: dict[str, Any]) -> None:
     try:
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
-    except OSError as error:  # which does not say where
+    except OSError as error:  # does not name the file
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Drops rows, and a last one that was cut short, in one replacement."""
+    """Removes rows and a truncated last row, in one atomic replacement."""
     if path.exists():
         rows = [row for row in read_rows(path) if keep(row)]
         write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

@@ -1,8 +1,8 @@
 """Lock of a workdir: one owner at a time.
 
-The owner holds an exclusive lock on the file `lock`, which its death releases, and
-touches the file every two seconds. On a file system that does not carry locks between
-machines, a run on another machine sees the file change.
+The owner holds an exclusive lock on the file `lock`, which is released when it dies,
+and touches the file every two seconds. On a file system that does not share locks
+between machines, a run on another machine sees the file change.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from progdist.errors import InputError
 
 _TOUCH_SECONDS, _WATCH_SECONDS = 2.0, 7.0
-_SILENT_SECONDS = 60.0  # other machines may see a change late
+_SILENT_SECONDS = 60.0  # other machines may see a change with a delay
 _TAKEN = errno.EACCES, errno.EAGAIN
 
 
@@ -27,7 +27,7 @@ class LockError(InputError):
 
 
 class Lock:
-    """Owns a workdir while it is entered."""
+    """Context manager that owns a workdir."""
 
     def __init__(self, workdir: Path) -> None:
         """Prepares the lock of an existing directory."""
@@ -35,7 +35,7 @@ class Lock:
         self._released = threading.Event()
 
     def __enter__(self) -> "Lock":
-        """Raises LockError, after at most ten seconds, if there is a living owner."""
+        """Raises LockError, within ten seconds, if there is a living owner."""
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._acquire()
@@ -52,12 +52,12 @@ class Lock:
 
     def _acquire(self) -> None:
         owner, free = owner_of(self._path.parent), _try_lock(self._file)
-        # A granted lock proves nothing about other machines, nor does a missing one.
+        # Whether the lock was granted says nothing about other machines.
         watches = owner and (free is None or owner["host"] != socket.gethostname())
         if free is False or (watches and self._is_touched()):
             raise LockError(
                 f"{self._path.parent}: is in use by {_describe(owner)}; stop that run "
-                "first, or give another --workdir"
+                "first, or choose another --workdir"
             )
         note = {
             "pid": os.getpid(),
@@ -87,7 +87,7 @@ class Lock:
 class Owner:
     """Watches the owner of a workdir.
 
-    Never tries the lock: a run that starts at that moment would be refused.
+    Never acquires the lock, since that could block a run that is just starting.
     """
 
     def __init__(self, workdir: Path) -> None:
@@ -97,7 +97,7 @@ class Owner:
         self._since = 0.0
 
     def is_alive(self) -> bool:
-        """Whether there is an owner that touched the lock, or may still do so."""
+        """Whether there is an owner that may still be alive."""
         if not owner_of(self._path.parent):
             return False
         with contextlib.suppress(OSError):
@@ -108,16 +108,16 @@ class Owner:
 
 
 def owner_of(workdir: Path) -> dict[str, str]:
-    """Returns the owner's record: pid, host, since; empty without an owner."""
+    """Returns the owner's record (pid, host, since); empty without an owner."""
     try:
-        found = json.loads((workdir / "lock").read_bytes()[:4096])
-        return {key: str(found[key]) for key in ("pid", "host", "since")}
+        record = json.loads((workdir / "lock").read_bytes()[:4096])
+        return {key: str(record[key]) for key in ("pid", "host", "since")}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
 def _try_lock(file: int) -> bool | None:
-    """Whether the lock was free; None if the file system has no locks."""
+    """Acquires the lock; False if it is taken, None if locks are not supported."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -19,8 +19,8 @@ def of_start(defaults: dict[str, Any], global_step: int) -> dict[str, Any]:
     """Returns the row of a start in starts.jsonl.
 
     Args:
-      defaults: defaults of the fields of the configuration that differ from them.
-      global_step: update from which the run continues.
+      defaults: default of each field of the configuration that differs from it.
+      global_step: update from which the run resumes.
     """
     devices = jax.devices()
     return {
@@ -48,7 +48,7 @@ def commit() -> str | None:
     """
     root = Path(__file__).resolve().parents[2]
     top = _git(root, "rev-parse", "--show-toplevel")
-    # The commit of another project's repository around the code says nothing.
+    # The commit of an enclosing repository of another project means nothing.
     if not top or Path(top).resolve() != root:
         return None
     edited = _git(root, "status", "--porcelain", "--untracked-files=no")
@@ -66,7 +66,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git(root: Path, *words: str) -> str | None:
-    """Returns the answer of git; None if git is missing, slow or fails."""
+    """Returns the output of git; None if git is missing, slow or fails."""
     command = ["git", "-C", str(root), *words]
     try:
         done = subprocess.run(

@@ -1,7 +1,7 @@
-"""Rows of metrics.jsonl, eval.jsonl and starts.jsonl, written and read here alone.
+"""Rows of metrics.jsonl, eval.jsonl and starts.jsonl: all their reading and writing.
 
 The fields of a class below are those of the JSON object, in the same order. Rows of
-older runs may lack fields that have a default; fields unknown here do no harm.
+older runs may lack fields that have a default; unknown fields are ignored.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from progdist.workdir.files import FormatError
 
-NUM_BINS = 21  # of progdist.diffusion.logsnr_bins, which lies above this room
+NUM_BINS = 21  # as in progdist.diffusion.logsnr_bins, which must not be imported
 _MAX_DEPTH = 20  # levels; anything nested deeper cannot be shown
 _MAX_EXACT = 2**53  # beyond it a float cannot hold every whole number
 _MAX_DRAWN = 1e100  # beyond it Matplotlib overflows
@@ -24,7 +24,7 @@ _Row = TypeVar("_Row")
 
 
 class _Accepted(NamedTuple):
-    """Values that a field accepts: in words, as a test, and how they are read."""
+    """Values that a field accepts: in words, as a predicate, and their reader."""
 
     text: str
     holds: Callable[[Any], bool]
@@ -32,12 +32,12 @@ class _Accepted(NamedTuple):
 
 
 def is_whole(value: Any, least: int = -_MAX_EXACT) -> bool:
-    """Whether it is a whole number, `least` or more, that a float can hold."""
+    """Whether it is an int of at least `least` that a float holds exactly."""
     return type(value) is int and abs(value) < _MAX_EXACT and value >= least
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a float can hold it; NaN is a number, true is none."""
+    """Whether it is a number that a float can hold; NaN is, true is not."""
     return isinstance(value, float) or is_whole(value)
 
 
@@ -66,15 +66,15 @@ _LOSSES = _Accepted(
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsRow:
-    """A row of metrics.jsonl: means over the updates since the row before it.
+    """A row of metrics.jsonl: means over the updates since the previous row.
 
     Attributes:
       global_step: updates of all phases.
       phase: 0 for the base model, k for round k.
-      num_steps: N, the network calls of the phase's model.
+      num_steps: N, the number of network calls of the phase's model.
       step: updates of the phase.
       skipped: updates of the phase that were not finite.
-      loss_by_logsnr: mean loss in each bin of log-SNR, None in empty ones.
+      loss_by_logsnr: mean loss in each log-SNR bin, None in empty ones.
     """
 
     global_step: Annotated[int, _COUNT]
@@ -95,7 +95,7 @@ class MetricsRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Images that samples were compared with: `count` of a split of the data."""
+    """Reference images of a metric: `count` images of a split of the data."""
 
     data: Annotated[str, _TEXT]
     split: Annotated[str, _TEXT]
@@ -111,9 +111,9 @@ class Floor:
     """The metric between two disjoint halves of the real data.
 
     Attributes:
-      value: for a Fréchet distance, scaled to the numbers of images of its row.
-      measured: the value between the halves, where it is another.
-      count: images in a half.
+      value: the floor; for a Fréchet distance scaled to the row's numbers of images.
+      measured: the value between the halves, if it differs.
+      count: number of images in a half.
     """
 
     value: Annotated[float, _NUMBER]
@@ -123,21 +123,21 @@ class Floor:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRow:
-    """A row of eval.jsonl: a metric of num_samples images, and all it depends on.
+    """A row of eval.jsonl: a metric of num_samples images and all that it depends on.
 
     Attributes:
       phase: phase of the model, 0 for the base model.
       role: "student", or "teacher" for the base model.
-      num_steps: network calls an image.
-      trained_steps: N that the model was made for; N_0 for the base model.
+      num_steps: network calls per image.
+      trained_steps: N that the model was trained for; N_0 for the base model.
       gamma: noise of the ancestral sampler; None for the others.
       params: digest of the parameters.
       output: parameterization of the network.
       seed: random seed of the initial noise.
       features: network whose features are compared, or "pixels".
-      weights: digest of that network's.
-      details: fields of this metric alone, such as "std".
-      floor: None where there are too few real images.
+      weights: digest of the weights of that network.
+      details: further values of the metric, such as "std".
+      floor: its floor; None if there are too few real images.
     """
 
     phase: Annotated[int, _COUNT]
@@ -162,14 +162,14 @@ class EvalRow:
     floor: Annotated[Floor | None, _Accepted("an object", _is_object, Floor)] = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON object: details as fields, no gamma where it is None."""
+        """Returns the JSON object, with the details as fields and no gamma if None."""
         fields = dataclasses.asdict(self)
         details, floor = fields.pop("details"), fields.pop("floor")
         floor = floor and _without_nulls(floor)
         return {**_without_nulls(fields), **details, "floor": floor}
 
     def repeats(self, other: "EvalRow") -> bool:
-        """Whether both measure the same thing, whatever the value."""
+        """Whether both rows measure the same quantity, whatever the value."""
         result = {"value": 0.0, "details": {}, "floor": None}
         one, two = (dataclasses.replace(row, **result) for row in (self, other))
         return one == two
@@ -257,8 +257,8 @@ def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """Reads a JSON-lines file that a run may be appending to.
 
-    A last line without its newline is dropped unless it is complete: its writer was
-    interrupted, or is still writing. A missing file has no rows.
+    A last line without a newline is dropped unless it is complete, since its writer was
+    interrupted or is still writing. A missing file has no rows.
 
     Raises:
       FormatError: if any other line is not a JSON object; names file and line.
@@ -269,7 +269,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"{path.parent}: no such folder")
     if not path.exists():
         return []
-    # Bytes, since an interrupted write can also end inside a character.
+    # Bytes, since an interrupted write can end inside a character.
     *lines, tail = path.read_bytes().split(b"\n")
     rows = [
         parse(line, f"{path}, line {number}")
@@ -291,7 +291,7 @@ def parse(text: bytes, where: str) -> dict[str, Any]:
         raise FormatError(f"{where}: nested too deeply") from None
     except ValueError as error:
         raise FormatError(f"{where}: not JSON: {error}") from None
-    # Counted first, which costs nothing: hardly a row has so many.
+    # Counts brackets first, which is cheap; hardly any row has so many.
     if text.count(b"[") + text.count(b"{") > _MAX_DEPTH and _is_deep(value):
         raise FormatError(f"{where}: nested too deeply")
     if not isinstance(value, dict):

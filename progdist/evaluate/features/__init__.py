@@ -1,4 +1,4 @@
-"""Features of images, between which metrics are computed."""
+"""Features of images, from which the metrics are computed."""
 
 from progdist.evaluate.features.layers import Features as Features
 from progdist.evaluate.features.networks import (

@@ -1,4 +1,4 @@
-"""The file of the FID's weights: the user's, or a download, of known content."""
+"""The weight file of the FID: the user's or a download, of known SHA-256."""
 
 import functools
 import http.client
@@ -20,12 +20,12 @@ _SECONDS = 30.0
 
 
 def inception_file(path: str = "") -> Path:
-    """Returns the file of the FID's weights, 91 MB; downloads it without a path.
+    """Returns the weight file of the FID (91 MB); downloads it if no path is passed.
 
     A download is kept in $XDG_CACHE_HOME/progdist/weights.
 
     Raises:
-      WeightsError: if the file is missing or another, or cannot be downloaded.
+      WeightsError: if the file is missing, has other content, or cannot be downloaded.
     """
     file = Path(path).expanduser() if path else download_path()
     if not path and not file.exists():
@@ -47,7 +47,7 @@ def _download(url: str, path: Path) -> None:
         reason = getattr(error, "reason", None) or error
         raise WeightsError(
             f"the FID's Inception could not be downloaded ({reason}); fetch {url} "
-            "elsewhere and give it as --inception_weights=FILE, or take "
+            "elsewhere and pass it as --inception_weights=FILE, or use "
             "--features=squeezenet, which needs no network"
         ) from None
 

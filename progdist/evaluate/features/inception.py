@@ -1,9 +1,9 @@
-"""The Inception-v3 of the FID, with the weights of 2015.
+"""Inception-v3 as used for the FID, with the weights of 2015.
 
 Szegedy et al. (2016), *Rethinking the Inception Architecture*, as in TensorFlow's graph
-of 5 December 2015: averages leave out the padding, and the last block pools by the
+of 5 December 2015: averages exclude the padding, and the last block pools by the
 maximum. Its weights are distributed for pytorch-fid and torch-fidelity, which differ
-only in how they bring an image to 299x299 pixels and [-1, 1]: see `Resize`.
+only in how they map an image to 299x299 pixels and [-1, 1]: see `Resize`.
 """
 
 from collections.abc import Callable
@@ -35,16 +35,16 @@ _EPSILON = 1e-3  # of the normalisations
 
 
 class Inception(NamedTuple):
-    """Convolutions by PyTorch's names, and the classifier without its bias."""
+    """Convolutions by their PyTorch names, and the classifier without its bias."""
 
     layers: Weights
     classifier: Float[Array | np.ndarray, "i o"]
 
 
 def from_arrays(arrays: Arrays) -> Inception:
-    """Returns the network of PyTorch's state dictionary.
+    """Returns the network from a PyTorch state dictionary.
 
-    Normalisations are folded into the kernels before them.
+    Normalisations are folded into the preceding kernels.
 
     Raises:
       WeightsError: if the arrays are not those of the network.
@@ -53,7 +53,7 @@ def from_arrays(arrays: Arrays) -> Inception:
     names = [key.removesuffix(end) for key in arrays if key.endswith(end)]
     classifier = np.ascontiguousarray(_take(arrays, "fc.weight", None, None).T)
     net = Inception({name: _folded(arrays, name) for name in names}, classifier)
-    # Traced on shapes alone: every layer is there, and takes what comes before it.
+    # Traced on shapes alone: checks that every layer exists and its shapes fit.
     jax.eval_shape(apply, net, jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.uint8))
     return net
 
@@ -61,13 +61,13 @@ def from_arrays(arrays: Arrays) -> Inception:
 def apply(
     net: Inception, images: UInt8[Array, "b h w c"], how: Resize = "pytorch-fid"
 ) -> Features:
-    """Returns the last pooled features, and class scores without bias, as IS does.
+    """Returns the pooled features, and the class logits without bias, as for the IS.
 
-    Images are of any size.
+    Images may have any size.
 
     Raises:
       ValueError: if `how` is not one of `Resize`.
-      WeightsError: if a layer is missing, or takes other channels.
+      WeightsError: if a layer is missing or expects other channels.
     """
     x, w = prepare(layers.rgb(images), how), net.layers
     x = _convolve(x, w, "Conv2d_1a_3x3", 2)
@@ -91,7 +91,7 @@ def apply(
 
 
 def prepare(images: UInt8[Array, "b h w 3"], how: Resize) -> Images:
-    """Returns images as the network takes them: 299x299, in [-1, 1]."""
+    """Returns images as the network expects them: 299x299, in [-1, 1]."""
     x = images.astype(jnp.float32)
     match how:
         case "pytorch-fid":
@@ -178,7 +178,7 @@ def _block_e(x: Images, w: Weights, name: str, pool: Pool) -> Images:
 
 
 def _folded(arrays: Arrays, name: str) -> Convolution:
-    """Returns convolution and normalisation as one, computed in float64."""
+    """Folds the normalisation into the convolution, in float64."""
     kernel = _take(arrays, f"{name}.conv.weight", None, None, None, None)
     gain, shift, mean, variance = (
         _take(arrays, f"{name}.bn.{part}", len(kernel)).astype(np.float64)
@@ -192,7 +192,7 @@ def _folded(arrays: Arrays, name: str) -> Convolution:
 
 
 def _take(arrays: Arrays, name: str, *shape: int | None) -> np.ndarray:
-    """Returns an array, in float32, of that shape, where None is any size."""
+    """Returns an array in float32; checks its shape, in which None is any size."""
     array = arrays.get(name)
     if array is None:
         raise _refusal(f"{name} is missing")

@@ -1,7 +1,7 @@
 """Layers of the feature networks: functions of images [b, h, w, c] in float32.
 
-Accelerators round products of float32 to fewer bits by default; here they may not,
-since a distance between features would show it.
+Accelerators compute float32 products in lower precision by default. That is disabled
+here, since it would change distances between features.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ Weights = Mapping[str, Convolution]
 
 
 class Features(NamedTuple):
-    """Features of images, and scores of the classes that the network knows."""
+    """Features of images, and logits of the network's classes."""
 
     features: Float[Array, "b d"]
     logits: Float[Array, "b k"]
@@ -47,7 +47,7 @@ def convolve(
     padding: Padding = (0, 0),
     activation: bool = True,
 ) -> Images:
-    """Returns relu(x * kernel + bias); padding is zeros a side, or "SAME"."""
+    """Returns relu(x * kernel + bias); padding is zeros per side, or "SAME"."""
     y = lax.conv_general_dilated(
         x,
         jnp.asarray(layer.kernel),
@@ -68,7 +68,7 @@ def max_pool(x: Images, stride: int, padding: int = 0) -> Images:
 
 
 def average_pool(x: Images) -> Images:
-    """Returns the mean of the 3x3 pixels around each; those outside do not count."""
+    """Returns the mean over 3x3 pixels around each one, excluding the padding."""
 
     def sums(x: Images) -> Images:
         return lax.reduce_window(
@@ -79,7 +79,7 @@ def average_pool(x: Images) -> Images:
 
 
 def resize(x: Images, height: int, width: int, half_pixel: bool) -> Images:
-    """Interpolates between two pixels a side; never averages over more.
+    """Resizes by bilinear interpolation, without antialiasing.
 
     Output i is at (i + 1/2) in / out - 1/2 if half_pixel (PyTorch's rule with
     align_corners=False), else at i in / out (TensorFlow 1's).

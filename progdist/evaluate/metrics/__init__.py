@@ -1,4 +1,4 @@
-"""Metrics of sets of images, from features of them; in float64, on the host."""
+"""Metrics between sets of images, from their features; in float64, on the host."""
 
 from progdist.evaluate.metrics.collector import (
     ALL as ALL,

@@ -1,4 +1,4 @@
-"""Statistics of a set of images that metrics need, gathered batch by batch."""
+"""Statistics of a set of images for the metrics, gathered batch by batch."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ MAX_VECTORS = 10_000
 
 
 class Needs(NamedTuple):
-    """Requirements of a metric besides the moments.
+    """Statistics that a metric needs besides the moments.
 
     Attributes:
-      num_vectors: number of images whose feature vectors are needed themselves.
+      num_vectors: number of images whose feature vectors are needed.
       scores: whether class probabilities are needed.
     """
 
@@ -31,10 +31,10 @@ class Statistics(NamedTuple):
     """Statistics of the features of `num` images.
 
     Attributes:
-      moments: mean and covariance over all of them.
+      moments: mean and covariance over all images.
       vectors: feature vectors of the first images, for metrics that need pairs.
-      score: mean and standard deviation of the Inception Score; NaN without classes,
-        or of too few images.
+      score: mean and standard deviation of the Inception Score; NaN without classes
+        or with too few images.
     """
 
     num: int
@@ -46,8 +46,8 @@ class Statistics(NamedTuple):
 class Collector:
     """Gathers the features of images 0 … num - 1, which may come in any order.
 
-    Memory is bounded: sums of fixed size, and the vectors of the first images. (The
-    score's split of each image takes a few bytes more.)
+    Memory is bounded: sums of fixed size, and the vectors of the first images. (Only
+    the split of each image, for the score, takes a few bytes per image.)
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Collector:
         num_classes: int = 0,
         needs: Needs = ALL,
     ) -> None:
-        """Prepares for `num` images; fewer than `SPLITS` of them have no score."""
+        """Prepares for `num` images; with fewer than `SPLITS` there is no score."""
         self._running = Running()
         shape = min(num, needs.num_vectors), num_features
         self._vectors = np.zeros(shape, np.float32)
@@ -70,7 +70,7 @@ class Collector:
         features: Float[np.ndarray, "b d"],
         logits: Float[np.ndarray, "b k"] | None = None,
     ) -> None:
-        """Adds the features, and the class scores if any, of the images so numbered."""
+        """Adds the features, and any class scores, of the images at `indices`."""
         self._running.add(features)
         early = indices < len(self._vectors)
         self._vectors[indices[early]] = features[early]
@@ -78,7 +78,7 @@ class Collector:
             self._scores.add(indices, logits)
 
     def sums(self) -> Arrays:
-        """Returns the sums as arrays; `merge` adds up those of several collectors."""
+        """Returns the sums as arrays; `merge` combines those of several collectors."""
         width = self._vectors.shape[1]
         mean, squares = np.zeros(width), np.zeros((width, width))
         if self._running.count:
@@ -95,7 +95,7 @@ class Collector:
 
 
 def merge(num: int, parts: list[Arrays]) -> Statistics:
-    """Returns the statistics of `num` images, each of which is in one of the parts."""
+    """Returns the statistics of `num` images from the sums of several collectors."""
     running = Running()
     for part in parts:
         other = Running.of(int(part["count"]), part["mean"], part["squares"])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020  # as torch-fidelity
+SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020  # as in torch-fidelity
 _BLOCK = 1024
 
 
@@ -27,12 +27,12 @@ def kernel_distance(
 ) -> KernelDistance:
     """Returns the unbiased squared MMD with the kernel (x·y / d + 1)³, over subsets.
 
-    Subsets are drawn as in torch-fidelity, and no larger than the smaller set. With s
-    the 0/1 vector of a subset the sum of its part of a kernel matrix K is sᵀ K s, so K
-    is computed once for all of them, some rows at a time.
+    Subsets are drawn as in torch-fidelity, and are no larger than the smaller set. If s
+    is the 0/1 vector of a subset, the sum of its part of a kernel matrix K is sᵀ K s;
+    so K is computed once for all subsets, some rows at a time.
 
     Raises:
-      ValueError: if a set has fewer than two features.
+      ValueError: if a set has fewer than two feature vectors.
     """
     size = min(size, len(x), len(y))
     if size < 2:

@@ -15,14 +15,14 @@ class Moments(NamedTuple):
 
 
 class Running:
-    """Running sums over features; memory does not grow with their number.
+    """Running sums over features, in constant memory.
 
     The sums are about the mean of the first batch, so that subtracting the mean at the
     end cancels next to nothing.
     """
 
     def __init__(self) -> None:
-        """Starts without features."""
+        """Starts with no features."""
         self.count = 0
         self._shift: np.ndarray | None = None
         self._total: np.ndarray | float = 0.0
@@ -67,7 +67,7 @@ class Running:
         return running
 
     def merge(self, other: "Running") -> "Running":
-        """Returns the sums of both (Chan, Golub & LeVeque 1983)."""
+        """Returns the combined sums (Chan, Golub & LeVeque 1983)."""
         if not (self.count and other.count):
             return self if self.count else other
         (mean, squares), (mean_b, squares_b) = self.centred(), other.centred()
@@ -83,8 +83,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """Returns |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½) (Dowson & Landau 1982).
 
     With C = R Rᵀ the trace of the root is the sum of the singular values of R_aᵀ R_b.
-    They are exact to rounding; as roots of the eigenvalues of C_a C_b they would have
-    lost half of their digits.
+    These are exact to rounding; square roots of the eigenvalues of C_a C_b would lose
+    half of the digits.
     """
     roots = _root(a.covariance).T @ _root(b.covariance)
     cross = np.sum(scipy.linalg.svdvals(roots))
@@ -93,7 +93,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def _root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d r"]:
-    """Returns R with R Rᵀ the covariance, without directions that are 0 to rounding."""
+    """Returns R such that R Rᵀ is the covariance, without the null directions."""
     values, vectors = scipy.linalg.eigh(covariance, driver="evd")
     rounding = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
     positive = values > rounding

@@ -11,7 +11,7 @@ _BLOCK = 1024
 
 
 class PrecisionRecall(NamedTuple):
-    """Share of samples that look real, and of real images that samples cover."""
+    """Shares of samples that look real, and of real images that samples cover."""
 
     precision: float
     recall: float
@@ -45,14 +45,14 @@ def precision_recall(
 
 def _radii(centres: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, " n"]:
     """Returns squared distances to the k-th other centre."""
-    # The nearest of all is the centre itself.
+    # The nearest centre is the centre itself.
     return np.concatenate(
         [np.partition(d, k, axis=1)[:, k] for d in _distances(centres, centres)]
     )
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields squared distances from some rows of x at a time to all of y."""
+    """Yields squared distances between x, some rows at a time, and all of y."""
     squares = (y * y).sum(1)
     for first in range(0, len(x), _BLOCK):
         rows = x[first : first + _BLOCK]

@@ -4,13 +4,13 @@ import numpy as np
 import scipy.special
 from jaxtyping import Float, Int
 
-SPLITS, SEED = 10, 2020  # as torch-fidelity
+SPLITS, SEED = 10, 2020  # as in torch-fidelity
 
 
 class RunningScores:
-    """Sums of class probabilities in each split of a known number of images.
+    """Sums of class probabilities in each split of a fixed number of images.
 
-    The split of an image depends on the seed and its index alone. Within a split, mean
+    An image's split depends only on the seed and its index. Within a split, mean
     KL(p_i | q) = mean sum p_i log p_i - sum q log q with q = mean p_i, so sums suffice.
     """
 

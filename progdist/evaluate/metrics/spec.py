@@ -11,7 +11,7 @@ from progdist.evaluate.metrics.neighbours import precision_recall
 
 Metric = Literal["fd", "kid", "is", "pr"]
 Value = tuple[float, dict[str, Any]]
-"""A value, and details of it by name."""
+"""A value, and further details of it by name."""
 
 
 class MetricSpec(NamedTuple):
@@ -20,8 +20,8 @@ class MetricSpec(NamedTuple):
     Attributes:
       name: one of `Metric`.
       titles: names of its values; see `Extractor.metric_name`.
-      needs: requirements besides the moments.
-      minimum: minimum number of images it needs, of samples and of the reference.
+      needs: statistics it needs besides the moments.
+      minimum: minimum number of images it needs, both samples and reference.
       values: (samples, reference) -> the values, in the order of the titles.
     """
 
@@ -53,7 +53,7 @@ def make_metric(name: Metric) -> MetricSpec:
 
 
 def combined_needs(specs: Collection[MetricSpec]) -> Needs:
-    """Returns what all of the metrics need together."""
+    """Returns the combined needs of the metrics."""
     return Needs(
         max((spec.needs.num_vectors for spec in specs), default=0),
         any(spec.needs.scores for spec in specs),

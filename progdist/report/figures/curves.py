@@ -25,13 +25,13 @@ from progdist.report.read.curves import Curve, read_curves
 from progdist.workdir import layout
 
 _SMOOTH_PARTS = 30  # a running mean spans one 30th of a phase,
-_SMOOTH_LEAST = 5  # but never fewer rows than this
+_SMOOTH_LEAST = 5  # but at least this many rows
 _HEIGHT = 3.8  # inches
-_NARROW = 0.4  # inches: narrower phases have their N written upwards
+_NARROW = 0.4  # inches; in narrower phases N is written vertically
 
 
 def smooth(values: Float[np.ndarray, " n"], window: int) -> Float[np.ndarray, " n"]:
-    """Returns the running mean over `window` values, over fewer at both ends."""
+    """Returns the running mean over `window` values, and over fewer at both ends."""
     ones = np.ones(min(window, len(values)))
     total = np.convolve(values, ones, mode="same")
     return total / np.convolve(np.ones_like(values), ones, mode="same")
@@ -60,7 +60,7 @@ def curves_figure(curves: Sequence[Curve]) -> Figure:
 def _draw_losses(axes: Axes, curves: Sequence[Curve]) -> None:
     for curve in curves:
         window = max(_SMOOTH_LEAST, len(curve.loss) // _SMOOTH_PARTS)
-        # In the logarithm, as drawn, so that a spike moves the line but little.
+        # Of the logarithm, as drawn, so that a spike hardly moves the line.
         line = np.exp(smooth(np.log(curve.loss), window))
         faint = {"color": _colour(curve), "alpha": 0.28, "linewidth": 0.7}
         axes.plot(curve.global_step, curve.loss, **faint)
@@ -94,7 +94,7 @@ def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve]) -> None:
             axes.axvline(begin, color=FAINT, linewidth=0.8, zorder=0)
     spans = list(zip(begins, [*begins[1:], end], strict=True))
     share = [(stop - begin) / (end - begins[0]) for begin, stop in spans]
-    # The last phase may have only begun, so it does not count.
+    # The last phase may have only just begun, so it does not count.
     narrow = any(
         s * WIDTH < _NARROW for s, c in zip(share[:-1], curves, strict=False) if c.phase
     )

@@ -20,12 +20,12 @@ def image_grid(
     upscale: int | None = None,
     padding: int = 2,
 ) -> UInt8[np.ndarray, "H W ch"]:
-    """Lays images out in r rows and c columns on white.
+    """Arranges images in r rows and c columns on a white background.
 
     Args:
       images: 1 (grey) or 3 (RGB) channels.
-      upscale: whole factor by which pixels are repeated; by default the least that
-        makes an image 48 pixels high and wide.
+      upscale: integer factor by which pixels are repeated; by default the smallest
+        that makes an image at least 48 pixels high and wide.
       padding: white pixels between images (not around the grid), not scaled.
     """
     r, c, h, w, ch = images.shape
@@ -39,12 +39,12 @@ def image_grid(
 
 
 def least_upscale(h: int, w: int, pixels: int = _MIN_PIXELS) -> int:
-    """Returns the least whole factor that makes both sides `pixels` or more."""
+    """Returns the smallest integer factor that makes both sides at least `pixels`."""
     return max(1, -(-pixels // min(h, w)))
 
 
 def square_grid(images: UInt8[np.ndarray, "n h w ch"]) -> UInt8[np.ndarray, "H W ch"]:
-    """Lays n images out as a nearly square grid, white in empty cells."""
+    """Arranges n images in a nearly square grid; empty cells are white."""
     n = len(images)
     columns = int(np.ceil(np.sqrt(n)))
     rows = -(-n // columns)
@@ -56,8 +56,8 @@ def square_grid(images: UInt8[np.ndarray, "n h w ch"]) -> UInt8[np.ndarray, "H W
 def data_uri(images: UInt8[np.ndarray, "n h w ch"], columns: int, gap: int = 1) -> str:
     """Returns a grid of images as a data: URI, transparent between them.
 
-    Images of at most 32 pixels a side are PNG, pixel for pixel; larger ones are
-    compressed, to keep the page small.
+    Images of at most 32 pixels per side are PNG, pixel for pixel; larger ones use lossy
+    compression, to keep the page small.
     """
     n, h, w, ch = images.shape
     rows = -(-n // columns)
@@ -77,7 +77,7 @@ def data_uri(images: UInt8[np.ndarray, "n h w ch"], columns: int, gap: int = 1) 
 
 
 def save_png(path: str | Path, image: UInt8[np.ndarray, "h w ch"]) -> Path:
-    """Writes a grey or RGB image, whole or not at all, and returns the path."""
+    """Writes a grey or RGB image atomically and returns the path."""
     grey = image.shape[-1] == 1
     picture = Image.fromarray(image[..., 0] if grey else image)
     return write_whole(path, lambda file: picture.save(file, format="PNG"))

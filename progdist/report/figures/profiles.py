@@ -1,4 +1,4 @@
-"""The loss of each phase by the log-SNR of z_t: from noise to data."""
+"""Loss of each phase by log-SNR of z_t, from noise to data."""
 
 from collections.abc import Sequence
 
@@ -18,11 +18,11 @@ from progdist.report.read.profiles import Profile
 from progdist.report.text import steps_text
 
 _WIDTH, _HEIGHT, _FONT_SIZE = 1.9, 1.6, 9  # inches, points; the page sets them in rows
-_MARGIN = 1.6  # a factor between the scale's ends and the outermost losses
+_MARGIN = 1.6  # factor between the outermost losses and the ends of the scale
 
 
 def profile_figures(profiles: Sequence[Profile]) -> list[Figure]:
-    """Draws each profile in a figure of its own; students on one scale."""
+    """Draws each profile in its own figure; students share one scale."""
     figures = []
     for profile in profiles:
         alike = [p.loss for p in profiles if bool(p.phase) == bool(profile.phase)]

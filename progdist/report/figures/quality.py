@@ -1,4 +1,4 @@
-"""A metric against the number of network calls, student and undistilled teacher."""
+"""A metric against network calls, for students and their undistilled teacher."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -47,11 +47,11 @@ _LINES = {
     ("teacher", "ddim"): _Look("teacher, DDIM", TEACHER, "s"),
     ("teacher", "ancestral"): _Look("teacher, ancestral", ANCESTRAL, "^"),
 }
-# For the student's other samplers, all in its colour.
+# Styles of the student's other samplers, all in its colour.
 _STUDENT_MARKERS = ("D", "^", "s", "v", "P", "X")
 _STUDENT_DASHES = ((3, 2), (1.5, 1.5), (5, 2, 1, 2), (7, 2))
 _RUN_COLOURS = (STUDENT, TEACHER, ANCESTRAL, *OTHERS)
-# Inches: height of the axes, of a letter, of a piece of line, of a row of the legend.
+# Inches: heights of the axes and a letter, length of a line sample, legend row.
 _HEIGHT, _LETTER, _SAMPLE, _ROW = 3.4, 0.085, 0.6, 0.23
 
 
@@ -60,7 +60,7 @@ def write_quality(workdir: str | Path, metric: str | None = None) -> Path | None
 
     Args:
       workdir: folder of the run.
-      metric: the metric to draw; None takes the one `eval.jsonl` begins with.
+      metric: the metric to draw; None selects the first one in `eval.jsonl`.
     """
     evaluations = drawable(read_evaluations(workdir, metric))
     if not evaluations:
@@ -70,7 +70,7 @@ def write_quality(workdir: str | Path, metric: str | None = None) -> Path | None
 
 
 def quality_figure(evaluations: Sequence[EvalRow]) -> Figure:
-    """Draws at least one evaluation; of one metric, and `drawable`."""
+    """Draws a metric; takes at least one evaluation, all of one metric and drawable."""
     figure, axes = _make_axes(evaluations)
     for (role, sampler), look in _looks(evaluations).items():
         _draw_line(axes, evaluations, role, sampler, look)
@@ -81,9 +81,9 @@ def quality_figure(evaluations: Sequence[EvalRow]) -> Figure:
 
 
 def runs_figure(runs: Mapping[str, Sequence[EvalRow]]) -> Figure:
-    """Draws several runs, by name: a colour a run, the teachers' DDIM dashed.
+    """Draws several runs by name, one colour per run; the teachers' DDIM is dashed.
 
-    Takes at least one evaluation in all; of one metric, and `drawable`.
+    Takes at least one evaluation in all, of one metric and drawable.
     """
     every = [e for evaluations in runs.values() for e in evaluations]
     figure, axes = _make_axes(every)
@@ -99,7 +99,7 @@ def runs_figure(runs: Mapping[str, Sequence[EvalRow]]) -> Figure:
 
 
 def drawable(evaluations: Sequence[EvalRow]) -> list[EvalRow]:
-    """Returns the evaluations of one metric that its axes can show."""
+    """Returns the evaluations of one metric that the axes can show."""
     least = LEAST if _is_log(evaluations) else -MOST
     return [e for e in evaluations if least < e.value < MOST]
 
@@ -119,7 +119,7 @@ def _make_axes(evaluations: Sequence[EvalRow]) -> tuple[Figure, Axes]:
 
 
 def _looks(evaluations: Iterable[EvalRow]) -> dict[tuple[str, str], _Look]:
-    """Returns the lines to draw: three of every run, and those of other samplers."""
+    """Returns the lines to draw: three per run, and those of other samplers."""
     others = {(e.role, e.sampler) for e in evaluations} - set(_LINES)
     looks = dict(_LINES)
     for role, look in (("teacher", _teachers), ("student", _students)):
@@ -153,7 +153,7 @@ def _draw_line(
 
 
 def _draw_level(axes: Axes, evaluations: Sequence[EvalRow]) -> None:
-    """Draws the teacher at its full number of steps, the goal of distillation."""
+    """Draws the teacher's value at its full number of steps, the goal."""
     full = full_steps(evaluations)
     level = [
         e.value
@@ -162,7 +162,7 @@ def _draw_level(axes: Axes, evaluations: Sequence[EvalRow]) -> None:
     ]
     if level and full is not None:
         least = min(e.num_steps for e in evaluations)
-        # Half a tick further at both ends, so that a single N has a line too.
+        # Half a tick further at both ends, so that a line shows even for a single N.
         ends = (least / 2**0.5, full * 2**0.5)
         name = f"teacher at {steps_text(full)}"
         axes.plot(ends, level * 2, c=GREY, ls=(0, (4, 3)), lw=1.2, zorder=1, label=name)
@@ -183,7 +183,7 @@ def _label_axes(axes: Axes, evaluations: Sequence[EvalRow]) -> None:
 
 
 def _draw_legend(figure: Figure, axes: Axes) -> None:
-    """Names the lines below the axes, where they cover nothing."""
+    """Draws the legend below the axes, where it covers nothing."""
     lines = list(axes.lines)
     longest = max((len(str(line.get_label())) for line in lines), default=0)
     columns = int(figure.get_figwidth() / (_LETTER * longest + _SAMPLE))
@@ -197,6 +197,6 @@ def _draw_legend(figure: Figure, axes: Axes) -> None:
         fontsize=FONT_SIZE,
         frameon=False,
         labelcolor=INK,
-        handlelength=2.4,  # a whole dash and the gap after it
+        handlelength=2.4,  # a whole dash and its gap
         columnspacing=1.2,
     )

@@ -37,9 +37,9 @@ class Block(NamedTuple):
 
 
 def write_samples(workdir: str | Path, columns: int = 10) -> Path | None:
-    """Writes `samples/by_num_steps.png`, and a grid `samples/phase_*.png` each.
+    """Writes `samples/by_num_steps.png`, and a grid `samples/phase_*.png` per phase.
 
-    A row is a number of steps, the teacher's first; a column is one noise.
+    Each row is a number of steps, the teacher's first; each column is one noise.
     """
     phases = load_samples(workdir, "phase")
     for samples in phases:
@@ -53,9 +53,9 @@ def write_samples(workdir: str | Path, columns: int = 10) -> Path | None:
 
 
 def write_comparison(workdir: str | Path, columns: int = 6) -> Path | None:
-    """Writes `samples/comparison.png`: student beside teacher at equal steps.
+    """Writes `samples/comparison.png`: student and teacher at equal numbers of steps.
 
-    Takes the phases that have a `samples/baseline_*.npz`. Column j starts from the same
+    Shows the phases that have a `samples/baseline_*.npz`. Column j starts from the same
     noise on both sides.
     """
     baseline = {s.phase: s for s in load_samples(workdir, "baseline")}
@@ -77,9 +77,9 @@ def _stack(samples: Sequence[Samples], columns: int) -> UInt8[np.ndarray, "r c h
 
 
 def rows_figure(labels: Sequence[str], blocks: Sequence[Block]) -> Figure:
-    """Draws blocks side by side, the labels of the rows on the left.
+    """Draws blocks side by side, with row labels on the left.
 
-    Pixels are not resampled: a pixel of an image is a whole square of them.
+    Pixels are not resampled: each image pixel becomes a square of pixels.
     """
     h, w = blocks[0].rows.shape[2:4]
     scale = least_upscale(h, w, pixels=80)

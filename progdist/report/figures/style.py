@@ -1,8 +1,7 @@
-"""Colours, sizes and axes that all figures share; how figures are saved.
+"""Shared colours, sizes and axes of the figures, and how figures are saved.
 
-Colours are those of Okabe and Ito (2008), distinct for any colour vision.
-Figures are made without pyplot, so they share no state and need no
-display.
+The colours are those of Okabe and Ito (2008), distinct for any colour vision. Figures
+are made without pyplot, so they share no state and need no display.
 """
 
 from pathlib import Path
@@ -31,7 +30,7 @@ GREY = "#757575"
 FAINT = "#D9D9D9"
 
 DPI = 150
-# Inches and points; in a page as narrow as a phone the letters are still legible.
+# Inches and points; still legible on a page as narrow as a phone.
 WIDTH, FONT_SIZE = 5.4, 11
 
 
@@ -41,8 +40,8 @@ def make_figure(width: float, height: float, arrange: bool = True) -> Figure:
     Args:
       width: inches.
       height: inches.
-      arrange: fit axes and their labels into the figure; False leaves every
-        position to the caller.
+      arrange: fit axes and labels into the figure; False leaves positions to the
+        caller.
     """
     engine = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08) if arrange else None
     figure = Figure((width, height), dpi=DPI, layout=engine, facecolor="white")
@@ -51,7 +50,7 @@ def make_figure(width: float, height: float, arrange: bool = True) -> Figure:
 
 
 def save_figure(path: str | Path, figure: Figure) -> Path:
-    """Draws a figure of `make_figure` and writes it as PNG, whole or not at all."""
+    """Draws a figure of `make_figure` and writes it atomically as PNG."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     rgb = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
@@ -59,7 +58,7 @@ def save_figure(path: str | Path, figure: Figure) -> Path:
 
 
 def bare_axes(axes: Axes, font_size: int = FONT_SIZE) -> None:
-    """Keeps the two axes with numbers, and a faint grid."""
+    """Keeps only the two labelled spines, and adds a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(colors=GREY, labelcolor=INK, labelsize=font_size, length=3)
@@ -68,7 +67,7 @@ def bare_axes(axes: Axes, font_size: int = FONT_SIZE) -> None:
 
 
 def log_ticks(axes: Axes) -> None:
-    """Labels a logarithmic y axis of any range in plain numbers."""
+    """Labels a logarithmic y axis of any range with plain numbers."""
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(_log_locator(high / low))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -76,6 +75,6 @@ def log_ticks(axes: Axes) -> None:
 
 
 def _log_locator(ratio: float) -> Locator:
-    if ratio < 6:  # too little for 1, 2, 5: even steps
+    if ratio < 6:  # too small a range for ticks at 1, 2, 5: even steps
         return MaxNLocator(6)
     return LogLocator(subs=(1.0, 2.0, 5.0) if ratio < 300 else (1.0,))

@@ -1,9 +1,9 @@
 """From noise to image in 4, 2 and 1 steps, drawn as in Figure 1 of the paper.
 
-Salimans & Ho (2022), Figure 1: a sampler that maps noise to an image in 4 steps
-is distilled to 2 steps and then to 1, so one arrow comes to span two, then four.
-Time runs from t=1 (noise) on the left to t=0 (data) on the right, on one axis
-for all rows. Lengths are in inches.
+In Figure 1 of Salimans & Ho (2022) a sampler that maps noise to an image in 4 steps is
+distilled to 2 steps and then to 1, so that one arrow spans two, then four. Time runs
+from t=1 (noise) on the left to t=0 (data) on the right, on one axis for all rows.
+Lengths are in inches.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from progdist.report.read.trajectories import Paths, load_trajectories
 from progdist.report.text import steps_text
 from progdist.workdir import layout
 
-_MAX_STEPS = 8  # beyond that the images would be too small to see
+_MAX_STEPS = 8  # with more, the images would be too small to see
 _TIME_WIDTH = 7.0  # from the centre of the noise to the centre of the image
 _LABEL_WIDTH = 1.15
 _TOP = 0.5
@@ -59,11 +59,11 @@ class _Layout(NamedTuple):
 
 
 def write_trajectories(workdir: str | Path, num_noises: int = 2) -> Path | None:
-    """Writes `figures/trajectories.png` with the students of at most 8 steps.
+    """Writes `figures/trajectories.png`, for the students of at most 8 steps.
 
     Args:
       workdir: folder of the run.
-      num_noises: number of noises to follow, one below the other.
+      num_noises: number of noises to follow, one below another.
     """
     paths = {
         n: states[:, :num_noises]
@@ -78,10 +78,10 @@ def write_trajectories(workdir: str | Path, num_noises: int = 2) -> Path | None:
 
 
 def trajectories_figure(paths: Paths) -> Figure:
-    """Draws the states of each N in a row, in the order of `paths`, per noise.
+    """Draws, per noise, a row of states for each N, in the order of `paths`.
 
     Args:
-      paths: at least one N, the largest first; equal numbers of noises.
+      paths: states by N, at least one, the largest N first; equal numbers of noises.
     """
     layout = _layout(paths)
     figure = make_figure(layout.width, layout.height, arrange=False)
@@ -93,7 +93,7 @@ def trajectories_figure(paths: Paths) -> Figure:
         _draw_guides(axes, layout, list(paths), block)
         for row, states in enumerate(paths.values()):
             _draw_row(axes, layout, (block, row), _colour(row, len(paths)), states)
-    # Last, since drawing an image sets the limits to that image.
+    # Last, since drawing an image sets the limits to its own.
     axes.set(xlim=(0, layout.width), ylim=(0, layout.height), aspect="equal")
     return figure
 
@@ -101,7 +101,7 @@ def trajectories_figure(paths: Paths) -> Figure:
 def _layout(paths: Paths) -> _Layout:
     pitch = _TIME_WIDTH / max(paths)
     w = next(iter(paths.values())).shape[3]
-    # Whole pixels to an image's pixel, or the grain of the noise is uneven.
+    # An integer scale, or the grain of the noise would be uneven.
     size = max(1, int(min(0.86, 0.6 * pitch) * DPI / w)) * w / DPI
     num_blocks = next(iter(paths.values())).shape[1]
     block = len(paths) * (size + _ROW_GAP) - _ROW_GAP
@@ -133,7 +133,7 @@ def _draw_times(axes: Axes, layout: _Layout, num_steps: int) -> None:
 
 
 def _draw_guides(axes: Axes, layout: _Layout, steps: Sequence[int], block: int) -> None:
-    """Joins equal times in neighbouring rows: the ends that two steps and one share."""
+    """Joins equal times in neighbouring rows, where one step ends as two do."""
     for row, n in enumerate(steps[1:], start=1):
         ends = layout.y(block, row - 1), layout.y(block, row)
         axes.text(
@@ -173,7 +173,7 @@ def _draw_row(
         x = layout.x(1 - step / n)
         extent = (x - half, x + half, y - half, y + half)
         axes.imshow(visible(state), extent=extent, interpolation="nearest", zorder=2)
-        # Without it, white pixels would have no edge on the white page.
+        # Without a frame, white pixels would have no edge on the white page.
         edge = {"fill": False, "edgecolor": GREY, "linewidth": 0.6, "zorder": 3}
         axes.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, **edge))
         if step < n:

@@ -1,4 +1,4 @@
-"""Figures as SVG inside a page, with the colours of the page."""
+"""Figures as inline SVG, in the colours of the page."""
 
 import html
 import io
@@ -17,7 +17,7 @@ from progdist.report.figures.style import (
     TEACHER,
 )
 
-# The page's style sheet gives these variables a value for light and for dark.
+# The style sheet of the page defines these variables for light and dark mode.
 VARIABLES = {
     STUDENT: "student",
     TEACHER: "teacher",
@@ -36,11 +36,11 @@ def inline_svg(figure: Figure, name: str, alt: str) -> str:
 
     Args:
       figure: of `make_figure`.
-      name: prefix of every id, of letters and digits; unique on the page.
+      name: prefix of every id, made of letters and digits; unique on the page.
       alt: description for screen readers.
     """
     buffer = io.StringIO()
-    # Text stays text: small, sharp, and in the page's own font.
+    # Text stays text: small, sharp, and in the font of the page.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing)

@@ -1,1 +1,1 @@
-"""The page about runs, its parts, and its watcher."""
+"""The HTML page about runs, its parts, and its watcher."""

@@ -1,4 +1,4 @@
-"""The page's charts, as SVG legible in wide windows and on phones."""
+"""Charts of the page, as SVG legible in wide windows and on phones."""
 
 from collections.abc import Sequence
 
@@ -12,36 +12,36 @@ from progdist.report.read.curves import Curve
 from progdist.report.read.evaluations import Group
 from progdist.report.read.run import Run
 
-_MOST_POINTS = 500  # of a curve; a screen has no more
+_MOST_POINTS = 500  # per curve; a screen shows no more
 _NAME_LENGTH = 20
 
 
 def distance_chart(
     title: str, name: str, runs: Sequence[Run], groups: Sequence[Group | None]
 ) -> Markup:
-    """Draws a metric of all runs; empty if there is nothing to draw.
+    """Returns the chart of a metric over all runs; "" if there is nothing to draw.
 
     Args:
       title: the metric.
-      name: prefix of the ids in it.
+      name: prefix of the ids in the SVG.
       runs: the runs.
       groups: each run's values of the metric.
     """
     every = drawable([e for group in groups if group for e in group.evaluations])
     if not every:
         return Markup()
-    drawn = {
+    evaluations = {
         _short(run.name, index): [e for e in group.evaluations if e in every]
         for index, (run, group) in enumerate(zip(runs, groups, strict=True))
         if group
     }
-    figure = runs_figure(drawn) if len(runs) > 1 else quality_figure(every)
+    figure = runs_figure(evaluations) if len(runs) > 1 else quality_figure(every)
     alt = f"{title} against network calls per image, as in the table"
     return Markup(inline_svg(figure, name, alt))
 
 
 def training_chart(run: Run, name: str) -> Markup:
-    """Draws loss and learning rate of all phases; empty if there are none."""
+    """Returns the chart of loss and learning rate; "" if there are no phases."""
     if not run.curves:
         return Markup()
     figure = curves_figure([_thin(curve) for curve in run.curves])
@@ -50,7 +50,7 @@ def training_chart(run: Run, name: str) -> Markup:
 
 
 def profile_charts(run: Run, name: str) -> list[Markup]:
-    """Draws the loss by log-SNR, a chart for each phase whose rows have it."""
+    """Returns a chart of the loss by log-SNR for each phase that has it."""
     figures = zip(run.profiles, profile_figures(run.profiles), strict=True)
     return [
         Markup(
@@ -67,16 +67,16 @@ def profile_charts(run: Run, name: str) -> list[Markup]:
 def _thin(curve: Curve) -> Curve:
     """Returns every k-th point, up to and including the last."""
     k = -(-len(curve.loss) // _MOST_POINTS)
-    kept = slice((len(curve.loss) - 1) % k, None, k)
+    points = slice((len(curve.loss) - 1) % k, None, k)
     return curve._replace(
-        global_step=curve.global_step[kept],
-        loss=curve.loss[kept],
-        learning_rate=curve.learning_rate[kept],
+        global_step=curve.global_step[points],
+        loss=curve.loss[points],
+        learning_rate=curve.learning_rate[points],
     )
 
 
 def _short(name: str, index: int) -> str:
-    """Returns a name that fits a chart; a number distinguishes equal beginnings."""
+    """Returns a name short enough for a chart; a number keeps names distinct."""
     if len(name) <= _NAME_LENGTH:
         return name
     return f"{name[: _NAME_LENGTH - 4]}… ({index + 1})"

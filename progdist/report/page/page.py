@@ -1,7 +1,6 @@
-"""A page about one or several runs: one HTML file that loads nothing else.
+"""The page about one or several runs: one self-contained HTML file.
 
-It has no script: its choices are radio buttons. The templates escape all text from
-files.
+It has no scripts; choices are radio buttons. The templates escape all text from files.
 """
 
 import datetime
@@ -30,7 +29,7 @@ from progdist.workdir import layout
 from progdist.workdir.files import write_bytes
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_USUAL_STEPS = 4  # of the student that the page shows first, if there is one
+_USUAL_STEPS = 4  # the page first shows the student with this many steps, if any
 
 
 class Setting(NamedTuple):
@@ -38,7 +37,7 @@ class Setting(NamedTuple):
 
     name: str
     values: list[Any]
-    defaults: list[Any]  # where the value differs
+    defaults: list[Any]  # shown where the value differs
     differs: list[bool]  # from the default
 
     @property
@@ -59,7 +58,7 @@ class Distances(NamedTuple):
 
 
 class Headline(NamedTuple):
-    """First sentence about a run: its students beside their teacher."""
+    """First sentence about a run: its students compared with their teacher."""
 
     group: Group
     lines: list[Line]
@@ -72,12 +71,12 @@ def write_page(
 
     Args:
       workdirs: at least one.
-      out: the file; by default report.html in the workdir, or in the current directory
-        if there are several.
-      refresh: seconds after which the page reloads itself; 0 is never.
+      out: path of the page; by default report.html in the workdir, or in the current
+        directory for several.
+      refresh: seconds after which the page reloads itself; 0 for never.
 
     Raises:
-      InputError: if a workdir is not one or is given twice, or a file is malformed.
+      InputError: if a path is not a workdir or occurs twice, or a file is malformed.
     """
     paths = [Path(workdir) for workdir in workdirs]
     check_distinct(paths)
@@ -88,7 +87,7 @@ def write_page(
 
 
 def check_distinct(workdirs: Sequence[Path]) -> None:
-    """Refuses a workdir that is given twice, with an InputError."""
+    """Raises an InputError if a workdir occurs twice."""
     for index, path in enumerate(workdirs):
         if path.resolve() in [other.resolve() for other in workdirs[:index]]:
             raise InputError(f"{path}: given twice")
@@ -138,14 +137,14 @@ def page(runs: Sequence[Run], refresh: int = 0) -> str:
 
 
 def headline(run: Run) -> Headline | None:
-    """Returns the students of 4 and of fewest steps; None if there is none yet."""
+    """Returns the students with 4 and with the fewest steps; None if there are none."""
     group = run.groups[0] if run.groups else None
     lines = {n.num_steps: n for n in group.lines() if n.student} if group else {}
     if not group or not lines:
         return None
     fewest = min(lines)
-    chosen = [lines[n] for n in (_USUAL_STEPS, fewest) if n in lines and n >= fewest]
-    return Headline(group, list(dict.fromkeys(chosen)))
+    shown = [lines[n] for n in (_USUAL_STEPS, fewest) if n in lines and n >= fewest]
+    return Headline(group, list(dict.fromkeys(shown)))
 
 
 def distances(runs: Sequence[Run]) -> list[Distances]:
@@ -185,7 +184,7 @@ def _total(rounds: Sequence[Round], name: str) -> Any:
 
 
 def _value(value: Any) -> str:
-    """Returns a value of a JSON file: strings bare, anything else as JSON."""
+    """Returns a JSON value as text: strings without quotes, anything else as JSON."""
     if isinstance(value, str) and value:
         return value
     return json.dumps(value, ensure_ascii=False)

@@ -17,10 +17,10 @@ _MOST_STEPS, _NOISES = 8, 3  # of the trajectories
 
 
 class Grid(NamedTuple):
-    """Samples of one model in one picture."""
+    """A grid of samples of one model."""
 
     uri: str
-    run: str  # its name; "" if it is the only one
+    run: str  # name of the run; "" if it is the only one
     who: str
     steps: str
     alt: str
@@ -29,14 +29,14 @@ class Grid(NamedTuple):
 class Grids(NamedTuple):
     """The sample grids of all runs."""
 
-    fixed: list[Grid]  # of each teacher at its full number of steps
-    panels: dict[int, list[Grid]]  # of the others, by number of steps, most first
+    fixed: list[Grid]  # each teacher at its full number of steps
+    panels: dict[int, list[Grid]]  # all others by number of steps, most first
 
 
 class Trajectories(NamedTuple):
-    """The states of a run's last students as pictures."""
+    """States of the last students of a run, as images."""
 
-    most: int  # steps
+    most: int  # largest number of steps
     blocks: list[list[tuple[int, list[str]]]]  # by noise: number of steps, states
 
 
@@ -56,7 +56,7 @@ def sample_grids(runs: Sequence[Run]) -> Grids | None:
 
 
 def trajectories(run: Run) -> Trajectories | None:
-    """Returns the states of the students with few steps; None if there are none."""
+    """Returns the trajectories of the last students; None if there are none."""
     steps = [n for n in sorted(run.paths, reverse=True) if n <= _MOST_STEPS]
     if not steps:
         return None

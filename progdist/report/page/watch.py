@@ -21,28 +21,28 @@ def watch(
 ) -> Path:
     """Writes the page whenever a run has written something; returns its path.
 
-    Waits for runs that have not started yet, and says so. The page reloads itself; the
-    last one, written at the end or on Ctrl-C, does not.
+    Waits for runs that have not started yet, and says so. The page reloads itself; its
+    last version, written at the end or on Ctrl-C, does not.
 
     Args:
-      workdirs: as `write_page` takes them.
-      out: the same.
-      seconds: interval between looks at the files, and between reloads.
+      workdirs: as for `write_page`.
+      out: as for `write_page`.
+      seconds: interval between checks of the files, and between reloads.
       note: shows a line to the user.
 
     Raises:
-      InputError: if a workdir is given twice, or a file is malformed at the end. Until
-        then malformed files are read again: something may be writing them.
+      InputError: if a workdir occurs twice, or a file is malformed at the end. Until
+        then malformed files are read again, since they may be incomplete.
       OSError: if the page cannot be written.
     """
     check_distinct(workdirs)
     for path in workdirs:
-        if not is_run(path):  # or its name is misspelt
+        if not is_run(path):  # not started, or misspelt
             note(f"waiting for {path}")
     owners = {path: Owner(path) for path in workdirs}
     page, latest = _Page(page_path(workdirs, out), note), None
     try:
-        # Before the files are read, so that they hold the owner's last writes.
+        # Checked before the files are read, so that they hold the owner's last writes.
         while any(not is_run(path) or owners[path].is_alive() for path in workdirs):
             there = [path for path in workdirs if is_run(path)]
             marks = _marks(there)
@@ -78,7 +78,7 @@ class _Page:
 
 
 def _marks(workdirs: Sequence[Path]) -> _Marks:
-    """Returns time, size and inode of each file, which tell whether it changed."""
+    """Returns time, size and inode of each file, to detect changes."""
     marks: _Marks = {}
     for path in (file for workdir in workdirs for file in files_of(workdir)):
         with contextlib.suppress(OSError):  # it does not exist

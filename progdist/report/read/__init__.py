@@ -1,4 +1,4 @@
-"""Contents of a workdir's files, as the figures and the page need them."""
+"""Readers of a workdir's files, for the figures and the page."""
 
-# Beyond these Matplotlib counts past what a float can hold.
+# Beyond these Matplotlib overflows.
 LEAST, MOST = 1e-100, 1e100

@@ -1,4 +1,4 @@
-"""Arrays of the npz files that a run writes."""
+"""Arrays in the npz files that a run writes."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads all arrays of an npz file.
 
     Raises:
-      FormatError: if it is not a whole npz file; names the file.
+      FormatError: if it is not a complete npz file; names the file.
     """
     try:
-        # Opened here: np.load leaves a file open that it cannot read.
+        # Opened here, since np.load does not close a file that it cannot read.
         with path.open("rb") as file, np.load(file) as arrays:
             content = dict(arrays)
     except Exception as error:  # zipfile, zlib and NumPy raise almost anything
@@ -29,17 +29,17 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def check_array(
     array: np.ndarray, kind: type[np.generic], axes: str, name: str, path: Path
 ) -> None:
-    """Checks that an array is not empty and has the kind and the axes.
+    """Checks that an array is not empty and has the right kind and axes.
 
     Args:
       array: the array.
       kind: scalar type of its numbers.
-      axes: names of its axes, "n h w c", say; c is 1 or 3 channels.
+      axes: names of its axes, such as "n h w c"; c must be 1 or 3.
       name: name of the array, for the message.
       path: path of its file, for the message.
 
     Raises:
-      FormatError: with the array's kind and shape and what is accepted.
+      FormatError: with the actual and the accepted kind and shape.
     """
     if (
         not np.issubdtype(array.dtype, kind)

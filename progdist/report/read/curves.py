@@ -25,8 +25,8 @@ class Curve(NamedTuple):
 def read_curves(workdir: str | Path) -> list[Curve]:
     """Reads `metrics.jsonl`, a curve per phase.
 
-    Of a step's rows, which a resumed run may repeat, the last counts. Losses that a
-    logarithmic axis cannot show (0, not finite) are left out.
+    A resumed run may repeat a step; its last row counts. Losses that a logarithmic axis
+    cannot show (0 or not finite) are left out.
 
     Raises:
       FormatError: if a row is malformed.

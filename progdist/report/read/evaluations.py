@@ -1,4 +1,4 @@
-"""The evaluations of a run, grouped into tables that know no names beforehand."""
+"""The evaluations of a run, grouped into tables for any metrics and samplers."""
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -18,23 +18,23 @@ class Kind(NamedTuple):
     metric: str
     num_samples: int
     seed: int | None
-    reference: str  # "1,797 of digits (train)"; "" where it is unknown
+    reference: str  # "1,797 of digits (train)"; "" if unknown
 
 
 class Line(NamedTuple):
-    """A line of a table: one number of steps N; None where nothing was evaluated."""
+    """A line of a table for one number of steps N; None for missing evaluations."""
 
     num_steps: int
-    student: EvalRow | None  # by DDIM, for which it was distilled
-    student_other: EvalRow | None  # the student's best by all other samplers
-    ddim: EvalRow | None  # this and the next two: of the teacher
-    ancestral: EvalRow | None  # at the best of its settings
-    other: EvalRow | None  # the best of all other samplers
+    student: EvalRow | None  # with DDIM, for which it was distilled
+    student_other: EvalRow | None  # the student's best among all other samplers
+    ddim: EvalRow | None  # this and the next two are the teacher's
+    ancestral: EvalRow | None  # at its best gamma
+    other: EvalRow | None  # the best among all other samplers
     ratio: float | None  # student / teacher at its full number of steps, if positive
 
 
 class Group(NamedTuple):
-    """The values of one kind, of one run; the latest of those that repeat another."""
+    """The rows of one kind in one run; the latest of repeated ones."""
 
     title: str
     kind: Kind
@@ -43,7 +43,7 @@ class Group(NamedTuple):
 
     @property
     def evaluations(self) -> list[EvalRow]:
-        """The best of each role, sampler and number of steps."""
+        """The best row of each role, sampler and number of steps."""
         best = {(r.role, r.sampler, r.num_steps): r for r in self._worst_first()}
         return list(best.values())
 
@@ -65,7 +65,7 @@ class Group(NamedTuple):
         return row.value if row else None
 
     def variant(self, row: EvalRow) -> str:
-        """Returns "gamma 0.3", say; "" where a sampler has one setting alone."""
+        """Returns, say, "gamma 0.3"; "" if the sampler has only one setting."""
         several = len({r.gamma for r in self.rows} - {None}) > 1
         return f"gamma {row.gamma}" if several and row.gamma is not None else ""
 
@@ -103,12 +103,12 @@ def is_higher_better(metric: str) -> bool:
 
 
 def direction(metric: str) -> str:
-    """Returns which values of a metric are the better ones."""
+    """Returns which values of a metric are better, in words."""
     return f"{'higher' if is_higher_better(metric) else 'lower'} is better"
 
 
 def full_steps(rows: Iterable[EvalRow]) -> int | None:
-    """Returns N_0: the steps for which the teacher was trained."""
+    """Returns N_0, the number of steps for which the teacher was trained."""
     return max((r.trained_steps for r in rows if r.role == "teacher"), default=None)
 
 
@@ -117,21 +117,21 @@ def read_evaluations(workdir: str | Path, metric: str | None = None) -> list[Eva
 
     Args:
       workdir: folder of the run.
-      metric: the metric to keep; None keeps the one the file begins with.
+      metric: the metric to keep; None keeps the first one in the file.
 
     Raises:
       FormatError: if a row is malformed.
     """
     rows = read_typed(EvalRow, Path(workdir, layout.EVALUATIONS))
-    kept = [g for g in groups(rows) if metric in (None, g.kind.metric)]
-    return kept[0].evaluations if kept else []
+    matches = [g for g in groups(rows) if metric in (None, g.kind.metric)]
+    return matches[0].evaluations if matches else []
 
 
 def groups(rows: Sequence[EvalRow]) -> list[Group]:
-    """Sorts rows by kind; leaves out values that are not finite.
+    """Groups rows by kind; leaves out values that are not finite.
 
-    A student counts in its own number of steps alone. The first kind of a metric has
-    the metric as its title.
+    A student counts only at its own number of steps. The first kind of a metric has the
+    metric as its title.
     """
     by_kind: dict[Kind, list[EvalRow]] = {}
     for row in rows:
@@ -148,7 +148,7 @@ def groups(rows: Sequence[EvalRow]) -> list[Group]:
 
 
 def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Returns the names of all fields, in the order in which they come."""
+    """Returns the names of all fields, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 

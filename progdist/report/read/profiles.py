@@ -1,4 +1,4 @@
-"""The loss of each phase by the log-SNR of z_t: from noise to data."""
+"""Loss of each phase by log-SNR of z_t, from noise to data."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ class Profile(NamedTuple):
 
 
 def profiles_of(rows: Iterable[MetricsRow]) -> list[Profile]:
-    """Returns the profile of each phase whose rows have one."""
+    """Returns the profile of each phase that has one."""
     latest = {row.global_step: row for row in rows if row.loss_by_logsnr}
     by_phase: dict[int, list[MetricsRow]] = {}
     for _, row in sorted(latest.items()):
@@ -38,5 +38,5 @@ def _mean_of_last(rows: Sequence[MetricsRow]) -> Float[np.ndarray, " bins"]:
     last = rows[-math.ceil(len(rows) / _LAST) :]
     values = np.array([row.loss_by_logsnr for row in last], np.float64)
     # Losses that a logarithmic axis cannot show are left out.
-    drawn = np.ma.masked_where(~((values > LEAST) & (values < MOST)), values)
-    return np.ma.filled(drawn.mean(axis=0), np.nan)
+    masked = np.ma.masked_where(~((values > LEAST) & (values < MOST)), values)
+    return np.ma.filled(masked.mean(axis=0), np.nan)

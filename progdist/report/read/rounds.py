@@ -1,7 +1,7 @@
-"""Costs of each phase: updates, time, images a second, network calls.
+"""Cost of each phase: updates, time, images per second, network calls.
 
-From the rows of `metrics.jsonl` and the plan, so that an unfinished run shows what it
-has done so far.
+Computed from the rows of `metrics.jsonl` and the plan, so that an unfinished run shows
+its progress.
 """
 
 import math
@@ -14,26 +14,26 @@ from progdist.workdir.rows import MetricsRow
 
 
 class Round(NamedTuple):
-    """One phase; a field is None where the files do not say it."""
+    """Cost of one phase; a field is None if the files do not have it."""
 
     phase: int
     num_steps: int
     updates: int
     planned: int | None
     loss: float
-    seconds: float | None  # of training: without compiling, saving and evaluating
+    seconds: float | None  # training alone, without compiling, saving, evaluating
     images_per_second: float | None
     images: int | None
     calls: int | None  # network calls, in forward passes of one image
 
     @property
     def title(self) -> str:
-        """Name for people."""
+        """Name of the phase in the page."""
         return f"round {self.phase}" if self.phase else "teacher"
 
 
 def rounds_of(rows: Sequence[MetricsRow], plan: Sequence[Phase]) -> list[Round]:
-    """Returns the phases that have rows; of a step's rows the last counts."""
+    """Returns the phases that have rows; the last row of a step counts."""
     by_phase: dict[int, dict[int, MetricsRow]] = {}
     for row in rows:
         by_phase.setdefault(row.phase, {})[row.step] = row

@@ -1,4 +1,4 @@
-"""The contents of a workdir, of a finished or an unfinished run."""
+"""Contents of the workdir of a finished or unfinished run."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -30,18 +30,18 @@ _FILES = layout.CONFIG, layout.METRICS, layout.EVALUATIONS
 
 
 class Run(NamedTuple):
-    """The contents of a workdir; empty where there is nothing yet."""
+    """Contents of a workdir; fields are empty if nothing was written yet."""
 
     path: Path
     name: str
-    config: dict[str, Any]  # as config.json has it
-    plan: tuple[Phase, ...]  # empty where there is no plan.json
+    config: dict[str, Any]  # as in config.json
+    plan: tuple[Phase, ...]  # empty if there is no plan.json
     starts: list[Start]
     rows: list[MetricsRow]
     curves: list[Curve]
     profiles: list[Profile]
     rounds: list[Round]
-    measures: list[dict[str, Any]]  # rows of eval.jsonl as they stand
+    measures: list[dict[str, Any]]  # raw rows of eval.jsonl
     groups: list[Group]
     students: dict[int, Samples]  # by number of steps
     teachers: dict[int, Samples]
@@ -68,13 +68,13 @@ class Run(NamedTuple):
 
     @property
     def seconds(self) -> float | None:
-        """Wall time of all starts together, as far as it is known."""
+        """Total wall time of all starts, as far as known."""
         known = [s.seconds for s in self.starts if s.seconds is not None]
         return sum(known) if known else None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields of the configuration with their values, by "data.name", say."""
+        """Values of the configuration by field, such as "data.name"."""
         fields = {}
         for name, value in self.config.items():
             if isinstance(value, dict):
@@ -85,7 +85,7 @@ class Run(NamedTuple):
 
 
 def is_run(workdir: Path) -> bool:
-    """Whether a run has written something in the directory."""
+    """Whether a run has written to the directory."""
     return any((workdir / name).exists() for name in _FILES)
 
 
@@ -99,7 +99,7 @@ def load(workdir: Path) -> Run:
     """Reads a workdir.
 
     Raises:
-      InputError: if it is not one, or a file in it is malformed; names the file.
+      InputError: if it is not a workdir, or a file is malformed; names the file.
     """
     if not workdir.is_dir():
         raise InputError(f"{workdir}: no such directory")
@@ -131,7 +131,7 @@ def load(workdir: Path) -> Run:
 
 
 def with_own_names(runs: Sequence[Run]) -> list[Run]:
-    """Returns the runs, each named by the shortest unique end of its path."""
+    """Returns the runs, each named by the shortest unique suffix of its path."""
     paths = [run.path.absolute().parts for run in runs]
     return [
         run._replace(name=_text(os.path.join(*_tail(path, paths))))
@@ -140,7 +140,7 @@ def with_own_names(runs: Sequence[Run]) -> list[Run]:
 
 
 def _tail(path: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Returns the shortest end of a path that no other path has."""
+    """Returns the shortest suffix of a path that no other path has."""
     for depth in range(1, len(path)):
         if [other[-depth:] for other in paths].count(path[-depth:]) == 1:
             return path[-depth:]
@@ -152,13 +152,13 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _last_change(workdir: Path) -> float:
-    # Not that of the directory itself, which the page changes too.
+    # Not the directory's own time, which writing the page changes too.
     names = *_FILES, layout.STARTS, layout.SAMPLES, layout.CHECKPOINTS
     paths = [workdir / name for name in names]
     return max(path.stat().st_mtime for path in paths if path.exists())
 
 
 def _text(name: str) -> str:
-    """Returns a file's name, of any bytes, as text that can be written."""
+    """Returns a file name, of any bytes, as encodable text."""
     readable = os.fsencode(name).decode(errors="replace")
     return printable(readable)

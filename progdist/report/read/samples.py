@@ -1,4 +1,4 @@
-"""Images drawn by the models of a run."""
+"""Images drawn from the models of a run."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from progdist.workdir.files import FormatError
 
 
 class Samples(NamedTuple):
-    """Images drawn in num_steps network calls by the model of a phase."""
+    """Images drawn from the model of a phase in num_steps network calls."""
 
     images: UInt8[np.ndarray, "n h w ch"]
     num_steps: int
@@ -21,7 +21,7 @@ class Samples(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Role of the model, and its steps."""
+        """Role of the model, and number of steps."""
         role = "student" if self.phase else "teacher"
         return f"{role}, {steps_text(self.num_steps)}"
 
@@ -33,13 +33,13 @@ def load_samples(workdir: str | Path, kind: str) -> list[Samples]:
       FormatError: if a file cannot be read or has other arrays; names it.
     """
     paths = sorted(Path(workdir, layout.SAMPLES).glob(f"{kind}_*.npz"))
-    loaded = [_load(path) for path in paths]
-    for path, samples in zip(paths, loaded, strict=True):
-        shape, first = (s.images.shape[1:] for s in (samples, loaded[0]))
+    phases = [_load(path) for path in paths]
+    for path, samples in zip(paths, phases, strict=True):
+        shape, first = (s.images.shape[1:] for s in (samples, phases[0]))
         if shape != first:
             others = f"those of {paths[0]} {shape_text(first)}"
             raise FormatError(f"{path}: images are {shape_text(shape)}, {others}")
-    return sorted(loaded, key=lambda s: s.phase)
+    return sorted(phases, key=lambda s: s.phase)
 
 
 def _load(path: Path) -> Samples:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from progdist.workdir.rows import StartRow
 
 _ENDS = {
-    None: "going on, or killed",
+    None: "running, or killed",
     "Interrupted": "stopped, saved",
     "NonFiniteError": "diverged",
 }
@@ -17,7 +17,7 @@ class Start(NamedTuple):
     """One start of a run, and how it ended."""
 
     row: StartRow
-    end: str | None  # "done", what stopped it, or None where that is unknown
+    end: str | None  # "done", the error that stopped it, or None if unknown
     seconds: float | None
 
     @property
@@ -29,8 +29,8 @@ class Start(NamedTuple):
 def starts_of(rows: Sequence[StartRow], last_change: float) -> list[Start]:
     """Joins the rows of starts and ends.
 
-    The last start has no end if it is running or was killed; it lasted at least until
-    its last write.
+    The last start has no end if it is still running or was killed; it lasted at least
+    until its last write.
     """
     starts: list[Start] = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""States of a few samples on their way from noise to image."""
+"""States of a few samples from noise to image."""
 
 import re
 from pathlib import Path
