@@ -546,6 +546,21 @@ def test_without_the_teachers_number_there_is_no_ratio(tmp_path):
     assert cells(tmp_path)[-1] == ["4", "1,234", "–", "–", "–"]
 
 
+def test_the_markdown_table_has_the_numbers_most_calls_first(tmp_path):
+    lines = report.markdown_table(make_workdir(tmp_path)).splitlines()
+    assert lines[0] == "FD-pixels of 2,000 samples, lower is better."
+    assert lines[2:] == [
+        "| network calls | student | teacher DDIM | teacher ancestral "
+        "| student / teacher at 16 |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+        "| 16 | – | 2.00 | – | – |",
+        "| 8 | 2.12 | 4.00 | 6.00 | 1.06 |",
+        "| 4 | 2.25 | 6.00 | 10.0 | 1.12 |",
+        "| 2 | 2.50 | 10.0 | 18.0 | 1.25 |",
+        "| 1 | 3.00 | 18.0 | 34.0 | 1.50 |",
+    ]
+
+
 # Training curves
 
 
@@ -686,6 +701,7 @@ def test_nothing_is_drawn_of_an_empty_workdir(tmp_path):
     assert not list(tmp_path.iterdir())
     assert report.closing_table(tmp_path).row_count == 0
     assert report.closing_table(tmp_path).title == "No evaluations yet"
+    assert report.markdown_table(tmp_path) == "No evaluations yet.\n"
 
 
 def test_the_report_loads_neither_jax_nor_pyplot():
