@@ -242,7 +242,7 @@ def _current(values: dict[str, Any]) -> dict[str, Any]:
     if "model" in values:
         net = dict(values["model"])
         values = {k: v for k, v in values.items() if k != "model"}
-        values |= {"parameterization": net.pop("output"), "net": net}
+        values |= {"parameterization": net.pop("output", "v"), "net": net}
     return values
 
 

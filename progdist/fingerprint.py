@@ -13,6 +13,7 @@ from absl import flags
 
 from progdist import checkpoint, cli
 from progdist.errors import UsageError, exit_with
+from progdist.workdir import layout
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_integer(
@@ -27,7 +28,7 @@ flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
     """Prints name and digest of each group of arrays, one per line."""
     workdir = Path(cli.parse(FLAGS, argv, __doc__, words=("WORKDIR",))[0])
-    directory = workdir.expanduser() / "checkpoints"
+    directory = workdir.expanduser() / layout.CHECKPOINTS
     steps = checkpoint.snapshot_steps(directory)
     step: int | None = FLAGS["step"].value
     if not steps or step not in (None, *steps):

@@ -22,8 +22,8 @@ from absl import flags
 
 from progdist import cli, cluster, preflight
 from progdist.errors import exit_with
-from progdist.trainer import run as experiment
 from progdist.trainer.preemption import Interrupt
+from progdist.trainer.run import run
 
 
 def define_flags() -> flags.FlagValues:
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     cluster.join(values)
     # After joining, which installs a SIGTERM handler of its own.
     with Interrupt() as interrupt:
-        experiment.run(config, workdir, interrupt, bool(values["override"].value))
+        run(config, workdir, interrupt, bool(values["override"].value))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ A run writes its plan to `plan.json`, for the report and other readers.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from progdist.errors import InputError
 
@@ -128,7 +128,11 @@ def read_plan(path: Path) -> tuple[Phase, ...]:
       InputError: if it is not a plan.
     """
     try:
-        return tuple(Phase(**row) for row in json.loads(path.read_bytes()))
+        phases = tuple(Phase(**row) for row in json.loads(path.read_bytes()))
+        for kind, *numbers in phases:
+            if kind not in get_args(Kind) or not all(type(n) is int for n in numbers):
+                raise ValueError(f"a phase is {[kind, *numbers]}")
+        return phases
     except FileNotFoundError:
         return ()
     except (ValueError, TypeError) as error:

@@ -21,6 +21,7 @@ from progdist.diffusion.schedules import describe, make_schedule
 from progdist.errors import UsageError
 from progdist.model import Model, param_shapes
 from progdist.plan import Kind
+from progdist.workdir import layout
 
 
 def check(config: Config) -> None:
@@ -72,7 +73,7 @@ def open_run(path: str) -> tuple[Path, Config]:
     workdir = Path(path).expanduser().absolute()
     if not workdir.is_dir():
         raise UsageError(f"--workdir={workdir}: no such directory")
-    config = from_json(workdir / "config.json")
+    config = from_json(workdir / layout.CONFIG)
     check(config)
     return workdir, config
 
@@ -205,7 +206,8 @@ def _check_types(node: Any, path: str) -> None:
     for name, hint in hints.items():
         value, field = getattr(node, name), f"{path}.{name}"
         if dataclasses.is_dataclass(get_args(hint)[0] if get_args(hint) else hint):
-            _require(isinstance(value, hint), field, value, f"of type {hint}")
+            names = " or ".join(c.__name__ for c in get_args(hint) or (hint,))
+            _require(isinstance(value, hint), field, value, f"a {names}")
             _check_types(value, field)
         elif get_origin(hint) is Literal:
             _require(

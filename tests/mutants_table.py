@@ -276,7 +276,7 @@ TRAINER = [
         "test_run_values.py",
         ("the data begin again in each phase", "phase.first_update + done,\n        phase.end_update,", "done,\n        phase.num_updates,"),
         ("raw parameters kept and measured", "params = sampling_params(snapshot.state)", "params = snapshot.state.params"),
-        ("the student measured as the teacher", "base = parallel.place(base_params(), pieces.mesh, specs)", "base = params"),
+        ("the student measured as the teacher", "phase_end.add(phase, params, pieces.phases[0], base)", "phase_end.add(phase, params, pieces.phases[0], params)"),
         ("never mirrored", "pieces.config.data.flip,", "False,"),
         ("one seed for all runs", "init_params(recipe.model, pieces.config.seed, pieces.mesh)", "init_params(recipe.model, 0, pieces.mesh)"),
         ("one order for all runs", "pieces.source,\n        pieces.config.seed,", "pieces.source,\n        0,"),

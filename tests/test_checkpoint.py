@@ -409,3 +409,60 @@ def test_a_directory_without_a_model_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "missing", tmp_path / "checkpoints" / "1"):
         with pytest.raises(CheckpointError, match="holds no model"):
             checkpoint.load_model(path, tiny.params())
+
+
+def test_a_fingerprint_sees_names_shapes_dtypes_and_values():
+    x = np.arange(6, dtype=np.float32)
+    cases = [{"a": x}, {"b": x}, {"a": x.reshape(2, 3)}, {"a": x.view(np.int32)}]
+    cases += [{"a": x + 1}, {"a": x, "b": x}, {"a": {"b": x}}]
+    assert len({digests.fingerprint_of(tree) for tree in cases}) == len(cases)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.write_bytes(b"other"), "damaged"),
+        (lambda path: path.unlink(), "lost"),
+        (lambda path: (path.parent / "z").write_bytes(b""), "does not belong there"),
+    ],
+)
+def test_a_manifest_says_what_is_wrong_with_a_file(tmp_path, damage, says):
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(name.encode())
+    digests.write_manifest(tmp_path)
+    digests.check_manifest(tmp_path)
+    damage(tmp_path / "b")
+    with pytest.raises(digests.DamageError, match=f"/[bz]: {says}$"):
+        digests.check_manifest(tmp_path)
+
+
+def test_arrays_that_are_read_wrongly_are_damage(tmp_path, monkeypatch):
+    """Whatever the files and their digests say."""
+    save(tmp_path, 1)
+    load = trees.ocp.load
+
+    def wrong(*args):
+        tree = load(*args)
+        tree["state"]["params"]["Dense_0"]["bias"] += 1
+        return tree
+
+    monkeypatch.setattr(trees.ocp, "load", wrong)
+    with pytest.raises(
+        digests.DamageError, match="the content of state/params/Dense_0"
+    ):
+        trees.read_arrays(tmp_path / "1")
+
+
+def test_what_is_whole_but_cannot_be_read_is_no_damage(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def fail(*_):
+        raise OSError("the network is down")
+
+    monkeypatch.setattr(trees.ocp, "load", fail)
+    with pytest.raises(CheckpointError, match="cannot be read") as error:
+        trees.read_arrays(tmp_path / "1")
+    assert not isinstance(error.value, digests.DamageError)
+    (tmp_path / "1" / "manifest.sha256").unlink()
+    with pytest.raises(digests.DamageError, match="cannot be read"):
+        trees.read_arrays(tmp_path / "1")

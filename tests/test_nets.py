@@ -17,6 +17,7 @@ from progdist.nets.blocks import (
     depth_to_space,
     downsample,
     drop,
+    group_moments,
     materialised,
     num_groups,
     space_to_depth,
@@ -399,3 +400,26 @@ def test_on_cpu_the_gradient_alone_has_barriers():
     assert "optimization_barrier" not in str(jax.make_jaxpr(total)(x))
     assert str(jax.make_jaxpr(jax.grad(total))(x)).count("optimization_barrier") == 2
     np.testing.assert_array_equal(jax.grad(total)(x), x)
+
+
+def test_softmax_and_moments_stay_float32_in_bfloat16():
+    q = jnp.ones((1, 4, 1, 2), jnp.bfloat16)
+    exponentials = [
+        str(equation.outvars[0].aval.dtype)
+        for equation in jax.make_jaxpr(attention)(q, q, q).eqns
+        if equation.primitive.name == "exp"
+    ]
+    assert exponentials
+    assert set(exponentials) == {"float32"}
+    assert attention(q, q, q).dtype == jnp.bfloat16
+    x = jnp.linspace(0.0, 3.0, 4096).astype(jnp.bfloat16).reshape(1, 16, 16, 16)
+    mean, inv_std = group_moments(x, 1, 0.0)
+    exact = np.asarray(x, np.float64)
+    assert mean.dtype == inv_std.dtype == jnp.float32
+    np.testing.assert_allclose(mean, np.full((1, 16), exact.mean()), rtol=1e-6)
+    np.testing.assert_allclose(inv_std, np.full((1, 16), 1 / exact.std()), rtol=1e-5)
+
+
+def test_the_channels_are_shared_by_the_configured_number_of_heads():
+    params = shapes_of(NET.copy(head_dim=0, num_heads=4), 8)
+    assert params["down_1.attn_0"]["q"]["kernel"].shape == (16, 4, 4)

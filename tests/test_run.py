@@ -254,7 +254,9 @@ def test_a_plan_that_does_not_lead_to_the_checkpoint_is_refused(finished):
 def test_a_diverging_run_stops_with_phase_and_step_and_saves_nothing_of_it(tmp_path):
     config = get_config("smoke")
     config.base.learning_rate, config.base.warmup_updates = 1e38, 0
-    with pytest.raises(NonFiniteError, match=r"phase 0 \(teacher\), update \d+: "):
+    with pytest.raises(
+        NonFiniteError, match=r"^training diverged: phase 0 \(teacher\), update \d+: "
+    ):
         run_config(config, tmp_path)
     assert not (tmp_path / "checkpoints").exists()
     assert not (tmp_path / "models").exists()

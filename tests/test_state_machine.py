@@ -1,4 +1,5 @@
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,12 @@ def test_a_plan_says_what_an_update_costs_and_survives_its_file(tmp_path):
     assert read_plan(tmp_path / "none.json") == ()
 
 
-@pytest.mark.parametrize("text", ["", "{}x", "[1]", '[{"kind": "base"}]'])
+WRONG = {**short_plan(5, 5, 4, 1)[0]._asdict(), "num_updates": "5"}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}x", "[1]", '[{"kind": "base"}]', json.dumps([WRONG])]
+)
 def test_a_file_that_is_no_plan_is_refused_by_its_name(tmp_path, text):
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(InputError, match=r"plan\.json: not a plan"):

@@ -13,16 +13,17 @@ from progdist.checkpoint import digests, files, trees
 from progdist.checkpoint.digests import CheckpointError
 from progdist.checkpoint.snapshots import SaveError
 from progdist.checkpoint.trees import Params
+from progdist.workdir import layout
 
 
 def model_dir(workdir: Path, phase: int, num_steps: int) -> Path:
     """Returns the directory of a phase's model."""
-    return workdir / "models" / f"phase_{phase:02d}_steps_{num_steps}"
+    return workdir / layout.MODELS / f"phase_{phase:02d}_steps_{num_steps}"
 
 
 def finished_models(workdir: Path) -> dict[int, int]:
     """Returns the number of steps of each finished phase of a run."""
-    names = [path.name for path in (workdir / "models").glob("phase_*_steps_*")]
+    names = [path.name for path in (workdir / layout.MODELS).glob("phase_*_steps_*")]
     matches = [re.fullmatch(r"phase_(\d+)_steps_(\d+)", name) for name in names]
     return dict(sorted((int(m[1]), int(m[2])) for m in matches if m))
 

@@ -156,7 +156,8 @@ class Evaluator:
             role=spec.role,
             params=digest,
             output=model.parameterization,
-            schedule=schedules.describe(model.schedule),
+            # Rows spell it without underscores, unlike cards and configurations.
+            schedule=schedules.describe(model.schedule).replace("_", ""),
             num_samples=settings.num_samples,
             seed=settings.seed,
             features=extractor.label,

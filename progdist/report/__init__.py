@@ -15,7 +15,7 @@ from progdist.report.figures.quality import write_quality
 from progdist.report.figures.samples import write_comparison, write_samples
 from progdist.report.figures.trajectories import write_trajectories
 from progdist.report.page.page import write_page
-from progdist.report.page.tables import closing_table
+from progdist.report.page.tables import closing_table, markdown_table
 from progdist.report.read.evaluations import read_evaluations
 from progdist.workdir.files import FormatError
 from progdist.workdir.rows import EvalRow
@@ -25,6 +25,7 @@ __all__ = [
     "FormatError",
     "closing_table",
     "image_grid",
+    "markdown_table",
     "read_evaluations",
     "save_png",
     "square_grid",

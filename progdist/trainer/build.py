@@ -15,6 +15,7 @@ from progdist.plan import Kind, Phase
 from progdist.trainer.display import Display
 from progdist.trainer.preemption import Interrupt, Preemption, Watchdog
 from progdist.trainer.recipes import Recipe, make_recipes
+from progdist.workdir import layout
 
 
 class Pieces(NamedTuple):
@@ -52,7 +53,7 @@ def build(
     stack.callback(display.close)
     watchdog = stack.enter_context(Watchdog(float(config.stuck_seconds)))
     checkpoints = Checkpoints(
-        workdir / "checkpoints",
+        workdir / layout.CHECKPOINTS,
         config.keep_checkpoints,
         display.note,
     )

@@ -12,7 +12,7 @@ from progdist import data, parallel, plan
 from progdist.config import Config, ConfigError, differences, from_json, to_json
 from progdist.plan import Phase
 from progdist.trainer.state import Progress
-from progdist.workdir import lock
+from progdist.workdir import layout, lock
 from progdist.workdir.files import write_bytes
 
 
@@ -34,7 +34,7 @@ def check_same(config: Config, workdir: Path) -> None:
     Raises:
       ConfigError: listing the differences as old → new.
     """
-    path = workdir / "config.json"
+    path = workdir / layout.CONFIG
     changed = differences(from_json(path), config) if path.exists() else []
     if changed:
         raise ConfigError(
@@ -51,15 +51,15 @@ def keep_plan(config: Config, phases: Sequence[Phase], workdir: Path) -> None:
     Raises:
       ConfigError: if it cannot be written.
     """
-    path = workdir / "config.json"
+    path = workdir / layout.CONFIG
     try:
         if path.exists() and differences(from_json(path), config):
             names = (workdir / f"config.{n}.json" for n in itertools.count(1))
             path.rename(next(name for name in names if not name.exists()))
         write_bytes(path, to_json(config).encode())
-        write_bytes(workdir / "plan.json", plan.to_json(phases).encode())
+        write_bytes(workdir / layout.PLAN, plan.to_json(phases).encode())
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{error.filename or path}: {error.strerror}") from None
 
 
 def check_progress(phases: Sequence[Phase], progress: Progress, workdir: Path) -> None:

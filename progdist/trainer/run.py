@@ -14,7 +14,7 @@ from progdist.config import Config, defaults_of_changed
 from progdist.diffusion import logsnr_bins
 from progdist.diffusion.schedules import describe
 from progdist.evaluate import references
-from progdist.model import Model, Params, init_params, param_specs, param_template
+from progdist.model import Model, Params, init_params, param_template
 from progdist.plan import Phase
 from progdist.trainer import loop, recipes, resume, state_machine
 from progdist.trainer.build import Pieces, build
@@ -32,7 +32,7 @@ from progdist.trainer.state import (
     snapshot_of,
     tree_of,
 )
-from progdist.workdir import provenance
+from progdist.workdir import layout, provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
 from progdist.workdir.rows import MetricsRow
@@ -65,7 +65,7 @@ def run(
     """
     preflight.check_devices(config, jax.device_count())
     source, models = preflight.open_source(config), preflight.make_models(config)
-    if not checkpoint.snapshot_steps(workdir / "checkpoints"):
+    if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
         preflight.check_teacher(config, models["base"])
     with ExitStack() as stack:
         own = functools.partial(_own, config, workdir, override, stack)
@@ -89,7 +89,7 @@ def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> Non
     stack.enter_context(Lock(workdir))
     if not override:
         resume.check_same(config, workdir)
-    for directory in ("checkpoints", "models"):
+    for directory in (layout.CHECKPOINTS, layout.MODELS):
         checkpoint.clear_leftovers(workdir / directory)
 
 
@@ -206,7 +206,7 @@ def _train(
             tally=snapshot.tally,
         )
     except loop.NonFiniteError as error:
-        raise loop.NonFiniteError(f"{where}, {error}") from None
+        raise loop.NonFiniteError(f"training diverged: {where}, {error}") from None
     except loop.Stopped as stop:
         pieces.checkpoints.wait()
         raise pieces.preemption.interrupted(
@@ -275,8 +275,9 @@ def _finish(
     if phase.kind == "base":
         base = params
     else:
-        specs = param_specs(pieces.recipe(0).model)
-        base = parallel.place(base_params(), pieces.mesh, specs)
+        template = param_template(pieces.recipe(0).model, pieces.mesh)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+        base = jax.device_put(base_params(), shardings)
     phase_end.add(phase, params, pieces.phases[0], base)
 
 

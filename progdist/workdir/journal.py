@@ -18,13 +18,12 @@ from jaxtyping import UInt8
 
 from progdist.workdir import layout
 from progdist.workdir.events import Events
-from progdist.workdir.files import write_bytes
+from progdist.workdir.files import FormatError, write_bytes
 from progdist.workdir.rows import (
     EvalRow,
     MetricsRow,
     read_row,
     read_rows,
-    read_typed,
 )
 
 
@@ -95,8 +94,12 @@ class Journal:
             self._events.image(name, grid, global_step)
 
     def evaluations(self) -> list[EvalRow]:
-        """Returns the rows of eval.jsonl so far."""
-        return read_typed(EvalRow, self._evaluations)
+        """Returns the rows of eval.jsonl so far, without those of other programs."""
+        rows = []
+        for row in read_rows(self._evaluations):
+            with contextlib.suppress(FormatError):
+                rows.append(read_row(EvalRow, row, self._evaluations))
+        return rows
 
     def close(self, error: type[BaseException] | None = None, *_: object) -> None:
         """Flushes; records the error that ended the run. For `ExitStack.push`."""

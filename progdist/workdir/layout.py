@@ -2,6 +2,7 @@
 
 CONFIG = "config.json"
 PLAN = "plan.json"
+PLAN = "plan.json"
 METRICS = "metrics.jsonl"
 EVALUATIONS = "eval.jsonl"
 STARTS = "starts.jsonl"

@@ -1,4 +1,4 @@
-"""The table that a run prints at its end, for a terminal."""
+"""The table that a run prints at its end, for a terminal and for Markdown."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +37,17 @@ def closing_table(workdir: str | Path, metric: str | None = None) -> Table:
         teacher = [values.get(("teacher", s, n)) for s in ("ddim", "ancestral")]
         table.add_row(str(n), *map(number_text, (student, *teacher, ratio)))
     return table
+
+
+def markdown_table(workdir: str | Path, metric: str | None = None) -> str:
+    """Returns the content of `closing_table` in Markdown; ends in a newline."""
+    table = closing_table(workdir, metric)
+    if not table.columns:
+        return f"{table.title}.\n"
+    header = [str(column.header) for column in table.columns]
+    cells = zip(*(map(str, column.cells) for column in table.columns), strict=True)
+    lines = [header, ["---:"] * len(header), *cells]
+    return f"{table.title}.\n\n" + "".join(f"| {' | '.join(x)} |\n" for x in lines)
 
 
 def _title(rows: Sequence[EvalRow]) -> str:
