@@ -81,7 +81,7 @@ def join(values: flags.FlagValues) -> None:
     except ValueError as error:
         raise UsageError(f"--distributed: {last_line(error)}") from None
     except RuntimeError as error:  # another attempt may succeed
-        raise PeerError(f"the processes did not meet: {last_line(error)}") from None
+        raise PeerError(f"the processes did not connect: {last_line(error)}") from None
 
 
 def _check(

@@ -275,7 +275,10 @@ def test_samplers_that_draw_different_images_are_not_left(
         (["--workdir=W/no", "--num_steps=4", "--out=W/new"], "no such directory"),
         (["--workdir=W", "--num_steps=3", "--out=W/new"], "available steps: 4"),
         (["--workdir=W", "--num_steps=4", "--out=W"], "already exists and is not"),
-        (["--workdir=W", "--num_steps=4", "--out=W/new", "--formats=tf"], "among jax,"),
+        (
+            ["--workdir=W", "--num_steps=4", "--out=W/new", "--formats=tf"],
+            "one of jax,",
+        ),
         (["--workdir=W", "--num_steps=4", "--out=W/new", "--formats="], "at least one"),
         (
             ["--workdir=W", "--teacher", "--num_steps=4", "--out=W/new"],

@@ -187,7 +187,7 @@ def test_directories_called_train_and_test_are_splits(root):
         open_folder(root, split="val")
     fill(root, {"tram/1.png": GOOD})  # train is a class then
     assert open_folder(root).num_classes == 3
-    with pytest.raises(DataError, match="no split 'test'; it has train, which is all"):
+    with pytest.raises(DataError, match="no split 'test'; it has train, the whole"):
         open_folder(root, split="test")
 
 

@@ -204,7 +204,7 @@ def test_a_student_is_no_teacher_for_other_steps_than_its_own(finished, tmp_path
 
 
 def test_another_configuration_is_refused_for_the_same_workdir(finished):
-    with pytest.raises(ConfigError, match="of another run: seed: 0 → 1; --override"):
+    with pytest.raises(ConfigError, match="to another run: seed: 0 → 1; --override"):
         run(finished, seed=1)
 
 

@@ -143,7 +143,7 @@ class Checkpoints:
     def _complete(self, global_step: int, writing: Any) -> None:
         """Completes a write, and adds the digests of its files."""
         if writing is None or not writing.result():
-            raise RuntimeError("it was not begun")
+            raise RuntimeError("it did not start")
         if jax.process_index() == 0:
             digests.write_manifest(self._directory / str(global_step))
 
@@ -154,7 +154,7 @@ class Checkpoints:
         digests.check_manifest(where)
         card = trees.read_card(where)
         if card.get("global_step") != global_step:
-            raise DamageError(f"{where}: is no checkpoint of this step")
+            raise DamageError(f"{where}: is not a checkpoint of this step")
         abstract = trees.abstract_of(template_of(card))
         return trees.read_tree(where, abstract, card), card
 

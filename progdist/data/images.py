@@ -109,7 +109,7 @@ def open_image(encoded: bytes) -> ImageFile.ImageFile:
         elif encoded.startswith(b"\xff\xd8\xff"):
             image = JpegImagePlugin.JpegImageFile(io.BytesIO(encoded))
         elif _is_webp(encoded):
-            _check_size(*_webp_size(encoded))  # opening it takes the memory
+            _check_size(*_webp_size(encoded))  # opening it would allocate the memory
             image = WebPImagePlugin.WebPImageFile(io.BytesIO(encoded))
         else:
             raise ImageError("empty" if not encoded else "not PNG, JPEG or WebP")

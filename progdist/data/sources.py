@@ -1,6 +1,6 @@
 """Opens data by name.
 
-digits: 1,797 handwritten digits of 8x8 pixels, in `digits.npz` beside this module:
+digits: 1,797 handwritten digits of 8x8 pixels, in `digits.npz` next to this module:
 the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak,
 UCI Machine Learning Repository, doi:10.24432/C50P49, CC BY 4.0), as scikit-learn's
 `load_digits` returns it, with its levels 0..16 scaled to 0..255 and rounded.

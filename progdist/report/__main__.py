@@ -3,7 +3,7 @@
   python -m progdist.report WORKDIR... [--out=FILE] [--watch=SECONDS]
 
 Several workdirs are shown side by side. The page is WORKDIR/report.html, or report.html
-in the current directory for several. An unfinished run is shown as far as it is. With
+in the current directory for several. An unfinished run is shown as it stands. With
 --watch the page is rewritten at that interval when a run has written something, and
 reloads itself in the browser, until all runs have ended or Ctrl-C. The watcher waits
 for runs that have not started yet. A stopped run counts as ended, so resume it before

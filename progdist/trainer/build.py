@@ -33,7 +33,7 @@ class Pieces(NamedTuple):
     override: bool
 
     def recipe(self, phase: int) -> Recipe:
-        """Returns the recipe of the phase of that number."""
+        """Returns the recipe of phase `number`."""
         return self.recipes[self.phases[phase].kind]
 
 

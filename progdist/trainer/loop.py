@@ -68,10 +68,9 @@ class Hooks(NamedTuple):
     """Callbacks of the loop.
 
     Attributes:
-      log: receives the means since the last call; called at the last update too.
-      save: receives a step, its state, which is known to be finite, and the sums for
-        the next report, and must have read them when it returns; called at the last
-        update too.
+      log: receives the means since the last call; also called at the last update.
+      save: receives a step, its state, which is finite, and the sums for the next
+        report; must not use them after it returns. Also called at the last update.
       stops: called at every update; whether to stop after it.
     """
 

@@ -38,8 +38,8 @@ def check_same(config: Config, workdir: Path) -> None:
     changed = differences(from_json(path), config) if path.exists() else []
     if changed:
         raise ConfigError(
-            f"{path} is of another run: {'; '.join(changed)}; --override resumes with "
-            "these changes"
+            f"{path} belongs to another run: {'; '.join(changed)}; --override resumes "
+            "with these changes"
         )
 
 
@@ -75,9 +75,9 @@ def check_progress(phases: Sequence[Phase], progress: Progress, workdir: Path) -
         or progress.global_step != phase.first_update + progress.step
     ):
         raise ConfigError(
-            f"{workdir}: its checkpoint is of update {progress.step} in phase "
-            f"{progress.phase}, {progress.global_step} in all, which the configured "
-            "numbers of updates and steps do not lead to"
+            f"{workdir}: its checkpoint is at update {progress.step} of phase "
+            f"{progress.phase}, {progress.global_step} in all, which does not fit the "
+            "configured numbers of updates and steps"
         )
 
 
@@ -89,8 +89,8 @@ def check_same_data(source: data.Source, progress: Progress, workdir: Path) -> N
     """
     if source.fingerprint != progress.data:
         raise ConfigError(
-            f"{workdir}: the files of data {source.name!r} are not those that the run "
-            "began with; put them back, or use --override"
+            f"{workdir}: the files of data {source.name!r} differ from those that the "
+            "run began with; restore them, or use --override"
         )
 
 

@@ -48,7 +48,7 @@ def run(
 
     Args:
       config: the configuration.
-      workdir: directory of this run alone, on storage that all processes share.
+      workdir: directory used only by this run, on storage that all processes share.
       interrupt: listener whose signals stop the run early; none by default.
       override: whether the configuration may differ from that of the first start.
 

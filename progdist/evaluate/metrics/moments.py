@@ -18,7 +18,7 @@ class Running:
     """Running sums over features, in constant memory.
 
     The sums are about the mean of the first batch, so that subtracting the mean at the
-    end cancels next to nothing.
+    end cancels almost nothing.
     """
 
     def __init__(self) -> None:

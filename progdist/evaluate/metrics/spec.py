@@ -33,7 +33,7 @@ class MetricSpec(NamedTuple):
 
 
 def make_metric(name: Metric) -> MetricSpec:
-    """Returns the metric of that name.
+    """Returns the named metric.
 
     Raises:
       ValueError: if `name` is not one of `Metric`.
