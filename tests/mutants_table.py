@@ -331,7 +331,7 @@ TRAINER = [
 WORKDIR = [
     *_mutants(
         "progdist/workdir/array_cache.py",
-        "test_extraction.py",
+        "test_array_cache.py test_extraction.py",
         ("damaged arrays taken", "text == _text(key) and digest == digest_of(arrays)", "text == _text(key)"),
         ("arrays of another key taken", "text == _text(key) and digest == digest_of(arrays)", "digest == digest_of(arrays)"),
         ("shapes not in the digest", "{name} {array.dtype} {array.shape} ", "{name} "),

@@ -102,6 +102,13 @@ def test_a_head_has_its_configured_channels():
     assert attention["q"]["kernel"].shape == (384, 6, 64)
 
 
+@pytest.mark.parametrize(
+    ("name", "num_classes"), [("imagenet64", 1000), ("cifar10", 0)]
+)
+def test_a_model_has_the_classes_of_its_network(name, num_classes):
+    assert make_model(load(name)).num_classes == num_classes
+
+
 def test_the_dtype_of_the_computation_reaches_the_network():
     config = load("digits")
     config.net.dtype = "bfloat16"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from progdist.nets import blocks
 from progdist.nets.blocks import (
     AttnBlock,
     Conv3x3,
@@ -423,3 +424,17 @@ def test_softmax_and_moments_stay_float32_in_bfloat16():
 def test_the_channels_are_shared_by_the_configured_number_of_heads():
     params = shapes_of(NET.copy(head_dim=0, num_heads=4), 8)
     assert params["down_1.attn_0"]["q"]["kernel"].shape == (16, 4, 4)
+
+
+def test_dropout_reaches_every_residual_block(monkeypatch):
+    """Each under a name of its own."""
+    sites = []
+    monkeypatch.setattr(
+        blocks, "drop", lambda x, dropout, site: sites.append(site) or x
+    )
+    keys = jax.random.split(jax.random.key(0), 2)
+    params = jax.eval_shape(
+        NET.init, jax.random.key(0), *inputs(2), Dropout(keys, 0.5)
+    )["params"]
+    residual = [name for name, leaves in params.items() if "conv2" in leaves]
+    assert sorted(sites) == sorted(residual)
