@@ -6,6 +6,7 @@ than the file's, a fifth says why the mutant is equivalent to the original.
 
 # ruff: noqa: E501, a row is a line
 
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -29,6 +30,12 @@ class Mutant(NamedTuple):
     new: str
     tests: list[str]
     equivalent: str = ""
+
+    def applies(self, root: Path) -> bool:
+        """Whether the tree has the file with the old text, once, and the tests."""
+        path, files = root / self.file, [test.split("::")[0] for test in self.tests]
+        there = path.is_file() and path.read_text().count(self.old) == 1
+        return there and all((root / "tests" / file).is_file() for file in files)
 
     def __str__(self) -> str:
         """Returns file and name, by which it is chosen."""
