@@ -540,7 +540,7 @@ EVALUATE = [
     ),
     *_mutants(
         "progdist/evaluate/evaluator.py",
-        "test_evaluate.py",
+        "test_evaluator.py",
         ("seed ignored", "            settings.seed,\n            settings.num_samples,", "            0,\n            settings.num_samples,"),
         ("always computed again", "any(row.repeats(blank) for row in rows)", "False"),
         ("never computed again", "any(row.repeats(blank) for row in rows)", "bool(rows)"),
@@ -551,7 +551,7 @@ EVALUATE = [
         "progdist/evaluate/sampling.py",
         "test_sampling.py",
         ("all labels 0", "Conditioning(indices % num_classes if", "Conditioning(0 * indices if"),
-        ("one key for the start and the steps", "keys = _image_keys(key, indices, 1)", "keys = _image_keys(key, indices, 0)"),
+        ("one key for the start and the steps", "keys = _image_keys(key, indices, 1)", "keys = _image_keys(key, indices, 0)", "", "a step folds its number into the key, so that no draw repeats that of the start"),
         ("gamma ignored", "keys=keys, gamma=gamma", "keys=keys, gamma=0.0"),
         ("the last batch too long", "[: num_images - first]", ""),
         ("every batch the first", "np.arange(first, first + batch_size, dtype=np.int32)", "np.arange(batch_size, dtype=np.int32)"),

@@ -296,3 +296,6 @@ def test_order_and_flips_have_random_bits_of_their_own():
     streams += [order.stream(3, "order", 1), order.stream(4, "order")]
     bits = np.stack([splitmix64(start, counter) for start in streams])
     assert len(np.unique(bits)) == bits.size
+    flips = flips_at(3, counter)
+    for row in bits[[0, 2, 3]]:
+        assert not np.array_equal(flips, row >> np.uint64(63))

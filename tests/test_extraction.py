@@ -203,3 +203,30 @@ def test_a_key_has_one_place(tmp_path, monkeypatch):
         array_cache.path_of(references.CACHE, key), allow_pickle=False
     ) as stored:
         assert json.loads(str(stored["key"])) == key
+
+
+def test_more_images_than_a_piece_have_features_in_their_order(network):
+    """Of eight devices, which take 32 images each at a time."""
+    source = make_source(300)
+    extractor = extraction.network_extractor(network, source.image_shape, 300)
+    direct = jax.jit(apply)(network.params, source.images)
+    found = extractor.extract(source.images)
+    for ours, theirs in zip(found, direct, strict=True):
+        np.testing.assert_allclose(ours, theirs, 1e-5)
+
+
+def test_the_first_examples_come_from_everywhere(reference):
+    first = references.chosen_indices(reference)[:10]
+    assert first.min() < 25
+    assert first.max() > 75
+
+
+def test_a_metric_has_no_floor_of_fewer_images_than_it_needs(reference):
+    """Precision and recall need four."""
+    pixels = extraction.make_extractor("pixels", (4, 4, 1), 16)
+    pr = metrics.make_metric("pr")
+    assert references.floor(reference, pixels, pr, 3) == {}
+    assert set(references.floor(reference, pixels, pr, 4)) == {
+        "precision-pixels",
+        "recall-pixels",
+    }

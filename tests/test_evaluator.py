@@ -1,0 +1,65 @@
+"""The evaluator, on a model of a few parameters and made images."""
+
+import jax
+import numpy as np
+import pytest
+
+from progdist import parallel
+from progdist.config import Evaluation
+from progdist.data import ArraySource
+from progdist.evaluate import extraction, metrics, references
+from progdist.evaluate.evaluator import Evaluator
+from progdist.evaluate.specs import SamplerSpec
+from tests import tiny
+
+DDIM = SamplerSpec(0, 4, 4, "ddim")
+
+
+@pytest.fixture
+def evaluate(own_cache):
+    """Evaluates the model in one way, with other settings than the defaults here."""
+    images = np.random.default_rng(0).integers(0, 256, (64, *tiny.SHAPE), np.uint8)
+    source = ArraySource("made", images, np.zeros(64, np.int32), 0)
+    reference = references.make_reference(source, "train", 16, 1)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    params = parallel.place(tiny.params(), mesh)
+    extractors = [extraction.make_extractor("pixels", tiny.SHAPE, 8)]
+
+    def run(spec=DDIM, rows=(), **settings):
+        settings = {"num_samples": 20, "batch_size": 8, "grid_images": 10} | settings
+        evaluator = Evaluator(
+            mesh,
+            Evaluation(**settings),
+            extractors,
+            [metrics.make_metric("fd")],
+            reference,
+        )
+        (result,) = evaluator.evaluate(tiny.model(), params, [spec], rows)
+        return result
+
+    return run
+
+
+def test_the_first_images_are_handed_out_and_no_more(evaluate):
+    images = evaluate().images
+    assert images.shape == (10, *tiny.SHAPE)
+    np.testing.assert_array_equal(evaluate(grid_images=3).images, images[:3])
+    np.testing.assert_array_equal(evaluate(batch_size=4).images, images)
+
+
+def test_the_seed_is_that_of_the_samples(evaluate):
+    one, other = evaluate(seed=0), evaluate(seed=1)
+    assert one.rows[0].value != other.rows[0].value
+    assert not np.array_equal(one.images, other.images)
+
+
+def test_gamma_is_that_of_the_spec(evaluate):
+    ways = [SamplerSpec(0, 4, 4, "ancestral", gamma) for gamma in (0.0, 1.0)]
+    one, other = map(evaluate, ways)
+    assert not np.array_equal(one.images, other.images)
+
+
+def test_a_row_of_the_same_samples_is_not_computed_again(evaluate):
+    rows = evaluate().rows
+    assert evaluate(rows=rows).rows == []
+    assert len(evaluate(rows=rows, seed=1).rows) == 1
