@@ -181,7 +181,7 @@ def test_a_given_teacher_skips_its_training(finished, tmp_path):
     ("field", "value", "message"),
     [
         ("parameterization", "x", "its output is 'v', the configuration has 'x'"),
-        ("net.ch", 32, r"is float32\[.*, the configuration has float32"),
+        ("net.ch", 32, r"is float32\[.*, but the configuration has float32"),
     ],
 )
 def test_a_teacher_of_another_kind_is_refused_before_anything_is_written(
@@ -246,7 +246,7 @@ def test_a_plan_that_does_not_lead_to_the_checkpoint_is_refused(finished):
     config = get_config("smoke")
     config.base.num_updates = 7
     before = (finished / "config.json").read_text()
-    with pytest.raises(ConfigError, match="update 10 in phase 2, 30 in all"):
+    with pytest.raises(ConfigError, match="update 10 of phase 2, 30 in all"):
         run_config(config, finished, override=True)
     assert (finished / "config.json").read_text() == before
 
@@ -284,6 +284,6 @@ def test_the_teacher_can_be_drawn_from_at_any_number_of_steps(finished):
 
 
 def test_a_number_of_steps_without_a_round_is_refused(finished):
-    message = r"^num_steps=3: no such finished model .* there are: 1, 2, 4$"
+    message = r"^num_steps=3: no such finished model .* available steps: 1, 2, 4$"
     with pytest.raises(checkpoint.CheckpointError, match=message):
         draw(finished, 1, num_steps=3)
