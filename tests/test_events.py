@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from progdist.diffusion import logsnr_bins
 from progdist.workdir.events import Events
-from tests.test_journal import measured, open_journal, row
+from tests.journals import measured, open_journal, row
 
 NUM_BINS = len(logsnr_bins.CENTRES)
 

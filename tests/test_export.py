@@ -30,7 +30,7 @@ from progdist.nets.conditioning import Conditioning
 from progdist.preflight import make_model
 from progdist.workdir import provenance
 from tests import tiny
-from tests.test_main import answer
+from tests.commands import answer
 
 ROOT = Path(__file__).parents[1]
 # ml_collections loads a configuration by a method that Python means to remove.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from progdist import cli, fingerprint, main, sample
-from progdist.errors import exit_with
+from tests.commands import answer
 
 ROOT = Path(__file__).parents[1]
 # ml_collections loads a configuration by a method that Python means to remove.
@@ -15,17 +15,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 DIGITS = "--config=configs/digits.py:smoke"
 CLUSTER = [DIGITS, "--workdir=W", "--distributed"]
 SECOND = ["--num_processes=2", "--process_id=1"]
-
-
-def answer(command, *flags, capsys, monkeypatch):
-    """Exit code and standard error of a command, run in this process."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)  # done already
-    argv = ["progdist", *flags]
-    monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for overrides
-    with pytest.raises(SystemExit) as ended:
-        exit_with(command.main, argv)
-    return ended.value.code, capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,15 @@ import pytest
 from PIL import Image
 
 from progdist import plan as plans, report
-from progdist.diffusion import logsnr_bins
 from progdist.errors import exit_with
 from progdist.report.__main__ import main
 from progdist.report.figures.images import data_uri
 from progdist.report.text import duration_text, many_text
 from tests import browser
-from tests.test_report import (
+from tests.workdirs import (
     N_0,
     PHASES,
+    bars,
     evaluation,
     evaluations,
     images,
@@ -116,14 +116,6 @@ def start(**changes) -> dict:
         "defaults": {"base.batch_size": 128},
         **changes,
     }
-
-
-def bars(num_steps: int, loss: float) -> list[float | None]:
-    """A loss in the last bins only, of which a student of one step has the last."""
-    there = range(min(num_steps, len(logsnr_bins.CENTRES)))
-    return [
-        loss * (1 + k) if k in there else None for k in range(len(logsnr_bins.CENTRES))
-    ]
 
 
 def make_run(path: Path, phases: int = PHASES) -> Path:

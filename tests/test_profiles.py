@@ -7,8 +7,7 @@ from progdist.diffusion import logsnr_bins
 from progdist.report.figures.profiles import profile_figures
 from progdist.report.read.profiles import profiles_of
 from progdist.workdir.rows import NUM_BINS, MetricsRow, read_row
-from tests.test_page import bars
-from tests.test_report import metrics
+from tests.workdirs import bars, metrics
 
 
 def rows(phases=2, per_phase=20):

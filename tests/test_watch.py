@@ -18,7 +18,7 @@ from progdist.report.page import watch as watching
 from progdist.workdir import files, lock
 from progdist.workdir.lock import Lock, Owner
 from tests.faults import command
-from tests.test_journal import open_journal, row
+from tests.journals import open_journal, row
 from tests.waiting import text_of as text, wait_until
 
 ROOT = Path(__file__).parents[1]
