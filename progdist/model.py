@@ -19,10 +19,9 @@ from progdist.diffusion.settings import Parameterization
 from progdist.nets.blocks import Dropout
 from progdist.nets.conditioning import Conditioning
 from progdist.nets.networks import make_net
-from progdist.nets.settings import NetConfig
+from progdist.nets.settings import ImageShape, NetConfig
 
 Params = Any
-ImageShape = tuple[int, int, int]
 
 
 class Model(NamedTuple):

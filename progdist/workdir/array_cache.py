@@ -6,6 +6,7 @@ has another key, counts as missing.
 
 import hashlib
 import json
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from progdist.workdir.files import cache_dir, write_cache
+from progdist.workdir.files import cache_dir, write_whole
 
 Arrays = dict[str, np.ndarray]
 Key = dict[str, Any]  # plain data: everything the arrays depend on
@@ -42,8 +43,12 @@ def load(kind: str, key: Key) -> Arrays | None:
 
 def save(kind: str, key: Key, arrays: Arrays, otherwise: str) -> None:
     """Writes arrays; on failure prints the reason and `otherwise` on stderr."""
+    path = path_of(kind, key)
     notes = {"key": np.array(_text(key)), "digest": np.array(digest_of(arrays))}
-    write_cache(path_of(kind, key), arrays | notes, otherwise)
+    try:
+        write_whole(path, lambda file: np.savez(file, **arrays, **notes))  # pyright: ignore
+    except OSError as error:
+        print(f"{path}: {error.strerror}; {otherwise}", file=sys.stderr)
 
 
 def digest_of(arrays: Arrays) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,20 +57,6 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
 def write_npz(path: str | Path, **arrays: np.ndarray) -> Path:
     """Writes named arrays, compressed, as `write_whole` does."""
     return write_whole(path, lambda file: np.savez_compressed(file, **arrays))  # pyright: ignore
-
-
-def write_cache(path: Path, arrays: dict[str, np.ndarray], otherwise: str) -> None:
-    """Writes arrays that can be recomputed; on failure only prints a message.
-
-    Args:
-      path: an npz file below `cache_dir`.
-      arrays: the arrays by name.
-      otherwise: consequence of the failure, for the message.
-    """
-    try:
-        write_whole(path, lambda file: np.savez(file, **arrays))  # pyright: ignore
-    except OSError as error:
-        print(f"{path}: {error.strerror}; {otherwise}", file=sys.stderr)
 
 
 @contextlib.contextmanager
