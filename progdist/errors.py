@@ -4,7 +4,7 @@
 |---------:|--------------------------------------------------------------|
 | 0        | done                                                         |
 | 2        | bad input, in one line                                       |
-| 3        | training diverged                                            |
+| 3        | training or sampling diverged                                |
 | 4        | something could not be written                               |
 | 5        | no progress, or another process was lost                     |
 | 130, 143 | stopped by Ctrl-C or SIGTERM                                 |
@@ -36,6 +36,13 @@ class Error(Exception):
 
 class InputError(Error, ValueError):
     """Input is not valid; the message names it and what is accepted."""
+
+
+class NonFiniteError(Error):
+    """A loss, gradient, parameter or pixel became NaN or infinite."""
+
+    exit_code = 3
+    everywhere = True
 
 
 class UsageError(InputError):

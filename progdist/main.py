@@ -9,7 +9,7 @@ each with --distributed, and a workdir on storage that they share.
 Exit codes:
   0 done
   2 bad input, in one line
-  3 training diverged
+  3 training or sampling diverged
   4 something could not be written
   5 no progress, or another process was lost (134 where JAX saw it first)
   130, 143 stopped by Ctrl-C or SIGTERM, saved; the same command resumes

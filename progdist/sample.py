@@ -2,7 +2,7 @@
 
   python -m progdist.sample --workdir=runs/digits --num_steps=4 --out=grid.png
 
---out is a grid (.png), all images (.npz, in the uint8 array `images`), or a directory
+--out is a grid (.png), all images (.npz: uint8 `arr_0`, and `labels`), or a directory
 (with a trailing /) that gets one PNG per image, for tools such as pytorch-fid.
 
 Image i depends only on the seed and on i. Exit codes: 0 done; 2 bad input, in one line.
@@ -25,7 +25,7 @@ from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError, end_on_sigterm, exit_with
 from progdist.evaluate import sampling
 from progdist.model import param_template
-from progdist.workdir import files
+from progdist.workdir import arrays, files
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=FLAGS)
@@ -107,7 +107,9 @@ def main(argv: list[str]) -> None:
     elif out.suffix == ".png":
         report.save_png(out, report.square_grid(draw(config, workdir, request)))
     else:
-        files.write_npz(out, images=draw(config, workdir, request))
+        images = draw(config, workdir, request)
+        labels = sampling.labels_of(request.num, config.net.num_classes)
+        arrays.write_images(out, images, labels)
     print(f"{_many(request.num, 'image')} in {_many(request.num_steps, 'step')}: {out}")
 
 

@@ -102,7 +102,7 @@ def test_the_distance_is_that_of_the_images_and_the_data(workdir, monkeypatch):
     out = workdir / "all.npz"
     command(sample, *flags, f"--out={out}", monkeypatch=monkeypatch)
     with np.load(out) as stored:
-        images = stored["images"]
+        images = stored["arr_0"]
     real = data.open_source("digits").images
     features = [x.reshape(len(x), -1) / 127.5 - 1 for x in (images, real)]
     (a, c_a), (b, c_b) = ((x.mean(0), np.cov(x.T)) for x in features)
@@ -242,7 +242,7 @@ def test_a_directory_of_files_holds_the_same_images(workdir, monkeypatch, tmp_pa
     command(sample, *flags, f"--out={tmp_path}/all.npz", monkeypatch=monkeypatch)
     command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
     with np.load(tmp_path / "all.npz") as stored:
-        images = stored["images"]
+        images = stored["arr_0"]
     paths = sorted((tmp_path / "each").iterdir())
     assert [p.name for p in paths[:2]] == ["000000.png", "000001.png"]
     files = np.stack([np.asarray(Image.open(path)) for path in paths])

@@ -6,6 +6,7 @@ import pytest
 
 from progdist.diffusion import logsnr_bins
 from progdist.diffusion.losses import ByLogsnr
+from progdist.errors import NonFiniteError
 from progdist.trainer import loop
 from progdist.trainer.state import Tally, init_state, make_optimizer
 from progdist.trainer.step import Metrics, Round
@@ -114,7 +115,7 @@ def test_a_bin_of_the_logsnr_has_the_mean_of_its_examples():
 @pytest.mark.parametrize("bad", [NAN, INF])
 def test_what_is_not_finite_stops_the_run_before_it_is_saved(bad):
     calls = []
-    with pytest.raises(loop.NonFiniteError, match=r"update 4: loss is (nan|inf)"):
+    with pytest.raises(NonFiniteError, match=r"update 4: loss is (nan|inf)"):
         run([1, 1, 1, bad], calls=calls)
     assert calls == [("log", 2, 1.0)]
 
@@ -133,14 +134,14 @@ def test_single_broken_updates_are_skipped_and_counted():
 
 def test_more_broken_updates_in_a_row_than_allowed_stop_the_run():
     run([1, NAN, NAN, 1], max_skipped=2)
-    with pytest.raises(loop.NonFiniteError, match="update 4"):
+    with pytest.raises(NonFiniteError, match="update 4"):
         run([1, NAN, NAN, NAN], max_skipped=2)
 
 
 def test_broken_updates_in_a_row_are_counted_across_a_stop():
     calls, _ = run([1, NAN, NAN], stops=(3,), max_skipped=2)
     tally = calls[-2][2]
-    with pytest.raises(loop.NonFiniteError, match="update 4"):
+    with pytest.raises(NonFiniteError, match="update 4"):
         run([1, NAN, NAN, NAN], first=3, tally=tally, max_skipped=2)
 
 
@@ -155,5 +156,5 @@ def test_the_number_that_is_not_finite_is_named():
         return state, Metrics(*numbers, by_logsnr(1.0, 1))
 
     hooks = loop.Hooks(lambda _: None, lambda *_: None)
-    with pytest.raises(loop.NonFiniteError, match="param_norm"):
+    with pytest.raises(NonFiniteError, match="param_norm"):
         loop.run(step, STATE, ROUND, batches=[0], pace=loop.Pace(1, 1, 1), hooks=hooks)

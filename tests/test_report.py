@@ -314,8 +314,11 @@ def damaged(content):
     ("content", "said"),
     [
         (damaged(drawn_by()), "not a whole npz file: "),
-        (npy(images(0)), "not a whole npz file: "),
-        (npz(images=np.array([{}])), "not a whole npz file: Object arrays"),
+        (npy(images(0)), "lacks num_steps, phase"),
+        (
+            npz(images=np.array([{}])),
+            "images is an array of Python objects",
+        ),
         (archive("images.npy", b"\x93NUMPY\x09\x00"), "not a whole npz file: "),
         (archive("images", b"text"), "images is not an array"),
         (drawn_by(num_steps=[4, 2]), "num_steps is int64 (2), not one integer"),

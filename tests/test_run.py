@@ -11,11 +11,11 @@ import pytest
 from configs.digits import get_config
 from progdist import checkpoint, cli, parallel, sample
 from progdist.config import ConfigError
+from progdist.errors import NonFiniteError
 from progdist.evaluate import __main__ as evaluate
 from progdist.model import init_params
 from progdist.preflight import check, make_model
 from progdist.trainer import recipes
-from progdist.trainer.loop import NonFiniteError
 from progdist.trainer.run import run as run_config
 
 NAMES = [
@@ -142,7 +142,7 @@ def test_pictures_and_models_are_left(finished):
     assert (finished / "samples" / "by_num_steps.png").stat().st_size > 1000
     for phase, steps in STEPS.items():
         with np.load(finished / "samples" / f"phase_{phase:02d}.npz") as drawn:
-            assert drawn["images"].shape == (10, 8, 8, 1)
+            assert drawn["arr_0"].shape == (10, 8, 8, 1)
             assert drawn["num_steps"] == steps
         card = checkpoint.read_card(checkpoint.model_dir(finished, phase, steps))
         assert (card["num_steps"], card["output"]) == (steps, "v")
@@ -271,14 +271,14 @@ def test_samples_of_a_round_depend_on_seed_and_number_alone(finished):
     images = draw(finished, 40)
     np.testing.assert_array_equal(draw(finished, 3), images[:3])
     with np.load(finished / "samples" / "phase_01.npz") as drawn:
-        np.testing.assert_array_equal(drawn["images"], images[:10])
+        np.testing.assert_array_equal(drawn["arr_0"], images[:10])
     assert not np.array_equal(draw(finished, 40, seed=1), images)
 
 
 def test_the_teacher_can_be_drawn_from_at_any_number_of_steps(finished):
     with np.load(finished / "samples" / "baseline_01.npz") as drawn:
         np.testing.assert_array_equal(
-            drawn["images"], draw(finished, 10, num_steps=2, teacher=True)
+            drawn["arr_0"], draw(finished, 10, num_steps=2, teacher=True)
         )
     draw(finished, 1, num_steps=3, teacher=True)
 

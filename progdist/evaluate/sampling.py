@@ -17,6 +17,7 @@ from progdist import data, parallel
 from progdist.diffusion import samplers, solvers
 from progdist.diffusion.prediction import Denoise
 from progdist.diffusion.settings import SolverName
+from progdist.errors import NonFiniteError
 from progdist.model import Model, Params, bind, param_specs
 from progdist.nets.conditioning import Conditioning
 
@@ -34,6 +35,11 @@ def image_noise(
 def conditioning_of(indices: Int[Array, " b"], num_classes: int) -> Conditioning:
     """Returns the conditioning: image i has class i mod num_classes."""
     return Conditioning(indices % num_classes if num_classes else None)
+
+
+def labels_of(num_images: int, num_classes: int) -> Int[np.ndarray, " n"] | None:
+    """Returns the classes of the first images; None without classes."""
+    return np.arange(num_images) % num_classes if num_classes else None
 
 
 def make_sampler(
@@ -72,18 +78,29 @@ def draw_images(
     num_steps: int,
     batch_size: int,
     mesh: Mesh,
+    start: int = 0,
 ) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
-    """Yields images 0 … num_images - 1 in batches, as bytes.
+    """Yields images start … num_images - 1 in batches, as bytes.
 
     Every batch is computed at its full size, so an image does not depend on their
     number. Every process receives all images.
+
+    Raises:
+      NonFiniteError: if a pixel is NaN or infinite.
     """
     key, steps = parallel.place((jax.random.key(seed), jnp.int32(num_steps)), mesh)
     rows = parallel.local_rows(batch_size)
-    for first in range(0, num_images, batch_size):
+    for first in range(start, num_images, batch_size):
         indices = np.arange(first, first + batch_size, dtype=np.int32)[rows]
         images = sampler(params, key, parallel.shard(indices, mesh), steps)
-        yield data.to_uint8(parallel.gather(images))[: num_images - first]
+        pixels = parallel.gather(images)[: num_images - first]
+        broken = np.flatnonzero(~np.isfinite(pixels).all((1, 2, 3)))
+        if len(broken):
+            raise NonFiniteError(
+                f"sampling in {num_steps} steps: image {first + broken[0]} is not "
+                f"finite, and {len(broken) - 1} more of its batch"
+            )
+        yield data.to_uint8(pixels)
 
 
 def draw_trajectory(

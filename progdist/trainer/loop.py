@@ -8,16 +8,9 @@ import jax
 import numpy as np
 
 from progdist.diffusion import logsnr_bins
-from progdist.errors import Error
+from progdist.errors import NonFiniteError
 from progdist.trainer.state import Tally, TrainState
 from progdist.trainer.step import Metrics, Round, TrainStep
-
-
-class NonFiniteError(Error):
-    """A loss, gradient or parameter became NaN or infinite."""
-
-    exit_code = 3
-    everywhere = True
 
 
 class Stopped(Exception):

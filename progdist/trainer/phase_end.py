@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from progdist import checkpoint, parallel, report
@@ -16,7 +15,7 @@ from progdist.evaluate.references import Reference
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import ImageShape, Model, Params, param_template
 from progdist.plan import Phase
-from progdist.workdir import files, layout
+from progdist.workdir import arrays, files, layout
 from progdist.workdir.journal import Journal
 
 # Only the last rounds have few enough steps to show, as in the paper's figure.
@@ -105,11 +104,12 @@ class PhaseEnd:
     def _save_samples(self, phase: Phase, result: Result) -> None:
         spec = result.spec
         kind = "phase" if spec.phase == phase.number else "baseline"
-        files.write_npz(
+        arrays.write_images(
             self._workdir / layout.SAMPLES / f"{kind}_{phase.number:02d}.npz",
-            images=result.images,
-            num_steps=np.array(spec.num_steps),
-            phase=np.array(phase.number),
+            result.images,
+            sampling.labels_of(len(result.images), self._model_of(phase).num_classes),
+            num_steps=spec.num_steps,
+            phase=phase.number,
         )
         role = "student" if spec.phase else "teacher"
         grid = report.square_grid(result.images)

@@ -13,6 +13,7 @@ from progdist import checkpoint, data, parallel, preflight
 from progdist.config import Config, defaults_of_changed
 from progdist.diffusion import logsnr_bins
 from progdist.diffusion.schedules import describe
+from progdist.errors import NonFiniteError
 from progdist.evaluate import references
 from progdist.model import Model, Params, init_params, param_template
 from progdist.plan import Phase
@@ -205,8 +206,8 @@ def _train(
             ),
             tally=snapshot.tally,
         )
-    except loop.NonFiniteError as error:
-        raise loop.NonFiniteError(f"training diverged: {where}, {error}") from None
+    except NonFiniteError as error:
+        raise NonFiniteError(f"training diverged: {where}, {error}") from None
     except loop.Stopped as stop:
         pieces.checkpoints.wait()
         raise pieces.preemption.interrupted(

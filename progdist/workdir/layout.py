@@ -2,7 +2,6 @@
 
 CONFIG = "config.json"
 PLAN = "plan.json"
-PLAN = "plan.json"
 METRICS = "metrics.jsonl"
 EVALUATIONS = "eval.jsonl"
 STARTS = "starts.jsonl"

@@ -6,9 +6,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from progdist.report.read.arrays import check_array, read_arrays, shape_text
 from progdist.report.text import steps_text
 from progdist.workdir import layout
+from progdist.workdir.arrays import (
+    check_array,
+    images_name,
+    read_arrays,
+    shape_text,
+)
 from progdist.workdir.files import FormatError
 
 
@@ -44,15 +49,15 @@ def load_samples(workdir: str | Path, kind: str) -> list[Samples]:
 
 def _load(path: Path) -> Samples:
     arrays = read_arrays(path)
-    missing = {"images", "num_steps", "phase"} - set(arrays)
+    name, missing = images_name(arrays, path), {"num_steps", "phase"} - set(arrays)
     if missing:
         raise FormatError(f"{path}: lacks {', '.join(sorted(missing))}")
-    check_array(arrays["images"], np.uint8, "n h w c", "images", path)
+    check_array(arrays[name], np.uint8, "n h w c", name, path)
     steps, phase = (
         _whole(arrays, "num_steps", 1, path),
         _whole(arrays, "phase", 0, path),
     )
-    return Samples(arrays["images"], steps, phase)
+    return Samples(arrays[name], steps, phase)
 
 
 def _whole(arrays: dict[str, np.ndarray], name: str, least: int, path: Path) -> int:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from progdist.report.read.arrays import check_array, read_arrays
 from progdist.workdir import layout
+from progdist.workdir.arrays import check_array, read_arrays
 from progdist.workdir.files import FormatError
 
 Paths = dict[int, Float[np.ndarray, "states k h w c"]]
