@@ -5,8 +5,11 @@ value and rule; batches that the devices cannot share; and unsuitable data or te
 """
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from PIL import ImageColor
 
 from progdist import checkpoint, data, model as models, plan
 from progdist.config import (
@@ -135,6 +138,8 @@ def open_source(config: Config) -> data.Source:
         settings.image_shape,
         settings.skip_bad,
         settings.num_workers,
+        settings.background,
+        settings.min_size,
     )
     classes = config.net.num_classes
     if classes and not source.num_classes:
@@ -232,9 +237,18 @@ def _check_data(data: Data) -> None:
         _require(bool(data.tfds_name), "config.data.tfds_name", "", "a TFDS dataset")
     if data.name == "folder":
         _require(bool(data.dir), "config.data.dir", "", "a directory of images")
+    rule = "a colour name or #rrggbb, or empty"
+    ok = not data.background or _is_colour(data.background)
+    _require(ok, "config.data.background", data.background, rule)
     ok = 0 <= data.skip_bad < 1
     _require(ok, "config.data.skip_bad", data.skip_bad, "at least 0, below 1")
     _at_least(data, "config.data", 1, "num_workers")
+    _at_least(data, "config.data", 0, "min_size")
+
+
+def _is_colour(text: str) -> bool:
+    hexadecimal = re.fullmatch("#[0-9a-fA-F]{6}", text)
+    return bool(hexadecimal) or text.lower() in ImageColor.colormap
 
 
 def _check_training(training: Training, path: str) -> None:

@@ -19,7 +19,7 @@ from progdist.workdir import array_cache
 
 Stamps = UInt64[np.ndarray, " n"]
 # Version of the rules; incremented when a good file may have become a bad one.
-_RULES = 2
+_RULES = 3
 
 
 def recall(root: Path, stamps: Stamps) -> Bool[np.ndarray, " n"]:

@@ -19,7 +19,7 @@ from jaxtyping import Int32, Int64
 from PIL import Image
 
 from progdist.data import images, inspection
-from progdist.data.images import ImageError
+from progdist.data.images import ImageError, Rules
 from progdist.data.listing import SUFFIXES, Listing, is_dir, list_images, printable
 from progdist.data.order import permutation
 from progdist.data.settings import FOLDER_SPLITS, ImageShape
@@ -32,26 +32,34 @@ def open_folder(
     image_shape: ImageShape,
     skip_bad: float,
     num_workers: int,
+    rules: Rules,
 ) -> "FolderSource":
     """Lists the images of a folder, and checks those not known to be good.
 
     The arguments are those of `progdist.data.open_source`. Without splits, "train" is
-    the whole folder.
+    the whole folder. Says on stderr which files are ignored.
 
     Raises:
       DataError: if there are no images, or too many bad ones; lists these.
     """
     root = _split_dir(Path(os.path.expanduser(dir)).absolute(), split)
     listing = list_images(root)
+    ignored = listing.ignored_files()
     if not listing.names:
-        raise DataError(f"{printable(root)}: holds no image ({', '.join(SUFFIXES)})")
-    bad = inspection.inspect(root, listing, num_workers)
+        reason = f"holds no image ({', '.join(SUFFIXES)})"
+        raise DataError(
+            "; ".join(filter(None, [f"{printable(root)}: {reason}", ignored]))
+        )
+    if ignored:
+        print(f"{printable(root)}: {ignored}", file=sys.stderr)
+    bad = inspection.inspect(root, listing, num_workers, rules)
     if bad:
         _judge(root, listing, bad, skip_bad)
     usable = np.delete(np.arange(len(listing.names)), list(bad))
     digest = hashlib.sha256()
     for row in usable.tolist():
         digest.update(b"%s\0%d\0" % (listing.names[row], listing.sizes[row]))
+    digest.update(rules.background.encode())
     # Shuffled, so that the first ones are not all of the first class.
     rows = usable[permutation(0, 0, len(usable))]
     labels, num_classes = _classes(listing.names)
@@ -62,6 +70,7 @@ def open_folder(
         num_classes,
         image_shape,
         digest.hexdigest(),
+        rules.background,
     )
 
 
@@ -76,6 +85,7 @@ class FolderSource:
       num_classes: number of classes; 0 if the folder has none.
       image_shape: (height, width, channels) after cropping and resizing.
       fingerprint: digest of the names and sizes of all files in use.
+      background: colour behind transparent pixels; "" refuses them.
     """
 
     root: Path
@@ -84,6 +94,7 @@ class FolderSource:
     num_classes: int
     image_shape: ImageShape
     fingerprint: str
+    background: str = ""
     name: str = "folder"
 
     def __len__(self) -> int:
@@ -102,7 +113,9 @@ class FolderSource:
             path = os.path.join(os.fsencode(self.root), self.names[index])
             try:
                 encoded = inspection.read_file(path)
-                image[row] = images.decode(encoded, self.image_shape, triangle, True)
+                image[row] = images.decode(
+                    encoded, self.image_shape, triangle, True, self.background
+                )
             except ImageError as error:
                 raise DataError(f"{printable(path)}: {error}") from error
         return Batch(image, self.labels[indices])

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from progdist.data import cache, images
-from progdist.data.images import ImageError
+from progdist.data.images import ImageError, Rules
 from progdist.data.listing import Listing, printable
 from progdist.data.progress import counting
 from progdist.data.workers import read_ahead
@@ -17,23 +18,31 @@ from progdist.data.workers import read_ahead
 _FILES_AT_A_TIME = 16
 _MOST_NAMED = 20
 _KEEP_SECONDS = 60.0
+_LEAST_OF_16_BITS = 1 << 14  # a highest value below suggests 10, 12 or 14 bits
 
 
-def inspect(root: Path, listing: Listing, num_workers: int) -> dict[int, str]:
-    """Decodes every file not yet known to be good.
+def inspect(
+    root: Path,
+    listing: Listing,
+    num_workers: int,
+    rules: Rules = Rules(),  # noqa: B008, immutable
+) -> dict[int, str]:
+    """Decodes every file not yet known to be good under the rules.
 
-    Good files are recorded once a minute, and on an interruption.
+    Good files are recorded once a minute, and on an interruption. Warns of 16-bit
+    images whose values use fewer bits.
 
     Returns:
       The reason why a file cannot be used, by row of the listing.
     """
+    listing = listing._replace(stamps=listing.stamps ^ np.uint64(rules.stamp()))
     if cache.recall(root, listing.stamps).all():
         return {}
     with cache.exclusive(root):
         good = cache.recall(root, listing.stamps)
         known = good.copy()
         try:
-            return _inspect(root, listing, good, num_workers)
+            return _inspect(root, listing, good, num_workers, rules)
         finally:
             if (good != known).any():
                 cache.keep(root, listing.stamps[good])
@@ -69,32 +78,43 @@ def read_file(path: str | os.PathLike[str] | bytes) -> bytes:
 
 
 def _inspect(
-    root: Path, listing: Listing, good: Bool[np.ndarray, " n"], num_workers: int
+    root: Path,
+    listing: Listing,
+    good: Bool[np.ndarray, " n"],
+    num_workers: int,
+    rules: Rules,
 ) -> dict[int, str]:
     """Returns the reasons by row, and sets `good` for all other rows."""
-    top, bad = os.fsencode(root), dict[int, str]()
+    top, bad, highest = os.fsencode(root), dict[int, str](), 0
 
-    def reasons(rows: list[int]) -> dict[int, str]:
-        return {row: _reason(os.path.join(top, listing.names[row])) for row in rows}
+    def results(rows: list[int]) -> dict[int, str | int]:
+        paths = (os.path.join(top, listing.names[row]) for row in rows)
+        return {row: _result(p, rules) for row, p in zip(rows, paths, strict=True)}
 
     rest, last = np.flatnonzero(~good).tolist(), time.monotonic()
     starts = range(0, len(rest), _FILES_AT_A_TIME)
     parts = (rest[start : start + _FILES_AT_A_TIME] for start in starts)
     with counting("trying images", len(rest)) as advance:
-        for part in read_ahead(reasons, parts, num_workers):
-            bad |= {row: reason for row, reason in part.items() if reason}
-            good[[row for row, reason in part.items() if not reason]] = True
+        for part in read_ahead(results, parts, num_workers):
+            bad |= {row: why for row, why in part.items() if isinstance(why, str)}
+            good[[row for row in part if row not in bad]] = True
+            highest = max(highest, *(v for v in part.values() if isinstance(v, int)), 0)
             advance(len(part))
             if time.monotonic() - last > _KEEP_SECONDS:
                 cache.keep(root, listing.stamps[good])
                 last = time.monotonic()
+    if 0 < highest < _LEAST_OF_16_BITS:
+        print(
+            f"{printable(root)}: 16-bit images: highest value found {highest}; scale "
+            "the values to 0..65535, or the images will be dark",
+            file=sys.stderr,
+        )
     return bad
 
 
-def _reason(path: bytes) -> str:
-    """Returns why a file cannot be used; "" if it can."""
+def _result(path: bytes, rules: Rules) -> str | int:
+    """Returns why a file cannot be used, or what `images.verify` returns."""
     try:
-        images.verify(read_file(path))
+        return images.verify(read_file(path), rules)
     except ImageError as error:
         return str(error)
-    return ""

@@ -1,7 +1,7 @@
 """Image files below a directory, in an order that depends only on their names.
 
 Names are bytes, as in the file system, and relative to the directory. Hidden files and
-directories (".name") are skipped, as are files with other suffixes.
+directories (".name") are skipped; files with other suffixes are counted.
 
 Links to files and directories are followed, but no directory (by device and inode) is
 entered twice, so loops end and no image counts twice. A directory takes precedence over
@@ -10,6 +10,7 @@ links to it.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,8 +19,14 @@ from jaxtyping import Int64, UInt64
 
 from progdist.data.source import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 _ENDS = tuple(suffix.encode() for suffix in SUFFIXES)
+# Written beside images by data tools, `progdist.sample` and file managers.
+_BESIDE = b"dataset.json", b"request.json", b"thumbs.db", b"desktop.ini"
+_MOST_KINDS = 5
 
 
 class Listing(NamedTuple):
@@ -29,11 +36,21 @@ class Listing(NamedTuple):
       names: relative to the directory, ascending.
       sizes: in bytes; -1 for a broken link.
       stamps: digests of name, size and time of the last change.
+      ignored: number of files with each other suffix, in lower case.
     """
 
     names: list[bytes]
     sizes: Int64[np.ndarray, " n"]
     stamps: UInt64[np.ndarray, " n"]
+    ignored: Counter[bytes]
+
+    def ignored_files(self) -> str:
+        """Returns "ignored 3 .txt, 1 .psd", or "" if no file is ignored."""
+        kinds = sorted(self.ignored.items(), key=lambda kind: (-kind[1], kind[0]))
+        names = [f"{n:,} {printable(s) or 'no suffix'}" for s, n in kinds[:_MOST_KINDS]]
+        rest = sum(count for _, count in kinds[_MOST_KINDS:])
+        names += [f"{rest:,} others"] if rest else []
+        return f"ignored {', '.join(names)}" if names else ""
 
 
 def list_images(root: str | os.PathLike[str]) -> Listing:
@@ -43,14 +60,15 @@ def list_images(root: str | os.PathLike[str]) -> Listing:
       DataError: if a directory cannot be read.
     """
     top = os.fsencode(root)
-    names = sorted(_walk(top))
+    ignored = Counter[bytes]()
+    names = sorted(_walk(top, ignored))
     sizes, stamps = np.empty(len(names), np.int64), np.empty(len(names), np.uint64)
     for row, name in enumerate(names):
         sizes[row], time = _size_and_time(os.path.join(top, name))
         text = b"%s\0%d\0%d" % (name, sizes[row], time)
         digest = hashlib.blake2b(text, digest_size=8).digest()
         stamps[row] = int.from_bytes(digest, "little")
-    return Listing(names, sizes, stamps)
+    return Listing(names, sizes, stamps, ignored)
 
 
 def printable(path: str | bytes | os.PathLike[Any]) -> str:
@@ -69,8 +87,8 @@ def is_dir(entry: os.DirEntry[Any]) -> bool:
         return False
 
 
-def _walk(root: bytes) -> Iterator[bytes]:
-    """Yields the names of the images, in no particular order."""
+def _walk(root: bytes, ignored: Counter[bytes]) -> Iterator[bytes]:
+    """Yields the names of the images, in no particular order; counts other files."""
     entered: set[tuple[int, int]] = set()
     below, links = [b""], list[bytes]()
     while below or links:
@@ -84,6 +102,8 @@ def _walk(root: bytes) -> Iterator[bytes]:
                 (links if entry.is_symlink() else below).append(name + b"/")
             elif name.lower().endswith(_ENDS):
                 yield name
+            elif entry.name.lower() not in _BESIDE:
+                ignored[os.path.splitext(entry.name.lower())[1]] += 1
 
 
 def _entries(

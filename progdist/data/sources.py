@@ -32,6 +32,8 @@ def open_source(
     image_shape: ImageShape | None = None,
     skip_bad: float = 0.0,
     num_workers: int = 8,
+    background: str = "",
+    min_size: int = 0,
 ) -> Source:
     """Opens data; loads it into memory if it is small enough.
 
@@ -47,6 +49,8 @@ def open_source(
         8x8x3); all others must have it.
       skip_bad: share of a folder's files that may be bad and left out.
       num_workers: number of decoding threads.
+      background: colour behind transparent pixels of a folder; "" refuses them.
+      min_size: least height and width of a folder's images.
 
     Raises:
       DataError: if the data is missing, malformed or of another shape.
@@ -61,10 +65,12 @@ def open_source(
         case "folder":
             # Imported on use, as are the image formats.
             from progdist.data.folder import open_folder
+            from progdist.data.images import Rules
 
             if not dir or not image_shape:
                 raise DataError("data 'folder': set data.dir and data.image_shape")
-            source = open_folder(dir, split, image_shape, skip_bad, num_workers)
+            rules = Rules(background, min_size)
+            source = open_folder(dir, split, image_shape, skip_bad, num_workers, rules)
         case "tfds":
             # Imported on use: the reader of TFDS is an optional package.
             from progdist.data.tfds import open_tfds
