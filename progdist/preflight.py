@@ -159,11 +159,12 @@ def check_teacher(config: Config, model: Model) -> None:
     if not config.teacher:
         return
     path = Path(config.teacher).expanduser()
-    checkpoint.check_model(path, param_shapes(model))
-    card = checkpoint.read_card(path)
+    card = checkpoint.check_model(path, param_shapes(model))
     check_card(model, path, card)
-    # A student is defined only at its own number of steps.
-    if card.get("phase") and card["num_steps"] != config.distill.start_steps:
+    # A student is defined only at its own number of steps. Of a released file only that
+    # number is known, and only if it is a student.
+    is_student = card.get("phase", "num_steps" in card)
+    if is_student and card["num_steps"] != config.distill.start_steps:
         raise ConfigError(
             f"config.teacher={path}: its num_steps is {card['num_steps']}, the "
             f"configuration has {config.distill.start_steps}"
@@ -171,7 +172,7 @@ def check_teacher(config: Config, model: Model) -> None:
 
 
 def check_card(model: Model, path: Path, card: dict[str, Any]) -> None:
-    """Refuses a model with another parameterization or schedule.
+    """Refuses a model with another parameterization, schedule or image shape.
 
     Args:
       model: the configured model.
@@ -181,7 +182,11 @@ def check_card(model: Model, path: Path, card: dict[str, Any]) -> None:
     Raises:
       ConfigError: if they differ.
     """
-    ours = {"output": model.parameterization, "schedule": describe(model.schedule)}
+    ours = {
+        "output": model.parameterization,
+        "schedule": describe(model.schedule),
+        "image_shape": list(model.image_shape),
+    }
     for name, value in ours.items():
         if card.get(name, value) != value:
             raise ConfigError(
