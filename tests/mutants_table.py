@@ -513,7 +513,7 @@ EVALUATE = [
         "progdist/evaluate/metrics/collector.py",
         "test_metrics.py",
         ("kept by arrival", "self._vectors[indices[early]] = features[early]", "self._vectors[: early.sum()] = features[early]"),
-        ("images lost unnoticed", "if running.count != num:", "if False:"),
+        ("images lost unnoticed", "if count != num:", "if False:"),
     ),
     *_mutants(
         "progdist/evaluate/metrics/spec.py",
