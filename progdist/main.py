@@ -13,6 +13,7 @@ Exit codes:
   4 something could not be written
   5 no progress, or another process was lost (134 where JAX saw it first)
   130, 143 stopped by Ctrl-C or SIGTERM, saved; the same command resumes
+  129, 138, 140 stopped by SIGHUP, SIGUSR1 or SIGUSR2 in the same way
 """
 
 import sys

@@ -22,7 +22,7 @@ from progdist import checkpoint, cli, parallel, preflight, report
 from progdist.config import Config
 from progdist.diffusion import solvers
 from progdist.diffusion.settings import SolverName
-from progdist.errors import UsageError, end_on_sigterm, exit_with
+from progdist.errors import UsageError, exit_with
 from progdist.evaluate import sampling
 from progdist.model import param_template
 from progdist.workdir import arrays, files
@@ -135,5 +135,4 @@ def _check_out(out: Path, one_each: bool) -> None:
 
 
 if __name__ == "__main__":
-    end_on_sigterm()
     exit_with(main, sys.argv)

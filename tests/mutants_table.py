@@ -254,7 +254,7 @@ TRAINER = [
         ("no rate at the first update", "(step + 1) / warmup_updates", "step / warmup_updates"),
         ("annealed to zero an update early", "1 - step / num_updates", "1 - (step + 1) / num_updates"),
         ("warm-up without an end", "jnp.minimum(1.0, (step + 1) / warmup_updates)", "(step + 1) / warmup_updates"),
-        ("average of the last parameters alone", "1 - ema_decay)", "ema_decay)"),
+        ("average of the last parameters alone", "return 1 - decay", "return decay"),
         ("average an update behind", "optax.incremental_update(params, ema_params", "optax.incremental_update(state.params, ema_params"),
         ("raw parameters sample", "return state.params if state.ema_params is None else state.ema_params", "return state.params"),
         ("steps not counted", "TrainState(state.step + 1, params", "TrainState(state.step, params"),
@@ -276,7 +276,8 @@ TRAINER = [
         ("clipping and decay swapped", "make_optimizer(settings.clip_norm, settings.weight_decay)", "make_optimizer(settings.weight_decay, settings.clip_norm)"),
         ("warm-up left out", "warmup_updates=settings.warmup_updates", "warmup_updates=0"),
         ("never annealed", "anneal=settings.anneal", "anneal=\"none\""),
-        ("no average", "        ema_decay=settings.ema_decay,", "        ema_decay=0.0,"),
+        ("no average", "decay=settings.ema_decay, ", "decay=0.0, "),
+        ("no warm-up", "warmup=settings.ema_warmup", "warmup=0"),
     ),
     *_mutants(
         "progdist/trainer/run.py",
@@ -525,7 +526,7 @@ EVALUATE = [
         "progdist/evaluate/metrics/collector.py",
         "test_metrics.py",
         ("kept by arrival", "self._vectors[indices[early]] = features[early]", "self._vectors[: early.sum()] = features[early]"),
-        ("images lost unnoticed", "if running.count != num:", "if False:"),
+        ("images lost unnoticed", "if count != num:", "if False:"),
     ),
     *_mutants(
         "progdist/evaluate/metrics/spec.py",

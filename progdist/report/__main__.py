@@ -8,7 +8,7 @@ in the current directory for several. An unfinished run is shown as it stands. W
 reloads itself in the browser, until all runs have ended or Ctrl-C. The watcher waits
 for runs that have not started yet. A stopped run counts as ended, so resume it before
 you start its watcher. Exit codes: 0 done; 2 bad input, in one line; 4 the page could
-not be written; 130, 143 ended by Ctrl-C or SIGTERM.
+not be written; 128 + n ended by signal n.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from progdist.errors import UsageError, end_on_sigterm, exit_with
+from progdist.errors import UsageError, exit_with
 from progdist.report.page.page import write_page
 from progdist.report.page.watch import watch
 
@@ -47,7 +47,6 @@ def main(argv: list[str]) -> None:
     if flags.out:
         _check_out(flags.out)
     if flags.watch:
-        end_on_sigterm()
         print(watch(flags.workdirs, flags.out, flags.watch, _note))
     else:
         print(write_page(flags.workdirs, flags.out))
