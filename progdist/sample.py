@@ -140,7 +140,7 @@ def _write_file(out: Path, config: Config, workdir: Path, request: Request) -> N
     num = request.num
     images, first = np.empty((num, *config.data.image_shape), np.uint8), 0
     with (
-        Interrupt(_GRACE_SECONDS, "batch", "nothing was written") as interrupt,
+        Interrupt(_GRACE_SECONDS, "", "nothing was written") as interrupt,
         counting("sampling", num) as advance,
     ):
         for batch in draw_batches(config, workdir, request):
@@ -165,7 +165,7 @@ def _write_each(
     kept = folder.check(overwrite)
     if kept < request.num:
         start = kept - kept % config.evaluation.batch_size
-        with Interrupt(_GRACE_SECONDS, "image", _RESUMES) as interrupt:
+        with Interrupt(_GRACE_SECONDS, "", _RESUMES) as interrupt:
             batches = draw_batches(config, workdir, request, start)
             _write_rest(folder, kept, start, batches, interrupt)
     folder.finish(sampling.labels_of(request.num, config.net.num_classes))

@@ -53,7 +53,7 @@ class Interrupt:
 
         Args:
           grace_seconds: time after which the process is killed.
-          task: name of what is finished first.
+          task: name of what is finished first; "" to stop without a message.
           end: consequence of being killed.
         """
         self._task, self._end = task, end
@@ -99,9 +99,9 @@ class Interrupt:
             self.received = signum
             threading.Thread(target=self._end_after_grace, daemon=True).start()
             name = signal.Signals(signum).name
-            _say(
-                f"{name}: stopping after this {self._task}; Ctrl-C (again) ends at once"
-            )
+            if self._task:
+                after = f"{name}: stopping after this {self._task}"
+                _say(f"{after}; Ctrl-C (again) ends at once")
             if _read(reader, (signal.SIGINT,)):
                 _say(f"ended at once; {self._end}")
                 os._exit(128 + signal.SIGINT)
