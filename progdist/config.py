@@ -76,8 +76,9 @@ class Training:
       clip_norm: bound on the global norm of the gradient; 0 for none.
       ema_decay: decay of the moving average of the parameters; 0 for none. The average,
         if any, is used for sampling and as the teacher of the next round.
-      ema_warmup: w of the average's warm-up, in which its decay after t updates is at
-        most (1 + t) / (w + t); 0 for none.
+      ema_warmup: w of the average's warm-up: its decay after t updates is at most
+        (1 + t) / (w + t), so that it averages over the last t / (w - 1) updates; 0 for
+        none.
       dropout: dropout rate in the network.
       weight: weight w(logsnr) of the squared error in x.
     """
@@ -90,7 +91,7 @@ class Training:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.0
-    ema_warmup: int = 0
+    ema_warmup: int = 20
     dropout: float = 0.0
     weight: Weight = "truncated_snr"
 
