@@ -22,7 +22,7 @@ from progdist.diffusion.schedules import describe, make_schedule
 from progdist.errors import UsageError
 from progdist.model import Model, param_shapes
 from progdist.plan import Kind
-from progdist.workdir import layout
+from progdist.workdir import files, layout
 
 
 def check(config: Config) -> None:
@@ -97,7 +97,7 @@ def open_run(path: str) -> tuple[Path, Config]:
       UsageError: if there is no such directory.
       ConfigError: if its configuration is missing or malformed.
     """
-    workdir = Path(path).expanduser().absolute()
+    workdir = files.expand(path).absolute()
     if not workdir.is_dir():
         raise UsageError(f"--workdir={workdir}: no such directory")
     config = from_json(workdir / layout.CONFIG)
@@ -185,7 +185,7 @@ def check_teacher(config: Config, model: Model) -> None:
     """
     if not config.teacher:
         return
-    path = Path(config.teacher).expanduser()
+    path = files.expand(config.teacher)
     card = checkpoint.check_model(path, param_shapes(model))
     check_card(model, path, card)
     # A student is defined only at its own number of steps. Of a released file only that

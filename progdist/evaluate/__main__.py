@@ -82,8 +82,8 @@ def main(argv: list[str]) -> None:
     preflight.check(config)
     sampler_specs = _plan(config, workdir, values)
     _check_words(config, values)
-    cli.prepare_devices(config, values["num_processes"] or 1)
     cluster.join(FLAGS)
+    cli.prepare_devices(config, values["num_processes"] or 1)
     with ExitStack() as stack:
         parallel.on_process_zero(lambda: stack.enter_context(Lock(workdir)) and None)
         _run(config, workdir, values, sampler_specs)

@@ -12,8 +12,9 @@ from progdist import data, parallel, plan
 from progdist.config import Config, ConfigError, differences, from_json, to_json
 from progdist.plan import Phase
 from progdist.trainer.state import Progress
-from progdist.workdir import layout, lock
+from progdist.workdir import layout, lock, provenance
 from progdist.workdir.files import write_bytes
+from progdist.workdir.rows import StartRow, read_typed
 
 
 def make(workdir: Path) -> None:
@@ -40,6 +41,27 @@ def check_same(config: Config, workdir: Path) -> None:
         raise ConfigError(
             f"{path} belongs to another run: {'; '.join(changed)}; --override resumes "
             "with these changes"
+        )
+
+
+def check_same_numerics(workdir: Path) -> None:
+    """Refuses to resume with an environment that makes JAX compute otherwise.
+
+    Raises:
+      ConfigError: listing the differences as old → new.
+    """
+    path, now = workdir / layout.STARTS, provenance.numerics()
+    rows = [row for row in read_typed(StartRow, path) if row.numerics is not None]
+    before = dict(rows[-1].numerics or {}) if rows else now
+    changed = [
+        f"{name}: {before.get(name, '')!r} → {now.get(name, '')!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{path}: the run began with other numerics: {'; '.join(changed)}; "
+            "--override resumes with these changes"
         )
 
 
@@ -132,6 +154,7 @@ def check_same_everywhere(
         del values["data"][field]
     for what, value in {
         "configuration": [values, override],
+        "numerics of JAX": provenance.numerics(),
         f"files of data {source.name!r}": source.fingerprint,
     }.items():
         digest = zlib.crc32(json.dumps(value, sort_keys=True).encode()) >> 1

@@ -33,7 +33,7 @@ from progdist.trainer.state import (
     snapshot_of,
     tree_of,
 )
-from progdist.workdir import layout, provenance
+from progdist.workdir import files, layout, provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
 from progdist.workdir.rows import MetricsRow
@@ -92,6 +92,7 @@ def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> Non
     stack.enter_context(Lock(workdir))
     if not override:
         resume.check_same(config, workdir)
+        resume.check_same_numerics(workdir)
     for directory in (layout.CHECKPOINTS, layout.MODELS):
         checkpoint.clear_leftovers(workdir / directory)
 
@@ -169,7 +170,7 @@ def _fresh(pieces: Pieces) -> Snapshot:
     recipe = pieces.recipe(0)
     params = init_params(recipe.model, pieces.config.seed, pieces.mesh)
     if pieces.config.teacher:
-        params = checkpoint.load_model(Path(pieces.config.teacher).expanduser(), params)
+        params = checkpoint.load_model(files.expand(pieces.config.teacher), params)
     state = init_state(params, recipe.optimizer, recipe.keeps_ema)
     return Snapshot(0, parallel.place(state, pieces.mesh, recipe.specs), ())
 

@@ -189,6 +189,7 @@ class StartRow:
     host: Annotated[str | None, _TEXT] = None
     devices: Annotated[dict[str, Any] | None, _OBJECT] = None
     defaults: Annotated[dict[str, Any] | None, _OBJECT] = None
+    numerics: Annotated[dict[str, Any] | None, _OBJECT] = None
 
 
 def read_typed(kind: type[_Row], path: str | Path) -> list[_Row]:
