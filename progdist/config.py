@@ -17,6 +17,9 @@ from progdist.nets.settings import NetConfig, UNetConfig
 from progdist.plan import Phase, make_plan
 
 Anneal = Literal["none", "linear"]
+Metric = Literal["fd", "kid", "is", "pr"]
+FeatureNetwork = Literal["inception", "inception_tf1", "squeezenet"]
+Features = Literal["pixels", FeatureNetwork]
 
 # Fields that may differ when a run resumes.
 _HARMLESS = (
@@ -29,6 +32,10 @@ _HARMLESS = (
     "data.dir",
     "data.num_workers",
     "evaluation.batch_size",
+    "evaluation.enabled",
+    "evaluation.metrics",
+    "evaluation.features",
+    "evaluation.inception_weights",
 )
 
 
@@ -122,6 +129,10 @@ class Evaluation:
     """Evaluation after each phase.
 
     Attributes:
+      enabled: whether to sample the models and to evaluate them.
+      metrics: names of the metrics.
+      features: names of the features that they compare.
+      inception_weights: file of the Inception weights; if empty, they are downloaded.
       num_samples: number of images per evaluation.
       batch_size: number of images sampled at a time, over all devices.
       gamma: noise level of the ancestral sampler, in [0, 1].
@@ -129,6 +140,10 @@ class Evaluation:
       grid_images: number of images in the sample grids.
     """
 
+    enabled: bool = True
+    metrics: tuple[Metric, ...] = ("fd",)
+    features: tuple[Features, ...] = ("pixels",)
+    inception_weights: str = ""
     num_samples: int = 2048
     batch_size: int = 256
     gamma: float = 0.3

@@ -14,6 +14,7 @@ from progdist.config import (
     ConfigError,
     Data,
     Distillation,
+    Evaluation,
     Training,
     from_json,
     plan_of,
@@ -40,20 +41,8 @@ def check(config: Config) -> None:
     _check_training(config.base, "config.base")
     _check_training(config.distill, "config.distill")
     _check_rounds(config.distill)
-    evaluation = config.evaluation
-    _require(
-        0 <= evaluation.gamma <= 1,
-        "config.evaluation.gamma",
-        evaluation.gamma,
-        "0 to 1",
-    )
-    _at_least(evaluation, "config.evaluation", 1, "batch_size", "grid_images")
-    _at_least(evaluation, "config.evaluation", 2, "num_samples")
-    rule = f"at most num_samples={evaluation.num_samples}"
-    ok = evaluation.grid_images <= evaluation.num_samples
-    _require(ok, "config.evaluation.grid_images", evaluation.grid_images, rule)
-    for field, seed in (("seed", config.seed), ("evaluation.seed", evaluation.seed)):
-        _require(0 <= seed < 2**32, f"config.{field}", seed, "at least 0, below 2**32")
+    _check_evaluation(config.evaluation)
+    _check_seed(config.seed, "config.seed")
     _at_least(config, "config", 1, "log_every", "save_every", "keep_checkpoints")
     _at_least(config, "config", 0, "cpu_devices", "max_skipped", "stuck_seconds")
     _require(
@@ -88,6 +77,17 @@ def _of_average(training: Training, num_updates: int) -> str:
         return f"ema_warmup={warmup} shortens it to {memory:,.0f}"
     share = training.ema_decay**num_updates
     return f"it will be {share:.0%} the initial parameters; set ema_warmup"
+
+
+def check_reference(config: Config) -> None:
+    """Refuses a configuration whose data cannot be compared with images.
+
+    Raises:
+      ConfigError: naming the first bad field, its value and what is accepted.
+    """
+    _check_types(config, "config")
+    _check_data(config.data)
+    _check_evaluation(config.evaluation)
 
 
 def open_run(path: str) -> tuple[Path, Config]:
@@ -153,16 +153,7 @@ def open_source(config: Config) -> data.Source:
       DataError: if it is missing, malformed or of another shape.
       ConfigError: if the data has no labels but the network does, or more classes.
     """
-    settings = config.data
-    source = data.open_source(
-        settings.name,
-        settings.split,
-        settings.dir,
-        settings.tfds_name,
-        settings.image_shape,
-        settings.skip_bad,
-        settings.num_workers,
-    )
+    source = open_data(config.data)
     classes = config.net.num_classes
     if classes and not source.num_classes:
         raise ConfigError(
@@ -174,6 +165,23 @@ def open_source(config: Config) -> data.Source:
             f"{source.num_classes} classes"
         )
     return source
+
+
+def open_data(settings: Data) -> data.Source:
+    """Opens data, whatever network it is for.
+
+    Raises:
+      DataError: if it is missing, malformed or of another shape.
+    """
+    return data.open_source(
+        settings.name,
+        settings.split,
+        settings.dir,
+        settings.tfds_name,
+        settings.image_shape,
+        settings.skip_bad,
+        settings.num_workers,
+    )
 
 
 def check_teacher(config: Config, model: Model) -> None:
@@ -249,11 +257,22 @@ def _check_types(node: Any, path: str) -> None:
                 "one of " + ", ".join(get_args(hint)),
             )
         elif get_origin(hint) is tuple:
-            ok = isinstance(value, tuple) and all(type(v) is int for v in value)
-            _require(ok, field, value, "a tuple of integers")
+            _check_tuple(value, get_args(hint)[0], field)
         else:
             ok = type(value) is hint or (hint is float and type(value) is int)
             _require(ok, field, value, f"of type {hint.__name__}")
+
+
+def _check_tuple(value: Any, hint: Any, field: str) -> None:
+    """Requires a tuple of integers, or of values of a Literal, at least one."""
+    ok = isinstance(value, tuple)
+    if get_origin(hint) is Literal:
+        names = get_args(hint)
+        ok = ok and len(value) > 0 and all(v in names for v in value)
+        _require(ok, field, value, f"names of {', '.join(names)}, at least one")
+    else:
+        ok = ok and all(type(v) is int for v in value)
+        _require(ok, field, value, "a tuple of integers")
 
 
 def _check_data(data: Data) -> None:
@@ -267,6 +286,22 @@ def _check_data(data: Data) -> None:
     ok = 0 <= data.skip_bad < 1
     _require(ok, "config.data.skip_bad", data.skip_bad, "at least 0, below 1")
     _at_least(data, "config.data", 1, "num_workers")
+
+
+def _check_evaluation(evaluation: Evaluation) -> None:
+    path = "config.evaluation"
+    ok = 0 <= evaluation.gamma <= 1
+    _require(ok, f"{path}.gamma", evaluation.gamma, "0 to 1")
+    _at_least(evaluation, path, 1, "batch_size", "grid_images")
+    _at_least(evaluation, path, 2, "num_samples")
+    rule = f"at most num_samples={evaluation.num_samples}"
+    ok = evaluation.grid_images <= evaluation.num_samples
+    _require(ok, f"{path}.grid_images", evaluation.grid_images, rule)
+    _check_seed(evaluation.seed, f"{path}.seed")
+
+
+def _check_seed(seed: int, field: str) -> None:
+    _require(0 <= seed < 2**32, field, seed, "at least 0, below 2**32")
 
 
 def _check_training(training: Training, path: str) -> None:

@@ -18,15 +18,28 @@ from progdist.workdir.rows import StartRow, read_typed
 
 
 def make(workdir: Path) -> None:
-    """Creates the directory of a run.
+    """Creates the directory of a run, in which everything can be written.
 
     Raises:
-      ConfigError: if it cannot be created.
+      ConfigError: if it cannot be created, or something in it stands in the way.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--workdir={workdir}: {error.strerror}") from None
+    for path in (workdir, *(workdir / name for name in layout.DIRECTORIES)):
+        if os.path.lexists(path):
+            _check_writable(path, path.is_dir(), "directory")
+    for path in (workdir / name for name in layout.FILES):
+        if os.path.lexists(path):
+            _check_writable(path, path.is_file(), "file")
+
+
+def _check_writable(path: Path, is_kind: bool, kind: str) -> None:
+    if not is_kind:
+        raise ConfigError(f"{path}: must be a {kind}; move away what is there")
+    if not os.access(path, os.W_OK | (os.X_OK if kind == "directory" else 0)):
+        raise ConfigError(f"{path}: must be writable")
 
 
 def check_same(config: Config, workdir: Path) -> None:
