@@ -158,7 +158,9 @@ def restore(pieces: Pieces) -> tuple[int, Snapshot]:
 def _template(pieces: Pieces, progress: Progress) -> Snapshot:
     resume.check_progress(pieces.phases, progress, pieces.workdir)
     if not pieces.override:
-        resume.check_same_data(pieces.source, progress, pieces.workdir)
+        resume.check_same_data(
+            pieces.source, progress, pieces.workdir, pieces.display.note
+        )
     phase = progress.phase
     return recipes.make_template(pieces.recipe(phase), phase, pieces.mesh)
 
