@@ -158,6 +158,7 @@ class Evaluator:
             output=model.parameterization,
             # Rows spell it without underscores, unlike cards and configurations.
             schedule=schedules.describe(model.schedule).replace("_", ""),
+            class_names=reference.source.class_names if model.num_classes else None,
             num_samples=settings.num_samples,
             seed=settings.seed,
             features=extractor.label,

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ _PACKAGES = ("progdist", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 _GIT_SECONDS = 10
 
 
-def of_start(defaults: dict[str, Any], global_step: int) -> dict[str, Any]:
+def of_start(
+    defaults: dict[str, Any], global_step: int, class_names: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Returns the row of a start in starts.jsonl.
 
     Args:
       defaults: default of each field of the configuration that differs from it.
       global_step: update from which the run resumes.
+      class_names: names of the classes, by number; None without classes.
     """
     devices = jax.devices()
     return {
@@ -38,6 +42,7 @@ def of_start(defaults: dict[str, Any], global_step: int) -> dict[str, Any]:
             "processes": jax.process_count(),
         },
         "defaults": defaults,
+        "class_names": class_names,
     }
 
 

@@ -54,6 +54,11 @@ _COUNT = _Accepted("a whole number, 0 or more", lambda v: is_whole(v, 0))
 _POSITIVE = _Accepted("a whole number, 1 or more", lambda v: is_whole(v, 1))
 _TEXT = _Accepted("a string", lambda v: isinstance(v, str))
 _OBJECT = _Accepted("an object", _is_object)
+_NAMES = _Accepted(
+    "a list of strings",
+    lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v),
+    tuple,
+)
 _LOSSES = _Accepted(
     f"a list of {NUM_BINS} numbers or nulls",
     lambda v: (
@@ -133,6 +138,7 @@ class EvalRow:
       gamma: noise of the ancestral sampler; None for the others.
       params: digest of the parameters.
       output: parameterization of the network.
+      class_names: names of the classes, by number; None for an unconditional model.
       seed: random seed of the initial noise.
       features: network whose features are compared, or "pixels".
       weights: digest of the weights of that network.
@@ -149,6 +155,7 @@ class EvalRow:
     params: Annotated[str | None, _TEXT] = None
     output: Annotated[str | None, _TEXT] = None
     schedule: Annotated[str | None, _TEXT] = None
+    class_names: Annotated[tuple[str, ...] | None, _NAMES] = None
     num_samples: Annotated[int, _COUNT]
     seed: Annotated[int | None, _WHOLE] = None
     features: Annotated[str | None, _TEXT] = None
@@ -170,14 +177,19 @@ class EvalRow:
 
     def repeats(self, other: "EvalRow") -> bool:
         """Whether both rows measure the same quantity, whatever the value."""
-        result = {"value": 0.0, "details": {}, "floor": None}
+        # Rows of earlier versions lack the names of their classes.
+        result = {"value": 0.0, "details": {}, "floor": None, "class_names": None}
         one, two = (dataclasses.replace(row, **result) for row in (self, other))
         return one == two
 
 
 @dataclass(frozen=True, kw_only=True)
 class StartRow:
-    """A row of starts.jsonl: the start of a run, or its end."""
+    """A row of starts.jsonl: the start of a run, or its end.
+
+    Attributes:
+      class_names: names of the classes, by number; None for an unconditional model.
+    """
 
     time: Annotated[str | None, _TEXT] = None  # UTC, ISO 8601
     end: Annotated[str | None, _TEXT] = None  # "done", or the class of the error
@@ -189,6 +201,7 @@ class StartRow:
     host: Annotated[str | None, _TEXT] = None
     devices: Annotated[dict[str, Any] | None, _OBJECT] = None
     defaults: Annotated[dict[str, Any] | None, _OBJECT] = None
+    class_names: Annotated[tuple[str, ...] | None, _NAMES] = None
 
 
 def read_typed(kind: type[_Row], path: str | Path) -> list[_Row]:
