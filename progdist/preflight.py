@@ -151,24 +151,27 @@ def open_source(config: Config) -> data.Source:
 
     Raises:
       DataError: if it is missing, malformed or of another shape.
-      ConfigError: if the data has no labels but the network does, or more classes.
+      ConfigError: if the network has classes, but not those of the data, or one of them
+        has no image.
     """
-    source = open_data(config.data)
     classes = config.net.num_classes
-    if classes and not source.num_classes:
-        raise ConfigError(
-            f"config.net.num_classes={classes}: must be 0, since the data has no labels"
-        )
-    if classes and source.num_classes > classes:
-        raise ConfigError(
-            f"config.net.num_classes={classes}: must be 0 or at least the data's "
-            f"{source.num_classes} classes"
-        )
+    source = open_data(config.data, classes)
+    if classes not in (0, source.num_classes):
+        rule = "0, since the data has no labels"
+        if source.num_classes:
+            rule = f"0 or {source.num_classes}, the number of classes of the data"
+        _require(False, "config.net.num_classes", classes, rule)
+    # A split of TFDS need not hold all the classes that its features declare.
+    empty = data.empty_classes(source) if classes and config.data.name != "tfds" else []
+    if empty:
+        others = f" and {len(empty) - 1} others" if empty[1:] else ""
+        rule = f"0, since the data has no image of class {empty[0]!r}{others}"
+        _require(False, "config.net.num_classes", classes, rule)
     return source
 
 
-def open_data(settings: Data) -> data.Source:
-    """Opens data, whatever network it is for.
+def open_data(settings: Data, num_classes: int = 0) -> data.Source:
+    """Opens data, for a network of `num_classes` classes.
 
     Raises:
       DataError: if it is missing, malformed or of another shape.
@@ -181,6 +184,8 @@ def open_data(settings: Data) -> data.Source:
         settings.image_shape,
         settings.skip_bad,
         settings.num_workers,
+        settings.labels,
+        num_classes,
     )
 
 
@@ -282,7 +287,9 @@ def _check_data(data: Data) -> None:
     if data.name == "tfds":
         _require(bool(data.tfds_name), "config.data.tfds_name", "", "a TFDS dataset")
     if data.name == "folder":
-        _require(bool(data.dir), "config.data.dir", "", "a directory of images")
+        _require(bool(data.dir), "config.data.dir", "", "a directory or zip of images")
+    if data.name == "arrays":
+        _require(bool(data.dir), "config.data.dir", "", "an .npz or .npy file")
     ok = 0 <= data.skip_bad < 1
     _require(ok, "config.data.skip_bad", data.skip_bad, "at least 0, below 1")
     _at_least(data, "config.data", 1, "num_workers")

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,9 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     stack.push(journal.close)
     defaults = defaults_of_changed(pieces.config)
     parallel.on_process_zero(
-        lambda: journal.start(provenance.of_start(defaults, global_step))
+        lambda: journal.start(
+            provenance.of_start(defaults, global_step, _class_names(pieces))
+        )
     )
     phase_end = PhaseEnd(
         pieces.workdir,
@@ -194,7 +196,9 @@ def restore(pieces: Pieces) -> tuple[int, Snapshot]:
 def _template(pieces: Pieces, progress: Progress) -> Snapshot:
     resume.check_progress(pieces.phases, progress, pieces.workdir)
     if not pieces.override:
-        resume.check_same_data(pieces.source, progress, pieces.workdir)
+        resume.check_same_data(
+            pieces.source, progress, pieces.workdir, pieces.display.note
+        )
     phase = progress.phase
     return recipes.make_template(pieces.recipe(phase), phase, pieces.mesh)
 
@@ -308,7 +312,7 @@ def _finish(
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
     model = pieces.recipe(phase.number).model
-    checkpoint.save_model(path, params, _facts(model, phase))
+    checkpoint.save_model(path, params, _facts(model, phase, _class_names(pieces)))
     if phase.kind == "base":
         base = params
     else:
@@ -325,7 +329,15 @@ def _read_base_params(pieces: Pieces) -> Params:
     return jax.device_get(checkpoint.load_model(path, template))
 
 
-def _facts(model: Model, phase: Phase) -> dict[str, Any]:
+def _class_names(pieces: Pieces) -> list[str] | None:
+    """Returns the names of the classes, by number; None for unconditional models."""
+    conditional = pieces.config.net.num_classes
+    return list(pieces.source.class_names) if conditional else None
+
+
+def _facts(
+    model: Model, phase: Phase, class_names: Sequence[str] | None
+) -> dict[str, Any]:
     """Returns the facts for the card of a saved model."""
     return {
         "phase": phase.number,
@@ -333,4 +345,4 @@ def _facts(model: Model, phase: Phase) -> dict[str, Any]:
         "output": model.parameterization,
         "schedule": describe(model.schedule),
         "image_shape": list(model.image_shape),
-    }
+    } | ({"class_names": class_names} if class_names else {})
