@@ -35,7 +35,7 @@ from progdist.errors import UsageError, exit_with
 from progdist.evaluate import sampling
 from progdist.model import param_template
 from progdist.trainer.preemption import Interrupt, Interrupted
-from progdist.workdir import arrays
+from progdist.workdir import arrays, files
 from progdist.workdir.image_folder import ImageFolder
 
 FLAGS = flags.FlagValues()
@@ -118,7 +118,7 @@ def main(argv: list[str]) -> None:
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
     request = Request(*(values[name] for name in Request._fields))
-    out, one_each = Path(values["out"]).expanduser(), values["out"].endswith("/")
+    out, one_each = files.expand(values["out"]), values["out"].endswith("/")
     _check_out(out, one_each)
     workdir, config = preflight.open_run(values["workdir"])
     try:

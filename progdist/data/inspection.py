@@ -1,17 +1,17 @@
 """Inspection of a folder's files, before training starts on them."""
 
-import os
-import stat
+import hashlib
 import sys
 import time
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from progdist.data import cache, images
+from progdist.data.cache import Known
+from progdist.data.identity import Digests
 from progdist.data.images import ImageError, Rules
-from progdist.data.listing import Listing, printable
+from progdist.data.listing import Files, Listing, printable
 from progdist.data.progress import counting
 from progdist.data.workers import read_ahead
 
@@ -21,31 +21,42 @@ _KEEP_SECONDS = 60.0
 _LEAST_OF_16_BITS = 1 << 14  # a highest value below suggests 10, 12 or 14 bits
 
 
+class Inspection(NamedTuple):
+    """Result of the inspection of all files.
+
+    Attributes:
+      bad: the reason why a file cannot be used, by row of the listing.
+      digests: SHA-256 of the content of each good file, by row.
+    """
+
+    bad: dict[int, str]
+    digests: Digests
+
+
 def inspect(
-    root: Path,
+    files: Files,
     listing: Listing,
     num_workers: int,
     rules: Rules = Rules(),  # noqa: B008, immutable
-) -> dict[int, str]:
+) -> Inspection:
     """Decodes every file not yet known to be good under the rules.
 
     Good files are recorded once a minute, and on an interruption. Warns of 16-bit
     images whose values use fewer bits.
-
-    Returns:
-      The reason why a file cannot be used, by row of the listing.
     """
     listing = listing._replace(stamps=listing.stamps ^ np.uint64(rules.stamp()))
-    if cache.recall(root, listing.stamps).all():
-        return {}
-    with cache.exclusive(root):
-        good = cache.recall(root, listing.stamps)
-        known = good.copy()
+    known = cache.recall(files.where, listing.stamps)
+    if known.good.all():
+        return Inspection({}, known.digests)
+    with cache.exclusive(files.where):
+        known = cache.recall(files.where, listing.stamps)
+        before = known.good.copy()
         try:
-            return _inspect(root, listing, good, num_workers, rules)
+            bad = _inspect(files, listing, known, num_workers, rules)
         finally:
-            if (good != known).any():
-                cache.keep(root, listing.stamps[good])
+            if (known.good != before).any():
+                cache.keep(files.where, listing.stamps, known)
+    return Inspection(bad, known.digests)
 
 
 def report(listing: Listing, bad: dict[int, str]) -> str:
@@ -59,62 +70,52 @@ def report(listing: Listing, bad: dict[int, str]) -> str:
     return "\n".join(lines)
 
 
-def read_file(path: str | os.PathLike[str] | bytes) -> bytes:
-    """Reads a file.
+class _Result(NamedTuple):
+    """Why a file cannot be used, or "", its digest and what `images.verify` returns."""
 
-    Raises:
-      ImageError: if it cannot be read, is not a regular file or is too large.
-    """
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
-            raise ImageError("not a regular file")
-        if status.st_size > images.MAX_BYTES:
-            raise ImageError(f"above the limit of {images.MAX_BYTES >> 20} MiB")
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise ImageError(error.strerror or str(error)) from error
+    reason: str = ""
+    digest: bytes = b""
+    highest: int = 0
 
 
 def _inspect(
-    root: Path,
-    listing: Listing,
-    good: Bool[np.ndarray, " n"],
-    num_workers: int,
-    rules: Rules,
+    files: Files, listing: Listing, known: Known, num_workers: int, rules: Rules
 ) -> dict[int, str]:
-    """Returns the reasons by row, and sets `good` for all other rows."""
-    top, bad, highest = os.fsencode(root), dict[int, str](), 0
+    """Returns the reasons by row; adds the digests of all other rows to `known`."""
+    bad, good, highest = dict[int, str](), known.good, 0
 
-    def results(rows: list[int]) -> dict[int, str | int]:
-        paths = (os.path.join(top, listing.names[row]) for row in rows)
-        return {row: _result(p, rules) for row, p in zip(rows, paths, strict=True)}
+    def results(rows: list[int]) -> list[tuple[int, _Result]]:
+        return [(row, _result(files, listing.names[row], rules)) for row in rows]
 
     rest, last = np.flatnonzero(~good).tolist(), time.monotonic()
     starts = range(0, len(rest), _FILES_AT_A_TIME)
     parts = (rest[start : start + _FILES_AT_A_TIME] for start in starts)
     with counting("trying images", len(rest)) as advance:
         for part in read_ahead(results, parts, num_workers):
-            bad |= {row: why for row, why in part.items() if isinstance(why, str)}
-            good[[row for row in part if row not in bad]] = True
-            highest = max(highest, *(v for v in part.values() if isinstance(v, int)), 0)
+            for row, result in part:
+                highest = max(highest, result.highest)
+                if result.reason:
+                    bad[row] = result.reason
+                else:
+                    good[row] = True
+                    known.digests[row] = np.frombuffer(result.digest, "u1")
             advance(len(part))
             if time.monotonic() - last > _KEEP_SECONDS:
-                cache.keep(root, listing.stamps[good])
+                cache.keep(files.where, listing.stamps, known)
                 last = time.monotonic()
     if 0 < highest < _LEAST_OF_16_BITS:
         print(
-            f"{printable(root)}: 16-bit images: highest value found {highest}; scale "
-            "the values to 0..65535, or the images will be dark",
+            f"{files.where}: 16-bit images: highest value found {highest}; scale the "
+            "values to 0..65535, or the images will be dark",
             file=sys.stderr,
         )
     return bad
 
 
-def _result(path: bytes, rules: Rules) -> str | int:
-    """Returns why a file cannot be used, or what `images.verify` returns."""
+def _result(files: Files, name: bytes, rules: Rules) -> _Result:
     try:
-        return images.verify(read_file(path), rules)
+        content = files.read(name)
+        highest = images.verify(content, rules)
     except ImageError as error:
-        return str(error)
+        return _Result(str(error))
+    return _Result("", hashlib.sha256(content).digest(), highest)

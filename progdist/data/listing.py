@@ -1,22 +1,26 @@
 """Image files below a directory, in an order that depends only on their names.
 
 Names are bytes, as in the file system, and relative to the directory. Hidden files and
-directories (".name") are skipped; files with other suffixes are counted.
+directories (".name") and by-products of other programs are skipped; files with other
+suffixes are counted.
 
 Links to files and directories are followed, but no directory (by device and inode) is
 entered twice, so loops end and no image counts twice. A directory takes precedence over
 links to it.
 """
 
-import hashlib
 import os
+import stat
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, UInt64
+from jaxtyping import UInt64
 
+from progdist.data import identity, images
+from progdist.data.images import ImageError
 from progdist.data.source import DataError
 
 SUFFIXES = (
@@ -24,8 +28,8 @@ SUFFIXES = (
     *(".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
 _ENDS = tuple(suffix.encode() for suffix in SUFFIXES)
-# Written beside images by data tools, `progdist.sample` and file managers.
-_BESIDE = b"dataset.json", b"request.json", b"thumbs.db", b"desktop.ini"
+_BY_PRODUCTS = b"__MACOSX", b"lost+found", b"@eaDir", b"Thumbs.db", b"desktop.ini"
+_BESIDE = b"dataset.json", b"request.json"  # written beside images
 _MOST_KINDS = 5
 
 
@@ -34,13 +38,11 @@ class Listing(NamedTuple):
 
     Attributes:
       names: relative to the directory, ascending.
-      sizes: in bytes; -1 for a broken link.
-      stamps: digests of name, size and time of the last change.
-      ignored: number of files with each other suffix, in lower case.
+      stamps: of name, size, times and inode; 0 for a broken link.
+      ignored: number of other files by suffix, in lower case.
     """
 
     names: list[bytes]
-    sizes: Int64[np.ndarray, " n"]
     stamps: UInt64[np.ndarray, " n"]
     ignored: Counter[bytes]
 
@@ -53,6 +55,81 @@ class Listing(NamedTuple):
         return f"ignored {', '.join(names)}" if names else ""
 
 
+@runtime_checkable
+class Files(Protocol):
+    """Files below a directory, or in an archive; safe to use from threads."""
+
+    @property
+    def where(self) -> str:
+        """Path of the directory, for messages and as a key."""
+        ...
+
+    def entries(self) -> dict[str, bool]:
+        """Names directly below, in their order, and whether each is a directory.
+
+        Raises:
+          DataError: if it cannot be read.
+        """
+        ...
+
+    def below(self, name: str) -> "Files":
+        """Returns the files of a directory among the entries."""
+        ...
+
+    def listing(self) -> Listing:
+        """Lists the images.
+
+        Raises:
+          DataError: if a directory cannot be read.
+        """
+        ...
+
+    def read(self, name: bytes) -> bytes:
+        """Reads a file.
+
+        Raises:
+          ImageError: if it cannot be read, or is too large.
+        """
+        ...
+
+
+class Directory(NamedTuple):
+    """Files below a directory of the file system."""
+
+    root: Path
+
+    @property
+    def where(self) -> str:
+        """Path of the directory, on one line."""
+        return printable(self.root)
+
+    def entries(self) -> dict[str, bool]:
+        """Names directly below, and whether each is a directory."""
+        found = _entries(os.fsencode(self.root), b"", set())
+        return {os.fsdecode(e.name): is_dir(e) for e in sorted(found, key=_name_of)}
+
+    def below(self, name: str) -> "Directory":
+        """Returns the files of a directory among the entries."""
+        return Directory(self.root / name)
+
+    def listing(self) -> Listing:
+        """Lists the images."""
+        return list_images(self.root)
+
+    def read(self, name: bytes) -> bytes:
+        """Reads a file; refuses a pipe, which would never end."""
+        path = os.path.join(os.fsencode(self.root), name)
+        try:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError("not a regular file")
+            check_size(status.st_size)
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise ImageError(error.strerror or str(error)) from error
+
+
 def list_images(root: str | os.PathLike[str]) -> Listing:
     """Lists the image files below `root`.
 
@@ -60,15 +137,37 @@ def list_images(root: str | os.PathLike[str]) -> Listing:
       DataError: if a directory cannot be read.
     """
     top = os.fsencode(root)
-    ignored = Counter[bytes]()
-    names = sorted(_walk(top, ignored))
-    sizes, stamps = np.empty(len(names), np.int64), np.empty(len(names), np.uint64)
-    for row, name in enumerate(names):
-        sizes[row], time = _size_and_time(os.path.join(top, name))
-        text = b"%s\0%d\0%d" % (name, sizes[row], time)
-        digest = hashlib.blake2b(text, digest_size=8).digest()
-        stamps[row] = int.from_bytes(digest, "little")
-    return Listing(names, sizes, stamps, ignored)
+    names, ignored = select_images(_walk(top))
+    stamps = (_stamp(os.path.join(top, name), name) for name in names)
+    return Listing(names, np.fromiter(stamps, np.uint64, len(names)), ignored)
+
+
+def select_images(names: Iterable[bytes]) -> tuple[list[bytes], Counter[bytes]]:
+    """Returns the names of images, ascending, and the number of others by suffix."""
+    chosen, ignored = list[bytes](), Counter[bytes]()
+    for name in names:
+        lower = name.lower()
+        if lower.endswith(_ENDS):
+            chosen.append(name)
+        elif os.path.basename(lower) not in _BESIDE:
+            ignored[os.path.splitext(lower)[1]] += 1
+    return sorted(chosen), ignored
+
+
+def is_image(name: bytes) -> bool:
+    """Whether the name is that of an image file."""
+    return name.lower().endswith(_ENDS)
+
+
+def is_skipped(name: bytes) -> bool:
+    """Whether the entry of a directory is hidden, or a by-product."""
+    return name.startswith(b".") or name in _BY_PRODUCTS
+
+
+def check_size(num_bytes: int) -> None:
+    """Raises an ImageError if a file is too large to be read."""
+    if num_bytes > images.MAX_BYTES:
+        raise ImageError(f"above the limit of {images.MAX_BYTES >> 20} MiB")
 
 
 def printable(path: str | bytes | os.PathLike[Any]) -> str:
@@ -87,8 +186,8 @@ def is_dir(entry: os.DirEntry[Any]) -> bool:
         return False
 
 
-def _walk(root: bytes, ignored: Counter[bytes]) -> Iterator[bytes]:
-    """Yields the names of the images, in no particular order; counts other files."""
+def _walk(root: bytes) -> Iterator[bytes]:
+    """Yields the names of the files, in no particular order."""
     entered: set[tuple[int, int]] = set()
     below, links = [b""], list[bytes]()
     while below or links:
@@ -100,17 +199,15 @@ def _walk(root: bytes, ignored: Counter[bytes]) -> Iterator[bytes]:
             name = here + entry.name
             if is_dir(entry):
                 (links if entry.is_symlink() else below).append(name + b"/")
-            elif name.lower().endswith(_ENDS):
+            else:
                 yield name
-            elif entry.name.lower() not in _BESIDE:
-                ignored[os.path.splitext(entry.name.lower())[1]] += 1
 
 
 def _entries(
     root: bytes, here: bytes, entered: set[tuple[int, int]]
 ) -> list[os.DirEntry[bytes]]:
     """Returns the entries of a directory; none if it has been entered before."""
-    path = os.path.join(root, here)
+    path = os.path.join(root, here) if here else root
     try:
         status = os.stat(path)
         inode = status.st_dev, status.st_ino
@@ -118,14 +215,17 @@ def _entries(
             return []
         entered.add(inode)
         with os.scandir(path) as entries:
-            return [entry for entry in entries if not entry.name.startswith(b".")]
+            return [entry for entry in entries if not is_skipped(entry.name)]
     except OSError as error:
         raise DataError(f"{printable(path)}: {error.strerror}") from error
 
 
-def _size_and_time(path: bytes) -> tuple[int, int]:
+def _name_of(entry: os.DirEntry[bytes]) -> bytes:
+    return entry.name
+
+
+def _stamp(path: bytes, name: bytes) -> int:
     try:
-        status = os.stat(path)
+        return identity.stamp(name, os.stat(path))
     except OSError:  # a broken link, or one to itself; reading it gives the reason
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+        return 0

@@ -17,7 +17,11 @@ from progdist.report.figures.images import (
     square_grid,
 )
 from progdist.report.figures.quality import write_quality
-from progdist.report.figures.samples import write_comparison, write_samples
+from progdist.report.figures.samples import (
+    MAX_IN_GRID,
+    write_comparison,
+    write_samples,
+)
 from progdist.report.figures.trajectories import write_trajectories
 from progdist.report.page.page import write_page
 from progdist.report.page.tables import closing_table, markdown_table
@@ -26,6 +30,7 @@ from progdist.workdir.files import FormatError
 from progdist.workdir.rows import EvalRow
 
 __all__ = [
+    "MAX_IN_GRID",
     "EvalRow",
     "FormatError",
     "closing_table",

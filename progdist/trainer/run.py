@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from progdist.config import Config, defaults_of_changed
 from progdist.diffusion import logsnr_bins
 from progdist.diffusion.schedules import describe
 from progdist.errors import NonFiniteError
-from progdist.evaluate import references
+from progdist.evaluate import evaluator, references
+from progdist.evaluate.evaluator import Evaluator
+from progdist.evaluate.extraction import Extractor
 from progdist.model import Model, Params, init_params, param_template
 from progdist.plan import Phase
 from progdist.trainer import loop, recipes, resume, state_machine
@@ -33,7 +35,7 @@ from progdist.trainer.state import (
     snapshot_of,
     tree_of,
 )
-from progdist.workdir import layout, provenance
+from progdist.workdir import files, layout, provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
 from progdist.workdir.rows import MetricsRow
@@ -68,6 +70,7 @@ def run(
     source, models = preflight.open_source(config), preflight.make_models(config)
     if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
         preflight.check_teacher(config, models["base"])
+    extractors = _open_extractors(config, source)
     with ExitStack() as stack:
         own = functools.partial(_own, config, workdir, override, stack)
         parallel.on_process_zero(own)
@@ -77,6 +80,7 @@ def run(
             workdir,
             models=models,
             source=source,
+            extractors=extractors,
             interrupt=interrupt or Interrupt(),
             override=override,
             stack=stack,
@@ -86,12 +90,32 @@ def run(
         _run(pieces, stack)
 
 
+def _open_extractors(config: Config, source: data.Source) -> list[Extractor]:
+    """Returns the extractors of the evaluation, none if it is disabled.
+
+    Raises:
+      UsageError: if a metric cannot be computed.
+      WeightsError: if weights are missing or have the wrong content.
+    """
+    evaluation = config.evaluation
+    if not evaluation.enabled:
+        return []
+    prefix = "config.evaluation."
+    counts = {
+        f"{prefix}num_samples": evaluation.num_samples,
+        f"the data's {config.data.split}": len(source),
+    }
+    evaluator.check(evaluation, counts, prefix)
+    return evaluator.open_extractors(evaluation, source.image_shape)
+
+
 def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> None:
     """Locks the workdir for this run and removes unfinished writes of earlier ones."""
     resume.make(workdir)
     stack.enter_context(Lock(workdir))
     if not override:
         resume.check_same(config, workdir)
+        resume.check_same_numerics(workdir)
     for directory in (layout.CHECKPOINTS, layout.MODELS):
         checkpoint.clear_leftovers(workdir / directory)
 
@@ -106,23 +130,17 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     stack.push(journal.close)
     defaults = defaults_of_changed(pieces.config)
     parallel.on_process_zero(
-        lambda: journal.start(provenance.of_start(defaults, global_step))
+        lambda: journal.start(
+            provenance.of_start(defaults, global_step, _class_names(pieces))
+        )
     )
     phase_end = PhaseEnd(
         pieces.workdir,
         lambda phase: pieces.recipe(phase.number).model,
-        pieces.source.image_shape,
-        pieces.mesh,
         pieces.config.evaluation,
-        references.make_reference(
-            pieces.source,
-            pieces.config.data.split,
-            pieces.config.evaluation.batch_size,
-            pieces.config.data.num_workers,
-        ),
+        _make_evaluator(pieces) if pieces.extractors else None,
         journal,
         pieces.display.note,
-        pieces.preemption.check,
     )
     state_machine.run(
         pieces.phases,
@@ -139,6 +157,24 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     phase_end.conclude(pieces.phases)
     # The others must not exit while process 0 still draws figures.
     parallel.barrier("the run is concluded")
+
+
+def _make_evaluator(pieces: Pieces) -> Evaluator:
+    config = pieces.config
+    reference = references.make_reference(
+        pieces.source,
+        config.data.split,
+        config.evaluation.batch_size,
+        config.data.num_workers,
+    )
+
+    @contextlib.contextmanager
+    def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Shows nothing: the display owns the terminal; lets a signal end the run."""
+        yield lambda count: pieces.preemption.check()
+
+    reference = reference._replace(counting=counting)
+    return Evaluator(pieces.mesh, config.evaluation, pieces.extractors, reference)
 
 
 def restore(pieces: Pieces) -> tuple[int, Snapshot]:
@@ -160,7 +196,9 @@ def restore(pieces: Pieces) -> tuple[int, Snapshot]:
 def _template(pieces: Pieces, progress: Progress) -> Snapshot:
     resume.check_progress(pieces.phases, progress, pieces.workdir)
     if not pieces.override:
-        resume.check_same_data(pieces.source, progress, pieces.workdir)
+        resume.check_same_data(
+            pieces.source, progress, pieces.workdir, pieces.display.note
+        )
     phase = progress.phase
     return recipes.make_template(pieces.recipe(phase), phase, pieces.mesh)
 
@@ -169,7 +207,7 @@ def _fresh(pieces: Pieces) -> Snapshot:
     recipe = pieces.recipe(0)
     params = init_params(recipe.model, pieces.config.seed, pieces.mesh)
     if pieces.config.teacher:
-        params = checkpoint.load_model(Path(pieces.config.teacher).expanduser(), params)
+        params = checkpoint.load_model(files.expand(pieces.config.teacher), params)
     state = init_state(params, recipe.optimizer, recipe.keeps_ema)
     return Snapshot(0, parallel.place(state, pieces.mesh, recipe.specs), ())
 
@@ -274,7 +312,7 @@ def _finish(
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
     model = pieces.recipe(phase.number).model
-    checkpoint.save_model(path, params, _facts(model, phase))
+    checkpoint.save_model(path, params, _facts(model, phase, _class_names(pieces)))
     if phase.kind == "base":
         base = params
     else:
@@ -291,7 +329,15 @@ def _read_base_params(pieces: Pieces) -> Params:
     return jax.device_get(checkpoint.load_model(path, template))
 
 
-def _facts(model: Model, phase: Phase) -> dict[str, Any]:
+def _class_names(pieces: Pieces) -> list[str] | None:
+    """Returns the names of the classes, by number; None for unconditional models."""
+    conditional = pieces.config.net.num_classes
+    return list(pieces.source.class_names) if conditional else None
+
+
+def _facts(
+    model: Model, phase: Phase, class_names: Sequence[str] | None
+) -> dict[str, Any]:
     """Returns the facts for the card of a saved model."""
     return {
         "phase": phase.number,
@@ -299,4 +345,4 @@ def _facts(model: Model, phase: Phase) -> dict[str, Any]:
         "output": model.parameterization,
         "schedule": describe(model.schedule),
         "image_shape": list(model.image_shape),
-    }
+    } | ({"class_names": class_names} if class_names else {})

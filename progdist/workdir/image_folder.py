@@ -20,6 +20,7 @@ from progdist.errors import UsageError
 from progdist.workdir.files import write_bytes
 
 _REQUEST, _LABELS = "request.json", "dataset.json"
+_IMAGE = re.compile(r"(\d{6}|[1-9]\d{6,})\.png")
 # The temporary file of an interrupted write.
 _PART = re.compile(r"\.(\d{6,}\.png|request\.json|dataset\.json)\.\d+")
 _LONGEST = 12  # characters of a value in a message
@@ -77,11 +78,10 @@ class ImageFolder(NamedTuple):
         """Removes earlier images but the first ones, and writes the request."""
         earlier = self._earlier() or {"num": 0}
         for name in self._sizes():
-            if _PART.fullmatch(name):
-                (self.path / name).unlink(missing_ok=True)
-        paths = map(self.image_path, range(num_kept, earlier["num"]))
-        for path in (self.path / _LABELS, *paths):
-            path.unlink(missing_ok=True)
+            match = _IMAGE.fullmatch(name)
+            stale = match and num_kept <= int(match[1]) < earlier["num"]
+            if stale or name == _LABELS or _PART.fullmatch(name):
+                (self.path / name).unlink()
         content = json.dumps(self.request | {"num": self.num}, indent=2) + "\n"
         write_bytes(self.path / _REQUEST, content.encode())
 
