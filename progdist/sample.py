@@ -14,6 +14,7 @@ signal n.
 
 import itertools
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -251,10 +252,13 @@ def _check_size(out: Path, num: int, shape: ImageShape) -> None:
                 f"--num={num}: {size} are too many for a grid; choose --out=NAME.npz "
                 "or --out=NAME/"
             )
-    elif num * math.prod(shape) > arrays.MAX_BYTES:
+        return
+    limit = min(
+        arrays.MAX_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    )
+    if num * math.prod(shape) > limit:
         raise UsageError(
-            f"--num={num}: takes more than {arrays.MAX_BYTES >> 30} GiB; choose "
-            "--out=NAME/"
+            f"--num={num}: takes more than {limit >> 30} GiB; choose --out=NAME/"
         )
 
 
