@@ -105,7 +105,8 @@ def test_a_directory_holds_the_classes_as_data_has_them(classes, quick, draw, tm
     labels = json.loads((tmp_path / "each" / "dataset.json").read_text())["labels"]
     assert labels == [[f"{i:06}.png", i % 3] for i in range(5)]
     source = open_source("folder", dir=f"{tmp_path}/each", image_shape=(8, 8, 1))
-    assert len(source) == 5
+    assert source.num_classes == 3
+    assert sorted(source.take(np.arange(5)).label) == [0, 0, 1, 1, 2]
 
 
 # --- what is resumed
