@@ -490,7 +490,8 @@ EVALUATE = [
         "test_sample.py",
         ("another request resumed", "if earlier.get(name) != value", "if False"),
         ("files of others replaced", "earlier is None and any(", "False and any("),
-        ("images of others removed", "int(match[1]) < earlier[\"num\"]", "True"),
+        ("images of others removed", "num_kept, earlier[\"num\"])", "num_kept, 10**9)"),
+        ("files of others are counted", "if strangers:", "if False:"),
         ("empty images kept", "lambda p: sizes.get(p.name)", "lambda p: p.name in sizes"),
     ),
     *_mutants(

@@ -217,6 +217,10 @@ def test_another_request_is_refused_or_replaces(flags, says, quick, draw, tmp_pa
     assert draw("--num=9", f"--out={tmp_path}/whole/", *flags)[0] == 0
     mine = {"notes.txt": b"mine", "000011.png": b"mine"}
     assert contents(each) == contents(tmp_path / "whole") | mine
+    for more in ([], ["--overwrite"]):
+        code, error = draw("--num=12", f"--out={each}/", *flags[:-1], *more)
+        assert code == 2
+    assert "000011.png is not an image of request.json" in error
 
 
 @pytest.mark.parametrize("overwrite", ["--nooverwrite", "--overwrite"])

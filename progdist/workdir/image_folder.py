@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +58,15 @@ class ImageFolder(NamedTuple):
                 f"--out={self.path}/: is not empty and has no {_REQUEST}; choose "
                 "another directory"
             )
-        if earlier is None or overwrite:
+        if earlier is None:
+            return 0
+        strangers = self._counted(sizes, earlier["num"], self.num)
+        if strangers:
+            raise UsageError(
+                f"--out={self.path}/: {strangers[0]} is not an image of {_REQUEST}; "
+                "choose another directory"
+            )
+        if overwrite:
             return 0
         changes = [
             f"{name} {_short(earlier.get(name))}, not {_short(value)}"
@@ -77,11 +86,10 @@ class ImageFolder(NamedTuple):
     def begin(self, num_kept: int) -> None:
         """Removes earlier images but the first ones, and writes the request."""
         earlier = self._earlier() or {"num": 0}
-        for name in self._sizes():
-            match = _IMAGE.fullmatch(name)
-            stale = match and num_kept <= int(match[1]) < earlier["num"]
-            if stale or name == _LABELS or _PART.fullmatch(name):
-                (self.path / name).unlink()
+        names = self._sizes()
+        rest = [name for name in names if name == _LABELS or _PART.fullmatch(name)]
+        for name in self._counted(names, num_kept, earlier["num"]) + rest:
+            (self.path / name).unlink()
         content = json.dumps(self.request | {"num": self.num}, indent=2) + "\n"
         write_bytes(self.path / _REQUEST, content.encode())
 
@@ -92,6 +100,11 @@ class ImageFolder(NamedTuple):
             pairs = [list(pair) for pair in zip(names, labels.tolist(), strict=True)]
             content = json.dumps({"labels": pairs}) + "\n"
             write_bytes(self.path / _LABELS, content.encode())
+
+    def _counted(self, names: Iterable[str], first: int, end: int) -> list[str]:
+        """Returns the names of the images first … end - 1 that are there."""
+        matches = filter(None, map(_IMAGE.fullmatch, names))
+        return sorted(m[0] for m in matches if first <= int(m[1]) < end)
 
     def _sizes(self) -> dict[str, int]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
