@@ -76,6 +76,8 @@ class Training:
       clip_norm: bound on the global norm of the gradient; 0 for none.
       ema_decay: decay of the moving average of the parameters; 0 for none. The average,
         if any, is used for sampling and as the teacher of the next round.
+      ema_warmup: w of the average's warm-up, in which its decay after t updates is at
+        most (1 + t) / (w + t); 0 for none.
       dropout: dropout rate in the network.
       weight: weight w(logsnr) of the squared error in x.
     """
@@ -88,6 +90,7 @@ class Training:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.0
+    ema_warmup: int = 0
     dropout: float = 0.0
     weight: Weight = "truncated_snr"
 
@@ -238,12 +241,16 @@ def from_json(path: Path) -> Config:
 
 
 def _current(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields under their current names; 0.1.0 called `net` `model`."""
+    """Returns the fields under their current names, with what was implied before.
+
+    0.1.0 called `net` `model`; until 0.2.0 no average had a warm-up.
+    """
     if "model" in values:
         net = dict(values["model"])
         values = {k: v for k, v in values.items() if k != "model"}
         values |= {"parameterization": net.pop("output", "v"), "net": net}
-    return values
+    trainings = {name: {"ema_warmup": 0} | values[name] for name in ("base", "distill")}
+    return values | trainings
 
 
 def _from_dict(cls: type, values: dict[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from progdist.config import (
     Distillation,
     Training,
     from_json,
+    plan_of,
 )
 from progdist.diffusion.schedules import describe, make_schedule
 from progdist.errors import UsageError
@@ -61,6 +62,32 @@ def check(config: Config) -> None:
         config.save_every,
         f"a multiple of config.log_every={config.log_every}",
     )
+
+
+def long_averages(config: Config) -> list[str]:
+    """Returns a line for each average whose memory is longer than a phase."""
+    lines = []
+    for kind in ("base", "distill"):
+        training: Training = getattr(config, kind)
+        n = min((p.num_updates for p in plan_of(config) if p.kind == kind), default=0)
+        memory = 1 / (1 - training.ema_decay)
+        if 0 < n < memory:
+            lines.append(
+                f"config.{kind}.ema_decay={training.ema_decay}: the average's memory "
+                f"of {memory:,.0f} updates is longer than a phase of {n:,}; "
+                + _of_average(training, n)
+            )
+    return lines
+
+
+def _of_average(training: Training, num_updates: int) -> str:
+    """Returns what a phase's average comes to, with or without a warm-up."""
+    warmup = training.ema_warmup
+    if warmup:
+        memory = (num_updates + warmup) / (warmup - 1)
+        return f"ema_warmup={warmup} shortens it to {memory:,.0f}"
+    share = training.ema_decay**num_updates
+    return f"it will be {share:.0%} the initial parameters; set ema_warmup"
 
 
 def open_run(path: str) -> tuple[Path, Config]:
@@ -159,11 +186,12 @@ def check_teacher(config: Config, model: Model) -> None:
     if not config.teacher:
         return
     path = files.expand(config.teacher)
-    checkpoint.check_model(path, param_shapes(model))
-    card = checkpoint.read_card(path)
+    card = checkpoint.check_model(path, param_shapes(model))
     check_card(model, path, card)
-    # A student is defined only at its own number of steps.
-    if card.get("phase") and card["num_steps"] != config.distill.start_steps:
+    # A student is defined only at its own number of steps. Of a released file only that
+    # number is known, and only if it is a student.
+    is_student = card.get("phase", "num_steps" in card)
+    if is_student and card["num_steps"] != config.distill.start_steps:
         raise ConfigError(
             f"config.teacher={path}: its num_steps is {card['num_steps']}, the "
             f"configuration has {config.distill.start_steps}"
@@ -171,7 +199,7 @@ def check_teacher(config: Config, model: Model) -> None:
 
 
 def check_card(model: Model, path: Path, card: dict[str, Any]) -> None:
-    """Refuses a model with another parameterization or schedule.
+    """Refuses a model with another parameterization, schedule or image shape.
 
     Args:
       model: the configured model.
@@ -181,7 +209,11 @@ def check_card(model: Model, path: Path, card: dict[str, Any]) -> None:
     Raises:
       ConfigError: if they differ.
     """
-    ours = {"output": model.parameterization, "schedule": describe(model.schedule)}
+    ours = {
+        "output": model.parameterization,
+        "schedule": describe(model.schedule),
+        "image_shape": list(model.image_shape),
+    }
     for name, value in ours.items():
         if card.get(name, value) != value:
             raise ConfigError(
@@ -249,6 +281,10 @@ def _check_training(training: Training, path: str) -> None:
     for field in ("ema_decay", "dropout"):
         value = getattr(training, field)
         _require(0 <= value < 1, f"{path}.{field}", value, "in [0, 1)")
+    warmup = training.ema_warmup
+    _require(
+        warmup == 0 or warmup >= 2, f"{path}.ema_warmup", warmup, "0, or 2 or more"
+    )
 
 
 def _check_rounds(distill: Distillation) -> None:

@@ -375,8 +375,9 @@ def test_a_model_of_another_network_is_refused_by_the_name_of_a_leaf(tmp_path):
         checkpoint.load_model(tmp_path / "m", tiny.params())
 
 
-def released(tree, path):
-    path.write_bytes(flax.serialization.msgpack_serialize({"ema_params": tree}))
+def released(tree, path, **fields):
+    state = {"ema_params": tree} | fields
+    path.write_bytes(flax.serialization.msgpack_serialize(state))
 
 
 def test_a_released_file_loads_with_its_axes_of_one(tmp_path):
@@ -393,6 +394,24 @@ def test_a_released_file_of_another_network_is_refused(tmp_path):
     released(tree, tmp_path / "released")
     with pytest.raises(CheckpointError, match="Dense_1/bias has shape none"):
         checkpoint.load_model(tmp_path / "released", tiny.params())
+
+
+@pytest.mark.parametrize(("steps", "card"), [(0, {}), (4, {"num_steps": 4})])
+def test_a_released_student_is_known_by_its_number_of_steps(tmp_path, steps, card):
+    tree = jax.tree.map(np.asarray, tiny.params())
+    released(tree, tmp_path / "released", num_sample_steps=steps)
+    assert checkpoint.check_model(tmp_path / "released", tiny.params()) == card
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    broken = jax.tree.map(lambda leaf: leaf.copy(), tiny.params())
+    broken["Dense_1"]["kernel"] = broken["Dense_1"]["kernel"].at[0, 0].set(value)
+    checkpoint.save_model(tmp_path / "saved", broken, {"num_steps": 4})
+    released(jax.tree.map(np.asarray, broken), tmp_path / "released")
+    for name in ("saved", "released"):
+        with pytest.raises(CheckpointError, match=rf"{name}: .*Dense_1/kernel has va"):
+            checkpoint.load_model(tmp_path / name, tiny.params())
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04K\x01."])

@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 
+import flax.serialization
 import jax
 import numpy as np
 import pytest
@@ -181,6 +182,12 @@ def test_a_given_teacher_skips_its_training(finished, tmp_path):
     ("field", "value", "message"),
     [
         ("parameterization", "x", "its output is 'v', the configuration has 'x'"),
+        ("schedule", "linear", "its schedule is 'cosine', the configuration"),
+        (
+            "data.image_shape",
+            (4, 16, 1),
+            r"its image_shape is \[8, 8, 1\], the configuration has \[4, 16, 1\]",
+        ),
         ("net.ch", 32, r"is float32\[.*, but the configuration has float32"),
     ],
 )
@@ -188,8 +195,9 @@ def test_a_teacher_of_another_kind_is_refused_before_anything_is_written(
     finished, tmp_path, field, value, message
 ):
     config = get_config("smoke")
-    node = config.net if field.startswith("net.") else config
-    setattr(node, field.removeprefix("net."), value)
+    *outer, name = field.split(".")
+    setattr(getattr(config, outer[0]) if outer else config, name, value)
+    config.data.name = "random"
     config.teacher = str(checkpoint.model_dir(finished, 0, 4))
     with pytest.raises(ValueError, match=message):
         run_config(config, tmp_path / "w")
@@ -201,6 +209,28 @@ def test_a_student_is_no_teacher_for_other_steps_than_its_own(finished, tmp_path
         ConfigError, match="its num_steps is 2, the configuration has 4"
     ):
         run(tmp_path / "w", teacher=str(checkpoint.model_dir(finished, 1, 2)))
+
+
+def test_a_released_student_is_no_teacher_for_other_steps_than_its_own(
+    finished, tmp_path
+):
+    params_0 = jax.tree.map(np.asarray, params(finished, 0))
+    state = {"ema_params": params_0, "num_sample_steps": 1}
+    path = tmp_path / "released"
+    path.write_bytes(flax.serialization.msgpack_serialize(state))
+    with pytest.raises(ConfigError, match="its num_steps is 1, the configuration has"):
+        run(tmp_path / "w", teacher=str(path))
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_teacher_that_is_not_finite_is_refused_before_the_first_row(
+    finished, tmp_path
+):
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, params(finished, 0))
+    checkpoint.save_model(tmp_path / "teacher", broken, {"num_steps": 4, "phase": 0})
+    with pytest.raises(checkpoint.CheckpointError, match="are not finite"):
+        run(tmp_path / "w", teacher=str(tmp_path / "teacher"))
+    assert {path.name for path in (tmp_path / "w").iterdir()} == {"lock"}
 
 
 def test_another_configuration_is_refused_for_the_same_workdir(finished):

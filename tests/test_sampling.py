@@ -10,6 +10,7 @@ from progdist.data import to_uint8
 from progdist.diffusion import samplers, solvers
 from progdist.diffusion.schedules import Cosine
 from progdist.diffusion.settings import SolverName
+from progdist.errors import NonFiniteError
 from progdist.evaluate import sampling
 from progdist.model import Model
 from progdist.nets.unet import UNet
@@ -34,6 +35,24 @@ def test_an_image_depends_on_its_number_alone(name):
     np.testing.assert_array_equal(draw(11, 4, name=name), images[:11])
     np.testing.assert_array_equal(draw(16, 8, num_devices=8, name=name), images)
     assert not np.array_equal(draw(16, 16, name=name, seed=1), images)
+
+
+def test_images_that_are_not_finite_are_an_error_and_not_black():
+    mesh = parallel.make_mesh(jax.devices()[:1])
+
+    def sampler(params, key, indices, num_steps):
+        ones = np.ones((4, *tiny.SHAPE), np.float32)
+        return np.where((indices == 5)[:, None, None, None], np.nan, ones)
+
+    drawn = sampling.draw_images(sampler, (), 0, 8, 3, 4, mesh)
+    assert (next(drawn) == 255).all()
+    with pytest.raises(NonFiniteError, match=r"in 3 steps: 1 of 4 .* is image 5$"):
+        next(drawn)
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, tiny.params())
+    with pytest.raises(NonFiniteError, match="in 2 steps: 4 of 4 images"):
+        sampling.draw_trajectory(
+            tiny.model(), broken, seed=0, num_images=4, num_steps=2
+        )
 
 
 def test_one_trace_serves_every_number_of_steps(monkeypatch):

@@ -1,5 +1,7 @@
 """Models in single files: released flax train states, and exported safetensors."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,15 @@ from progdist.checkpoint.digests import CheckpointError, first_difference, leave
 from progdist.checkpoint.trees import Params
 
 _SAFE = ".safetensors"
-_NUMBERS = "num_steps", "phase", "num_classes"  # fields of a card; stored as strings
+# Fields of a card that are not text; a safetensors file stores them as JSON.
+_VALUES = "num_steps", "phase", "num_classes", "image_shape"
 
 
-def read_params(path: Path, shapes: Params) -> Params:
-    """Reads the parameters in a file, without axes of size 1.
+def read(path: Path, shapes: Params) -> tuple[Params, dict[str, Any]]:
+    """Reads parameters without axes of size 1, and the card of the file.
 
     The normalisations of released flax files have such axes. From these files
-    `ema_params` are read.
+    `ema_params` are read; they have no card, but a student's number of steps is known.
 
     Args:
       path: a .safetensors file, or a flax msgpack file.
@@ -26,44 +29,50 @@ def read_params(path: Path, shapes: Params) -> Params:
         axes of size 1.
 
     Raises:
-      CheckpointError: if it cannot be read, or belongs to another network.
+      CheckpointError: if it cannot be read, belongs to another network, or holds a
+        parameter that is not finite.
     """
-    leaves = _read_safe(path) if path.suffix == _SAFE else _read_flax(path)
+    is_safe = path.suffix == _SAFE
+    leaves, card = _read_safe(path) if is_safe else _read_flax(path)
     _check_shapes(path, leaves, shapes)
-    return flax.traverse_util.unflatten_dict(leaves, "/")
+    check_finite(path, leaves)
+    return flax.traverse_util.unflatten_dict(leaves, "/"), card
 
 
-def read_card(path: Path) -> dict[str, Any]:
-    """Returns the card of a file; empty for a flax file.
+def check_finite(path: Path, leaves: Mapping[str, Any]) -> None:
+    """Refuses parameters that are NaN or infinite.
 
     Raises:
-      CheckpointError: if a .safetensors file is malformed.
+      CheckpointError: naming the first such parameter.
     """
-    if path.suffix != _SAFE:
-        return {}
-    with _safe_open(path) as file:
-        notes = file.metadata() or {}
-    return {n: int(v) if n in _NUMBERS and _is_int(v) else v for n, v in notes.items()}
+    for name, leaf in leaves.items():
+        if not np.isfinite(leaf).all():
+            raise CheckpointError(f"{path}: {name} has values that are not finite")
 
 
-def _read_flax(path: Path) -> dict[str, np.ndarray]:
+def _read_flax(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
-        tree = flax.serialization.msgpack_restore(path.read_bytes())["ema_params"]
-        leaves = flax.traverse_util.flatten_dict(tree, sep="/")
-        return {name: np.squeeze(np.asarray(x)) for name, x in leaves.items()}
+        state: Any = flax.serialization.msgpack_restore(path.read_bytes())
+        leaves = flax.traverse_util.flatten_dict(state["ema_params"], sep="/")
+        arrays = {name: np.squeeze(np.asarray(x)) for name, x in leaves.items()}
+        # 0 in a model of continuous time, N in a student of N steps.
+        num_steps = int(state.get("num_sample_steps", 0))
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise CheckpointError(
             f"{path}: not a flax msgpack file with ema_params ({error})"
         ) from None
+    return arrays, {"num_steps": num_steps} if num_steps else {}
 
 
-def _read_safe(path: Path) -> dict[str, np.ndarray]:
+def _read_safe(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     with _safe_open(path) as file:
+        notes = file.metadata() or {}
         try:
             names = file.keys()
-            return {name: np.squeeze(file.get_tensor(name)) for name in names}
+            leaves = {name: np.squeeze(file.get_tensor(name)) for name in names}
         except (TypeError, ValueError) as error:  # a dtype that numpy lacks
             raise CheckpointError(f"{path}: not parameters ({error})") from None
+    return leaves, {n: _value(v) if n in _VALUES else v for n, v in notes.items()}
 
 
 def _safe_open(path: Path) -> Any:
@@ -79,8 +88,11 @@ def _safe_open(path: Path) -> Any:
         raise CheckpointError(f"{path}: not a safetensors file ({error})") from None
 
 
-def _is_int(text: str) -> bool:
-    return text.isdecimal() and len(text) < 10
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _check_shapes(path: Path, leaves: dict[str, np.ndarray], template: Params) -> None:

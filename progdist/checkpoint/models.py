@@ -74,13 +74,11 @@ def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Returns a model's card; empty for a released flax file.
+    """Returns the card of a model in a directory.
 
     Raises:
       CheckpointError: if there is no model at `path`, or it is damaged.
     """
-    if path.is_file():
-        return files.read_card(path)
     if not (path / "_CHECKPOINT_METADATA").is_file():
         raise _no_model(path)
     digests.check_manifest(path)
@@ -90,8 +88,10 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def check_model(path: Path, shapes: Params) -> None:
-    """Refuses the same models as `load_model`, without touching a device.
+def check_model(path: Path, shapes: Params) -> dict[str, Any]:
+    """Returns a model's card; refuses what `load_model` does, without using a device.
+
+    Only `load_model` finds parameters of a directory that are not finite.
 
     Args:
       path: as for `load_model`.
@@ -101,10 +101,10 @@ def check_model(path: Path, shapes: Params) -> None:
       CheckpointError: if there is no model, or it belongs to another network.
     """
     if path.is_file():
-        files.read_params(path, shapes)
-    else:
-        saved = trees.leaves_on(read_card(path))
-        digests.check_shapes(path, saved, {"params": shapes})
+        return files.read(path, shapes)[1]
+    card = read_card(path)
+    digests.check_shapes(path, trees.leaves_on(card), {"params": shapes})
+    return card
 
 
 def load_model(path: Path, template: Params) -> Params:
@@ -117,13 +117,17 @@ def load_model(path: Path, template: Params) -> Params:
         shapes must match.
 
     Raises:
-      CheckpointError: if there is no model, it is damaged, or it belongs to another
-        network.
+      CheckpointError: if there is no model, it is damaged, belongs to another network,
+        or has parameters that are not finite.
     """
     if path.is_file():
-        return _like(files.read_params(path, template), template)
+        return _like(files.read(path, template)[0], template)
     abstract = trees.abstract_of({"params": template})
-    return trees.read_tree(path, abstract, read_card(path))["params"]
+    params = trees.read_tree(path, abstract, read_card(path))["params"]
+    leaves = digests.leaves_of(params).items()
+    # Each process can see its own part alone.
+    files.check_finite(path, {name: leaf.addressable_data(0) for name, leaf in leaves})
+    return params
 
 
 def clear_leftovers(directory: Path) -> None:

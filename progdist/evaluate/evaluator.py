@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
@@ -134,10 +133,10 @@ class Evaluator:
         """Yields the rows of a metric, on process 0."""
         real = self._real(task.extractor)
         floors = self._floor(task.extractor, task.metric)
-        if jax.process_index() or real is None:
-            return
-        values = task.metric.values(samples, real)
-        for row, (value, details) in zip(task.blanks, values, strict=True):
+        counting = self._reference.counting
+        values = references.values_of(task.metric, samples, real, counting)
+        blanks = task.blanks if values else ()
+        for row, (value, details) in zip(blanks, values, strict=True):
             floor = floors.get(row.metric)
             yield dataclasses.replace(row, value=value, details=details, floor=floor)
 

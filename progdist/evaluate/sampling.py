@@ -94,13 +94,7 @@ def draw_images(
         indices = np.arange(first, first + batch_size, dtype=np.int32)[rows]
         images = sampler(params, key, parallel.shard(indices, mesh), steps)
         pixels = parallel.gather(images)[: num_images - first]
-        broken = np.flatnonzero(~np.isfinite(pixels).all((1, 2, 3)))
-        if len(broken):
-            raise NonFiniteError(
-                f"sampling in {num_steps} steps: image {first + broken[0]} is not "
-                f"finite, and {len(broken) - 1} more of its batch"
-            )
-        yield data.to_uint8(pixels)
+        yield data.to_uint8(_finite(pixels, first, num_steps))
 
 
 def draw_trajectory(
@@ -114,6 +108,9 @@ def draw_trajectory(
     """Returns the DDIM states z_t from noise to image, t = 1 first.
 
     Each process computes them by itself, on one device.
+
+    Raises:
+      NonFiniteError: if a pixel is NaN or infinite.
     """
     indices = jnp.arange(num_images)
 
@@ -123,7 +120,22 @@ def draw_trajectory(
         denoise = _denoise(model, params, indices)
         return samplers.trajectory(denoise, model.schedule, z_1, num_steps=num_steps).z
 
-    return np.asarray(states(jax.tree.map(np.asarray, params)))
+    z = np.asarray(states(jax.tree.map(np.asarray, params)))
+    _finite(z.swapaxes(0, 1), 0, num_steps)
+    return z
+
+
+def _finite(
+    pixels: Float[np.ndarray, "b *d"], first: int, num_steps: int
+) -> Float[np.ndarray, "b *d"]:
+    """Returns the pixels; refuses any that are NaN or infinite."""
+    broken = np.flatnonzero(~np.isfinite(pixels.reshape(len(pixels), -1)).all(1))
+    if len(broken):
+        raise NonFiniteError(
+            f"sampling in {num_steps} steps: {len(broken)} of {len(pixels)} images "
+            f"have pixels that are not finite; the first is image {first + broken[0]}"
+        )
+    return pixels
 
 
 def _denoise(model: Model, params: Params, indices: Int[Array, " b"]) -> Denoise:

@@ -81,6 +81,8 @@ def run(
             override=override,
             stack=stack,
         )
+        for line in preflight.long_averages(config):
+            pieces.display.note(line)
         _run(pieces, stack)
 
 
