@@ -85,8 +85,9 @@ def main(argv: list[str]) -> None:
     cluster.join(FLAGS)
     cli.prepare_devices(config, values["num_processes"] or 1)
     with ExitStack() as stack:
-        parallel.on_process_zero(lambda: stack.enter_context(Lock(workdir)) and None)
-        _run(config, workdir, values, sampler_specs)
+        lock = Lock(workdir)
+        parallel.on_process_zero(lambda: stack.enter_context(lock) and None)
+        _run(config, workdir, values, sampler_specs, lock)
 
 
 def _with_flags(config: Config, values: dict[str, Any]) -> Config:
@@ -163,6 +164,7 @@ def _run(
     workdir: Path,
     values: dict[str, Any],
     sampler_specs: Sequence[SamplerSpec],
+    lock: Lock,
 ) -> None:
     """Evaluates one model after another; process 0 writes the rows."""
     groups = {
@@ -180,6 +182,7 @@ def _run(
         template = param_template(model, evaluation.mesh)
         params = checkpoint.load_model(model_dir, template)
         for result in evaluation.evaluate(model, params, group, rows):
+            lock.check()
             _write(path, result)
 
 

@@ -16,6 +16,7 @@ from progdist.trainer.display import Display
 from progdist.trainer.preemption import Interrupt, Preemption, Watchdog
 from progdist.trainer.recipes import Recipe, make_recipes
 from progdist.workdir import layout
+from progdist.workdir.lock import Lock
 
 
 class Pieces(NamedTuple):
@@ -30,6 +31,7 @@ class Pieces(NamedTuple):
     checkpoints: Checkpoints
     display: Display
     preemption: Preemption
+    lock: Lock
     override: bool
 
     def recipe(self, phase: int) -> Recipe:
@@ -44,6 +46,7 @@ def build(
     models: dict[Kind, Model],
     source: data.Source,
     interrupt: Interrupt,
+    lock: Lock,
     override: bool,
     stack: ExitStack,
 ) -> Pieces:
@@ -72,5 +75,6 @@ def build(
         checkpoints=checkpoints,
         display=display,
         preemption=Preemption(interrupt, watchdog, mesh),
+        lock=lock,
         override=override,
     )

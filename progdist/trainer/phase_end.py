@@ -70,12 +70,14 @@ class PhaseEnd:
         ]
         self._evaluate(phase, self._model_of(teacher), teacher_params, baselines)
         if self._first:
+            self._journal.check()
             report.write_samples(self._workdir)
 
     def conclude(self, phases: Sequence[Phase]) -> None:
         """Writes the figures of the whole run and prints its table."""
         self._save_paths(phases)
         if self._first:
+            self._journal.check()
             report.write_quality(self._workdir)
             report.write_comparison(self._workdir)
             report.write_curves(self._workdir)
@@ -102,6 +104,7 @@ class PhaseEnd:
                 self._note(f"  {evaluator.line(result.spec, row)}")
 
     def _save_samples(self, phase: Phase, result: Result) -> None:
+        self._journal.check()
         spec = result.spec
         kind = "phase" if spec.phase == phase.number else "baseline"
         arrays.write_images(

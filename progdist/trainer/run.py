@@ -69,7 +69,8 @@ def run(
     if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
         preflight.check_teacher(config, models["base"])
     with ExitStack() as stack:
-        own = functools.partial(_own, config, workdir, override, stack)
+        lock = Lock(workdir)
+        own = functools.partial(_own, config, workdir, override, lock, stack)
         parallel.on_process_zero(own)
         resume.check_same_everywhere(config, workdir, source, override)
         pieces = build(
@@ -78,6 +79,7 @@ def run(
             models=models,
             source=source,
             interrupt=interrupt or Interrupt(),
+            lock=lock,
             override=override,
             stack=stack,
         )
@@ -86,10 +88,12 @@ def run(
         _run(pieces, stack)
 
 
-def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> None:
+def _own(
+    config: Config, workdir: Path, override: bool, lock: Lock, stack: ExitStack
+) -> None:
     """Locks the workdir for this run and removes unfinished writes of earlier ones."""
     resume.make(workdir)
-    stack.enter_context(Lock(workdir))
+    stack.enter_context(lock)
     if not override:
         resume.check_same(config, workdir)
         resume.check_same_numerics(workdir)
@@ -103,7 +107,9 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
         lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
     )
     first = jax.process_index() == 0
-    journal = Journal(pieces.workdir, global_step, logsnr_bins.EDGES, first)
+    journal = Journal(
+        pieces.workdir, global_step, logsnr_bins.EDGES, first, pieces.lock.check
+    )
     stack.push(journal.close)
     defaults = defaults_of_changed(pieces.config)
     parallel.on_process_zero(
@@ -185,6 +191,7 @@ def _train(
     def save(step: int, state: TrainState, tally: loop.Tally) -> None:
         snapshot_now = Snapshot(phase.number, state, teacher_params, tally)
         global_step = phase.first_update + step
+        pieces.lock.check()
         facts = facts_of(snapshot_now, global_step, pieces.source.fingerprint)
         with pieces.preemption.saving():
             pieces.checkpoints.save(global_step, tree_of(snapshot_now), facts)
@@ -270,6 +277,7 @@ def _finish(
     snapshot: Snapshot,
 ) -> None:
     """Saves the finished model, then evaluates it and the base model."""
+    pieces.lock.check()
     with pieces.preemption.saving():
         pieces.checkpoints.wait()
     params = sampling_params(snapshot.state)
