@@ -28,6 +28,11 @@ SECOND = ["--num_processes=2", "--process_id=1"]
         ([], "--config is missing"),
         ([DIGITS], "--workdir is missing"),
         ([DIGITS, "--workdir="], "--workdir is missing"),
+        ([DIGITS, "--workdir=W[1]"], "w[1]: must not hold any of *?["),
+        (
+            ["--config=a:b/digits.py:smoke", "--workdir=W"],
+            "--config=a:b/digits.py:smoke: its path must not hold a colon",
+        ),
         ([DIGITS, "--workdir=~no-user/w"], "~no-user/w: there is no such home"),
         (
             [DIGITS, "--workdir=W", "--config.teacher=~no-user/w"],
@@ -78,6 +83,14 @@ def test_a_mistake_is_one_line_and_code_2(
     assert error.startswith("progdist: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "w").exists()
+
+
+def test_a_link_to_nothing_is_no_workdir(capsys, monkeypatch, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    flags = [DIGITS, f"--workdir={tmp_path / 'link'}"]
+    code, error = answer(main, *flags, capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.endswith("link: is a link to nothing\n")
 
 
 @pytest.mark.parametrize(

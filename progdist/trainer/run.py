@@ -106,15 +106,7 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     parallel.on_process_zero(
         lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
     )
-    first = jax.process_index() == 0
-    journal = Journal(
-        pieces.workdir, global_step, logsnr_bins.EDGES, first, pieces.lock.check
-    )
-    stack.push(journal.close)
-    defaults = defaults_of_changed(pieces.config)
-    parallel.on_process_zero(
-        lambda: journal.start(provenance.of_start(defaults, global_step))
-    )
+    journal = _open_journal(pieces, global_step, stack)
     phase_end = PhaseEnd(
         pieces.workdir,
         lambda phase: pieces.recipe(phase.number).model,
@@ -146,6 +138,31 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     phase_end.conclude(pieces.phases)
     # The others must not exit while process 0 still draws figures.
     parallel.barrier("the run is concluded")
+
+
+def _open_journal(pieces: Pieces, global_step: int, stack: ExitStack) -> Journal:
+    """Opens the journal and records the start; the stack closes it."""
+    journal = Journal(
+        pieces.workdir,
+        global_step,
+        logsnr_bins.EDGES,
+        jax.process_index() == 0,
+        pieces.lock.check,
+    )
+    stack.push(journal.close)
+    parallel.on_process_zero(lambda: _record_start(pieces, journal, global_step))
+    return journal
+
+
+def _record_start(pieces: Pieces, journal: Journal, global_step: int) -> None:
+    """Appends the row of this start; warns of lost rows of metrics, and notes them."""
+    config, workdir = pieces.config, pieces.workdir
+    row = provenance.of_start(defaults_of_changed(config), global_step)
+    gaps = resume.missing_rows(workdir, global_step, config.log_every)
+    for before, last in gaps:
+        updates = f"updates {before + 1} to {last}"
+        pieces.display.note(f"{workdir / layout.METRICS}: lacks rows of {updates}")
+    journal.start(row | ({"missing_rows": gaps} if gaps else {}))
 
 
 def restore(pieces: Pieces) -> tuple[int, Snapshot]:
