@@ -13,13 +13,13 @@ from ml_collections import config_flags
 
 from progdist.config import Config
 from progdist.errors import Error, UsageError, last_line
+from progdist.plan import MOST_STEPS as MOST_STEPS
 from progdist.workdir import compile_cache, files
 
 _RENAMED = {
     "config.model.output": "config.parameterization",
     "config.model.": "config.net.",
 }
-MOST_STEPS = 2**24  # sampler steps; float32 holds all integers up to this
 _LEAST_ROWS = 16  # batch rows per CPU device; fewer are not worth a device
 
 

@@ -102,6 +102,10 @@ def last_line(error: Exception) -> str:
     return lines[-1].strip().removeprefix("progdist.config.ConfigError: ")
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or str(error).startswith(_OWN_FAULTS[0])
+
+
 def _is_lost_process(error: BaseException) -> bool:
     """Whether an error, or its cause, is JAX's report that a peer is gone."""
     if not _is_distributed():
@@ -133,6 +137,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
             return "interrupted", 130
         case SystemExit(code=int(code)) if code > 128:
             return f"stopped by {signal.Signals(code - 128).name}", code
+        case Exception() if _is_out_of_memory(error):
+            return f"out of memory ({last_line(error)})", 2
         case Exception() if _is_lost_process(error):
             return f"another process was lost ({last_line(error)})", 5
     return "", 1

@@ -5,6 +5,8 @@ value and rule; batches that the devices cannot share; and unsuitable data or te
 """
 
 import dataclasses
+import math
+import os
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -40,6 +42,8 @@ def check(config: Config) -> None:
     _check_training(config.base, "config.base")
     _check_training(config.distill, "config.distill")
     _check_rounds(config.distill)
+    length = plan_of(config)[-1].end_update
+    _require(length < 2**31, "updates of all phases", length, "below 2**31")
     evaluation = config.evaluation
     _require(
         0 <= evaluation.gamma <= 1,
@@ -144,6 +148,26 @@ def check_devices(config: Config, num_devices: int) -> None:
         size = getattr(config, name).batch_size
         rule = f"a multiple of the {num_devices} devices"
         _require(size % num_devices == 0, f"config.{name}.batch_size", size, rule)
+
+
+def check_memory(config: Config, num_processes: int) -> None:
+    """Refuses batches and samples whose images alone exceed this machine's memory.
+
+    Raises:
+      ConfigError: naming the field.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    pixels = math.prod(config.data.image_shape)
+    sizes = {
+        f"{name}.batch_size": 4 * getattr(config, name).batch_size // num_processes
+        for name in ("base", "distill", "evaluation")
+    }
+    sizes["evaluation.num_samples"] = config.evaluation.num_samples
+    for field, size in sizes.items():
+        node, name = field.split(".")
+        value = getattr(getattr(config, node), name)
+        rule = f"such that its images fit into the memory of {memory:,} bytes"
+        _require(size * pixels <= memory, f"config.{field}", value, rule)
 
 
 def open_source(config: Config) -> data.Source:
@@ -254,6 +278,8 @@ def _check_types(node: Any, path: str) -> None:
         else:
             ok = type(value) is hint or (hint is float and type(value) is int)
             _require(ok, field, value, f"of type {hint.__name__}")
+            ok = type(value) is not int or abs(value) < 2**32
+            _require(ok, field, value, "below 2**32")
 
 
 def _check_data(data: Data) -> None:
@@ -294,6 +320,9 @@ def _check_rounds(distill: Distillation) -> None:
     _at_least(distill, path, 0, "long_rounds")
     if distill.long_rounds:
         _at_least(distill, path, 1, "long_num_updates")
+    most = plan.MOST_STEPS
+    ok = distill.start_steps <= most
+    _require(ok, f"{path}.start_steps", distill.start_steps, f"at most {most:,}")
     try:
         rounds = plan.num_rounds(distill.start_steps, distill.end_steps, distill.ratio)
     except ValueError as error:

@@ -84,6 +84,7 @@ def main(argv: list[str]) -> None:
     _check_words(config, values)
     cluster.join(FLAGS)
     cli.prepare_devices(config, values["num_processes"] or 1)
+    preflight.check_memory(config, jax.process_count())
     with ExitStack() as stack:
         lock = Lock(workdir)
         parallel.on_process_zero(lambda: stack.enter_context(lock) and None)

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from progdist.errors import InputError
+from progdist.workdir.files import read_regular
 
 _TOUCH_SECONDS, _WATCH_SECONDS = 2.0, 7.0
 _SILENT_SECONDS = 60.0  # other machines may see a change with a delay
@@ -70,8 +71,8 @@ class Lock:
     def _is_owner(self) -> bool:
         """Whether the record in the file is still ours, or cannot be read."""
         try:
-            return self._path.read_bytes() == self._record
-        except OSError:
+            return read_regular(self._path) == self._record
+        except (OSError, ValueError):
             return True
 
     def _acquire(self) -> None:
@@ -135,7 +136,7 @@ class Owner:
 def owner_of(workdir: Path) -> dict[str, str]:
     """Returns the owner's record (pid, host, since); empty without an owner."""
     try:
-        record = json.loads((workdir / "lock").read_bytes()[:4096])
+        record = json.loads(read_regular(workdir / "lock")[:4096])
         return {key: str(record[key]) for key in ("pid", "host", "since")}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
