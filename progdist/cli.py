@@ -47,11 +47,11 @@ class DeviceError(Error):
 
 def define_config(values: flags.FlagValues) -> None:
     """Defines --config, with an override of each field by its type."""
-    for choices in _literals(Config):
-        # ml_collections has no parser for Literal types.
-        config_flags.register_flag_parser_for_type(
-            choices, flags.EnumParser(list(get_args(choices)))
-        )
+    for hint in _closed_sets(Config):
+        # ml_collections has no parser for Literal types, nor for tuples of them.
+        is_tuple, inner = get_origin(hint) is tuple, get_args(hint)
+        parser = _Names(get_args(inner[0])) if is_tuple else flags.EnumParser(inner)
+        config_flags.register_flag_parser_for_type(hint, parser)
     config_flags.DEFINE_config_file(
         "config", None, "configs/NAME.py[:variant]", flag_values=values
     )
@@ -211,12 +211,33 @@ def _devices_of(config: Config, num_processes: int) -> int:
     return max(fitting, default=1)
 
 
-def _literals(cls: type) -> Iterator[Any]:
-    """Yields the Literal types of the fields, including nested ones."""
+class _Names(flags.ArgumentParser):
+    """Parser of names from a closed set, separated by commas."""
+
+    def __init__(self, choices: Sequence[str]) -> None:
+        """Takes the accepted names."""
+        self._choices = choices
+
+    def parse(self, argument: Any) -> tuple[str, ...]:
+        """Returns the names; accepts them as a tuple or a list of Python, too."""
+        if not isinstance(argument, str):
+            return tuple(argument)
+        names = [word.strip(" ()[]'\"") for word in argument.split(",")]
+        names = [name for name in names if name]
+        for name in names:
+            if name not in self._choices:
+                accepted = ", ".join(self._choices)
+                raise ValueError(f"{name!r} is not one of {accepted}")
+        return tuple(names)
+
+
+def _closed_sets(cls: type) -> Iterator[Any]:
+    """Yields the Literal types of the fields, nested ones too, and tuples of them."""
     hints: dict[str, Any] = get_type_hints(cls)
     for hint in hints.values():
-        if get_origin(hint) is Literal:
+        inner = get_args(hint) or (hint,)
+        if get_origin(hint) is Literal or get_origin(inner[0]) is Literal:
             yield hint
-        for inner in get_args(hint) or (hint,):
-            if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-                yield from _literals(inner)
+        for part in inner:
+            if isinstance(part, type) and dataclasses.is_dataclass(part):
+                yield from _closed_sets(part)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from progdist.data.settings import ImageShape, Name
+from progdist.data.settings import ImageShape, LabelRule, Name
 from progdist.diffusion.settings import Parameterization, ScheduleName, Weight
 from progdist.errors import InputError
 from progdist.nets.settings import NetConfig, UNetConfig
@@ -18,6 +18,9 @@ from progdist.plan import Phase, make_plan
 from progdist.workdir.files import FormatError, read_regular
 
 Anneal = Literal["none", "linear"]
+Metric = Literal["fd", "kid", "is", "pr"]
+FeatureNetwork = Literal["inception", "inception_tf1", "squeezenet"]
+Features = Literal["pixels", FeatureNetwork]
 
 # Fields that may differ when a run resumes.
 _HARMLESS = (
@@ -30,6 +33,10 @@ _HARMLESS = (
     "data.dir",
     "data.num_workers",
     "evaluation.batch_size",
+    "evaluation.enabled",
+    "evaluation.metrics",
+    "evaluation.features",
+    "evaluation.inception_weights",
 )
 
 
@@ -43,13 +50,17 @@ class Data:
 
     Attributes:
       name: source of the images.
-      split: "train" or "test"; for a folder also "val" or "validation"; for tfds any
-        split expression.
-      dir: directory of the idx or image files, or of the prepared TFDS data.
+      split: "train" or "test"; for a folder also "validation"; for tfds any split
+        expression.
+      dir: directory of the idx or image files, zip archive of image files, .npz or .npy
+        file of arrays, or directory of the prepared TFDS data.
       tfds_name: TFDS dataset and its config, for name "tfds".
       image_shape: (height, width, channels).
       flip: mirror a random half of the images, left to right.
       skip_bad: share of a folder's files that may be bad and left out.
+      labels: labels of a folder: "auto" takes those of dataset.json, else directories
+        for classes unless they are chunks such as 00000; "folders" always takes the
+        directories; "none" takes none.
       num_workers: number of threads that read and decode data too large for memory.
     """
 
@@ -60,6 +71,7 @@ class Data:
     image_shape: ImageShape = (8, 8, 1)
     flip: bool = False
     skip_bad: float = 0.0
+    labels: LabelRule = "auto"
     num_workers: int = 8
 
 
@@ -77,8 +89,9 @@ class Training:
       clip_norm: bound on the global norm of the gradient; 0 for none.
       ema_decay: decay of the moving average of the parameters; 0 for none. The average,
         if any, is used for sampling and as the teacher of the next round.
-      ema_warmup: w of the average's warm-up, in which its decay after t updates is at
-        most (1 + t) / (w + t); 0 for none.
+      ema_warmup: w of the average's warm-up: its decay after t updates is at most
+        (1 + t) / (w + t), so that it averages over the last t / (w - 1) updates; 0 for
+        none.
       dropout: dropout rate in the network.
       weight: weight w(logsnr) of the squared error in x.
     """
@@ -91,7 +104,7 @@ class Training:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.0
-    ema_warmup: int = 0
+    ema_warmup: int = 20
     dropout: float = 0.0
     weight: Weight = "truncated_snr"
 
@@ -122,6 +135,10 @@ class Evaluation:
     """Evaluation after each phase.
 
     Attributes:
+      enabled: whether to sample the models and to evaluate them.
+      metrics: names of the metrics.
+      features: names of the features that they compare.
+      inception_weights: file of the Inception weights; if empty, they are downloaded.
       num_samples: number of images per evaluation.
       batch_size: number of images sampled at a time, over all devices.
       gamma: noise level of the ancestral sampler, in [0, 1].
@@ -129,6 +146,10 @@ class Evaluation:
       grid_images: number of images in the sample grids.
     """
 
+    enabled: bool = True
+    metrics: tuple[Metric, ...] = ("fd",)
+    features: tuple[Features, ...] = ("pixels",)
+    inception_weights: str = ""
     num_samples: int = 2048
     batch_size: int = 256
     gamma: float = 0.3

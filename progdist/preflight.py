@@ -7,6 +7,7 @@ value and rule; batches that the devices cannot share; and unsuitable data or te
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -16,6 +17,7 @@ from progdist.config import (
     ConfigError,
     Data,
     Distillation,
+    Evaluation,
     Training,
     from_json,
     plan_of,
@@ -44,20 +46,8 @@ def check(config: Config) -> None:
     _check_rounds(config.distill)
     length = plan_of(config)[-1].end_update
     _require(length < 2**31, "updates of all phases", length, "below 2**31")
-    evaluation = config.evaluation
-    _require(
-        0 <= evaluation.gamma <= 1,
-        "config.evaluation.gamma",
-        evaluation.gamma,
-        "0 to 1",
-    )
-    _at_least(evaluation, "config.evaluation", 1, "batch_size", "grid_images")
-    _at_least(evaluation, "config.evaluation", 2, "num_samples")
-    rule = f"at most num_samples={evaluation.num_samples}"
-    ok = evaluation.grid_images <= evaluation.num_samples
-    _require(ok, "config.evaluation.grid_images", evaluation.grid_images, rule)
-    for field, seed in (("seed", config.seed), ("evaluation.seed", evaluation.seed)):
-        _require(0 <= seed < 2**32, f"config.{field}", seed, "at least 0, below 2**32")
+    _check_evaluation(config.evaluation)
+    _check_seed(config.seed, "config.seed")
     _at_least(config, "config", 1, "log_every", "save_every", "keep_checkpoints")
     _at_least(config, "config", 0, "cpu_devices", "max_skipped", "stuck_seconds")
     _require(
@@ -92,6 +82,17 @@ def _of_average(training: Training, num_updates: int) -> str:
         return f"ema_warmup={warmup} shortens it to {memory:,.0f}"
     share = training.ema_decay**num_updates
     return f"it will be {share:.0%} the initial parameters; set ema_warmup"
+
+
+def check_reference(config: Config) -> None:
+    """Refuses a configuration whose data cannot be compared with images.
+
+    Raises:
+      ConfigError: naming the first bad field, its value and what is accepted.
+    """
+    _check_types(config, "config")
+    _check_data(config.data)
+    _check_evaluation(config.evaluation)
 
 
 def open_run(path: str) -> tuple[Path, Config]:
@@ -175,10 +176,32 @@ def open_source(config: Config) -> data.Source:
 
     Raises:
       DataError: if it is missing, malformed or of another shape.
-      ConfigError: if the data has no labels but the network does, or more classes.
+      ConfigError: if the network has classes, but not those of the data, or one of them
+        has no image.
     """
-    settings = config.data
-    source = data.open_source(
+    classes = config.net.num_classes
+    source = open_data(config.data, classes)
+    if classes not in (0, source.num_classes):
+        rule = "0, since the data has no labels"
+        if source.num_classes:
+            rule = f"0 or {source.num_classes}, the number of classes of the data"
+        _require(False, "config.net.num_classes", classes, rule)
+    # A split of TFDS need not hold all the classes that its features declare.
+    empty = data.empty_classes(source) if classes and config.data.name != "tfds" else []
+    if empty:
+        others = f" and {len(empty) - 1} others" if empty[1:] else ""
+        rule = f"0, since the data has no image of class {empty[0]!r}{others}"
+        _require(False, "config.net.num_classes", classes, rule)
+    return source
+
+
+def open_data(settings: Data, num_classes: int = 0) -> data.Source:
+    """Opens data, for a network of `num_classes` classes.
+
+    Raises:
+      DataError: if it is missing, malformed or of another shape.
+    """
+    return data.open_source(
         settings.name,
         settings.split,
         settings.dir,
@@ -186,22 +209,20 @@ def open_source(config: Config) -> data.Source:
         settings.image_shape,
         settings.skip_bad,
         settings.num_workers,
+        settings.labels,
+        num_classes,
     )
-    classes = config.net.num_classes
-    if classes and not source.num_classes:
-        raise ConfigError(
-            f"config.net.num_classes={classes}: must be 0, since the data has no labels"
-        )
-    if classes and source.num_classes > classes:
-        raise ConfigError(
-            f"config.net.num_classes={classes}: must be 0 or at least the data's "
-            f"{source.num_classes} classes"
-        )
-    return source
 
 
-def check_teacher(config: Config, model: Model) -> None:
-    """Refuses a teacher with another network, parameterization or schedule.
+def check_teacher(
+    config: Config, model: Model, class_names: Sequence[str] = ()
+) -> None:
+    """Refuses a teacher with another network, parameterization, schedule or classes.
+
+    Args:
+      config: names the teacher, if any.
+      model: model of the teacher's parameters.
+      class_names: names of the data's classes.
 
     Raises:
       CheckpointError: if it is missing, or belongs to another network.
@@ -220,6 +241,19 @@ def check_teacher(config: Config, model: Model) -> None:
             f"config.teacher={path}: its num_steps is {card['num_steps']}, the "
             f"configuration has {config.distill.start_steps}"
         )
+    if model.num_classes:
+        _check_classes(path, card.get("class_names", ()), class_names)
+
+
+def _check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> None:
+    """Refuses a model whose class of some number has another name in the data."""
+    for number, (their, our) in enumerate(zip(theirs, ours, strict=False)):
+        # Classes without names are called by their numbers.
+        if their != our and str(number) not in (their, our):
+            raise ConfigError(
+                f"config.teacher={path}: its class {number} is {their!r}, that of the "
+                f"data {our!r}"
+            )
 
 
 def check_card(model: Model, path: Path, card: dict[str, Any]) -> None:
@@ -273,13 +307,24 @@ def _check_types(node: Any, path: str) -> None:
                 "one of " + ", ".join(get_args(hint)),
             )
         elif get_origin(hint) is tuple:
-            ok = isinstance(value, tuple) and all(type(v) is int for v in value)
-            _require(ok, field, value, "a tuple of integers")
+            _check_tuple(value, get_args(hint)[0], field)
         else:
             ok = type(value) is hint or (hint is float and type(value) is int)
             _require(ok, field, value, f"of type {hint.__name__}")
             ok = type(value) is not int or abs(value) < 2**32
             _require(ok, field, value, "below 2**32")
+
+
+def _check_tuple(value: Any, hint: Any, field: str) -> None:
+    """Requires a tuple of integers, or of values of a Literal, at least one."""
+    ok = isinstance(value, tuple)
+    if get_origin(hint) is Literal:
+        names = get_args(hint)
+        ok = ok and len(value) > 0 and all(v in names for v in value)
+        _require(ok, field, value, f"names of {', '.join(names)}, at least one")
+    else:
+        ok = ok and all(type(v) is int for v in value)
+        _require(ok, field, value, "a tuple of integers")
 
 
 def _check_data(data: Data) -> None:
@@ -289,10 +334,28 @@ def _check_data(data: Data) -> None:
     if data.name == "tfds":
         _require(bool(data.tfds_name), "config.data.tfds_name", "", "a TFDS dataset")
     if data.name == "folder":
-        _require(bool(data.dir), "config.data.dir", "", "a directory of images")
+        _require(bool(data.dir), "config.data.dir", "", "a directory or zip of images")
+    if data.name == "arrays":
+        _require(bool(data.dir), "config.data.dir", "", "an .npz or .npy file")
     ok = 0 <= data.skip_bad < 1
     _require(ok, "config.data.skip_bad", data.skip_bad, "at least 0, below 1")
     _at_least(data, "config.data", 1, "num_workers")
+
+
+def _check_evaluation(evaluation: Evaluation) -> None:
+    path = "config.evaluation"
+    ok = 0 <= evaluation.gamma <= 1
+    _require(ok, f"{path}.gamma", evaluation.gamma, "0 to 1")
+    _at_least(evaluation, path, 1, "batch_size", "grid_images")
+    _at_least(evaluation, path, 2, "num_samples")
+    rule = f"at most num_samples={evaluation.num_samples}"
+    ok = evaluation.grid_images <= evaluation.num_samples
+    _require(ok, f"{path}.grid_images", evaluation.grid_images, rule)
+    _check_seed(evaluation.seed, f"{path}.seed")
+
+
+def _check_seed(seed: int, field: str) -> None:
+    _require(0 <= seed < 2**32, field, seed, "at least 0, below 2**32")
 
 
 def _check_training(training: Training, path: str) -> None:

@@ -3,9 +3,10 @@
   python -m tests.faults
 
 prints a line a place. Each run is killed once, or stopped by a signal, by step, and
-started again by the same command; then parameters, average, optimiser, teacher and progress of its last
-checkpoint, the models of all phases, and its rows of numbers must be the same, bit for
-bit. Three mutants, which lose a part of the checkpoint, must be found out.
+started again by the same command; then parameters, average, optimiser, teacher and
+progress of its last checkpoint, the models of all phases, and its rows of numbers must
+be the same, bit for bit. Three mutants, which lose a part of the checkpoint, must be
+found out.
 """
 
 import itertools

@@ -7,11 +7,12 @@ import os
 import statistics
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from progdist import data, parallel, plan
 from progdist.config import Config, ConfigError, differences, from_json, to_json
+from progdist.data import identity
 from progdist.plan import Phase
 from progdist.trainer.state import Progress
 from progdist.workdir import layout, lock, provenance
@@ -20,10 +21,11 @@ from progdist.workdir.rows import MetricsRow, StartRow, read_typed
 
 
 def make(workdir: Path) -> None:
-    """Creates the directory of a run.
+    """Creates the directory of a run, in which everything can be written.
 
     Raises:
-      ConfigError: if it cannot be created, or could not be read back.
+      ConfigError: if it cannot be created or read back, or something in it stands in
+        the way.
     """
     if glob.has_magic(str(workdir)):
         raise ConfigError(
@@ -36,6 +38,19 @@ def make(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--workdir={workdir}: {error.strerror}") from None
+    for path in (workdir, *(workdir / name for name in layout.DIRECTORIES)):
+        if os.path.lexists(path):
+            _check_writable(path, path.is_dir(), "directory")
+    for path in (workdir / name for name in layout.FILES):
+        if os.path.lexists(path):
+            _check_writable(path, path.is_file(), "file")
+
+
+def _check_writable(path: Path, is_kind: bool, kind: str) -> None:
+    if not is_kind:
+        raise ConfigError(f"{path}: must be a {kind}; move away what is there")
+    if not os.access(path, os.W_OK | (os.X_OK if kind == "directory" else 0)):
+        raise ConfigError(f"{path}: must be writable")
 
 
 def check_same(config: Config, workdir: Path) -> None:
@@ -126,16 +141,28 @@ def check_progress(phases: Sequence[Phase], progress: Progress, workdir: Path) -
         )
 
 
-def check_same_data(source: data.Source, progress: Progress, workdir: Path) -> None:
-    """Refuses to resume with data files other than the original ones.
+def check_same_data(
+    source: data.Source, progress: Progress, workdir: Path, note: Callable[[str], None]
+) -> None:
+    """Refuses to resume with data other than the original one.
+
+    Earlier versions recorded nothing of some data, and names and sizes of the others.
 
     Raises:
-      ConfigError: if the data's fingerprint differs.
+      ConfigError: if the data differs, or cannot be compared.
     """
-    if source.fingerprint != progress.data:
+    name = f"data {source.name!r}"
+    if not progress.data:
+        note(f"an earlier version began this run: its {name} cannot be compared")
+    elif not progress.data.startswith(identity.VERSION):
         raise ConfigError(
-            f"{workdir}: the files of data {source.name!r} differ from those that the "
-            "run began with; restore them, or use --override"
+            f"{workdir}: an earlier version began this run, which compared names and "
+            f"sizes of {name} alone; use --override if the files are still the same"
+        )
+    elif source.fingerprint != progress.data:
+        raise ConfigError(
+            f"{workdir}: {name} is not what the run began with; restore it, or use "
+            "--override"
         )
 
 
@@ -178,7 +205,7 @@ def check_same_everywhere(
     for what, value in {
         "configuration": [values, override],
         "numerics of JAX": provenance.numerics(),
-        f"files of data {source.name!r}": source.fingerprint,
+        f"content of data {source.name!r}": source.fingerprint,
     }.items():
         digest = zlib.crc32(json.dumps(value, sort_keys=True).encode()) >> 1
         if len(set(parallel.of_all_processes(digest))) > 1:

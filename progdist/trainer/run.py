@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from progdist.config import Config, defaults_of_changed
 from progdist.diffusion import logsnr_bins
 from progdist.diffusion.schedules import describe
 from progdist.errors import NonFiniteError
-from progdist.evaluate import references
+from progdist.evaluate import evaluator, references
+from progdist.evaluate.evaluator import Evaluator
+from progdist.evaluate.extraction import Extractor
 from progdist.model import Model, Params, init_params, param_template
 from progdist.plan import Phase
 from progdist.trainer import loop, recipes, resume, state_machine
@@ -68,7 +70,8 @@ def run(
     preflight.check_memory(config, jax.process_count())
     source, models = preflight.open_source(config), preflight.make_models(config)
     if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
-        preflight.check_teacher(config, models["base"])
+        preflight.check_teacher(config, models["base"], source.class_names)
+    extractors = _open_extractors(config, source)
     with ExitStack() as stack:
         lock = Lock(workdir)
         own = functools.partial(_own, config, workdir, override, lock, stack)
@@ -79,6 +82,7 @@ def run(
             workdir,
             models=models,
             source=source,
+            extractors=extractors,
             interrupt=interrupt or Interrupt(),
             lock=lock,
             override=override,
@@ -87,6 +91,25 @@ def run(
         for line in preflight.long_averages(config):
             pieces.display.note(line)
         _run(pieces, stack)
+
+
+def _open_extractors(config: Config, source: data.Source) -> list[Extractor]:
+    """Returns the extractors of the evaluation, none if it is disabled.
+
+    Raises:
+      UsageError: if a metric cannot be computed.
+      WeightsError: if weights are missing or have the wrong content.
+    """
+    evaluation = config.evaluation
+    if not evaluation.enabled:
+        return []
+    prefix = "config.evaluation."
+    counts = {
+        f"{prefix}num_samples": evaluation.num_samples,
+        f"the data's {config.data.split}": len(source),
+    }
+    evaluator.check(evaluation, counts, prefix)
+    return evaluator.open_extractors(evaluation, source.image_shape)
 
 
 def _own(
@@ -111,18 +134,10 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     phase_end = PhaseEnd(
         pieces.workdir,
         lambda phase: pieces.recipe(phase.number).model,
-        pieces.source.image_shape,
-        pieces.mesh,
         pieces.config.evaluation,
-        references.make_reference(
-            pieces.source,
-            pieces.config.data.split,
-            pieces.config.evaluation.batch_size,
-            pieces.config.data.num_workers,
-        ),
+        _make_evaluator(pieces) if pieces.extractors else None,
         journal,
         pieces.display.note,
-        pieces.preemption.check,
     )
     state_machine.run(
         pieces.phases,
@@ -158,12 +173,32 @@ def _open_journal(pieces: Pieces, global_step: int, stack: ExitStack) -> Journal
 def _record_start(pieces: Pieces, journal: Journal, global_step: int) -> None:
     """Appends the row of this start; warns of lost rows of metrics, and notes them."""
     config, workdir = pieces.config, pieces.workdir
-    row = provenance.of_start(defaults_of_changed(config), global_step)
+    row = provenance.of_start(
+        defaults_of_changed(config), global_step, _class_names(pieces)
+    )
     gaps = resume.missing_rows(workdir, global_step, config.log_every)
     for before, last in gaps:
         updates = f"updates {before + 1} to {last}"
         pieces.display.note(f"{workdir / layout.METRICS}: lacks rows of {updates}")
     journal.start(row | ({"missing_rows": gaps} if gaps else {}))
+
+
+def _make_evaluator(pieces: Pieces) -> Evaluator:
+    config = pieces.config
+    reference = references.make_reference(
+        pieces.source,
+        config.data.split,
+        config.evaluation.batch_size,
+        config.data.num_workers,
+    )
+
+    @contextlib.contextmanager
+    def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Shows nothing: the display owns the terminal; lets a signal end the run."""
+        yield lambda count: pieces.preemption.check()
+
+    reference = reference._replace(counting=counting)
+    return Evaluator(pieces.mesh, config.evaluation, pieces.extractors, reference)
 
 
 def restore(pieces: Pieces) -> tuple[int, Snapshot]:
@@ -185,7 +220,9 @@ def restore(pieces: Pieces) -> tuple[int, Snapshot]:
 def _template(pieces: Pieces, progress: Progress) -> Snapshot:
     resume.check_progress(pieces.phases, progress, pieces.workdir)
     if not pieces.override:
-        resume.check_same_data(pieces.source, progress, pieces.workdir)
+        resume.check_same_data(
+            pieces.source, progress, pieces.workdir, pieces.display.note
+        )
     phase = progress.phase
     return recipes.make_template(pieces.recipe(phase), phase, pieces.mesh)
 
@@ -301,7 +338,7 @@ def _finish(
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
     model = pieces.recipe(phase.number).model
-    checkpoint.save_model(path, params, _facts(model, phase))
+    checkpoint.save_model(path, params, _facts(model, phase, _class_names(pieces)))
     if phase.kind == "base":
         base = params
     else:
@@ -318,7 +355,15 @@ def _read_base_params(pieces: Pieces) -> Params:
     return jax.device_get(checkpoint.load_model(path, template))
 
 
-def _facts(model: Model, phase: Phase) -> dict[str, Any]:
+def _class_names(pieces: Pieces) -> list[str] | None:
+    """Returns the names of the classes, by number; None for unconditional models."""
+    conditional = pieces.config.net.num_classes
+    return list(pieces.source.class_names) if conditional else None
+
+
+def _facts(
+    model: Model, phase: Phase, class_names: Sequence[str] | None
+) -> dict[str, Any]:
     """Returns the facts for the card of a saved model."""
     return {
         "phase": phase.number,
@@ -326,4 +371,4 @@ def _facts(model: Model, phase: Phase) -> dict[str, Any]:
         "output": model.parameterization,
         "schedule": describe(model.schedule),
         "image_shape": list(model.image_shape),
-    }
+    } | ({"class_names": class_names} if class_names else {})

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ _SETTINGS = (
 _HARMLESS = "--xla_dump", "--xla_force_host_platform_device_count"
 
 
-def of_start(defaults: dict[str, Any], global_step: int) -> dict[str, Any]:
+def of_start(
+    defaults: dict[str, Any], global_step: int, class_names: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Returns the row of a start in starts.jsonl.
 
     Args:
       defaults: default of each field of the configuration that differs from it.
       global_step: update from which the run resumes.
+      class_names: names of the classes, by number; None without classes.
     """
     devices = jax.devices()
     return {
@@ -48,6 +52,7 @@ def of_start(defaults: dict[str, Any], global_step: int) -> dict[str, Any]:
         },
         "defaults": defaults,
         "numerics": numerics(),
+        "class_names": class_names,
     }
 
 

@@ -54,6 +54,11 @@ _COUNT = _Accepted("a whole number, 0 or more", lambda v: is_whole(v, 0))
 _POSITIVE = _Accepted("a whole number, 1 or more", lambda v: is_whole(v, 1))
 _TEXT = _Accepted("a string", lambda v: isinstance(v, str))
 _OBJECT = _Accepted("an object", _is_object)
+_NAMES = _Accepted(
+    "a list of strings",
+    lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v),
+    tuple,
+)
 _LOSSES = _Accepted(
     f"a list of {NUM_BINS} numbers or nulls",
     lambda v: (
@@ -121,8 +126,32 @@ class Floor:
     count: Annotated[int, _POSITIVE]
 
 
+# Results, and what the rows of earlier versions lack.
+_NOT_COMPARED = "value", "details", "floor", "class_names"
+
+
 @dataclass(frozen=True, kw_only=True)
-class EvalRow:
+class _Measurement:
+    """Methods of the rows of metrics."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object, with the details as fields and no gamma if None."""
+        fields = dataclasses.asdict(self)
+        details, floor = fields.pop("details"), fields.pop("floor")
+        floor = floor and _without_nulls(floor)
+        return {**_without_nulls(fields), **details, "floor": floor}
+
+    def repeats(self, other: Any) -> bool:
+        """Whether both rows measure the same quantity, whatever the value."""
+        one, two = (
+            {name: v for name, v in vars(row).items() if name not in _NOT_COMPARED}
+            for row in (self, other)
+        )
+        return one == two
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRow(_Measurement):
     """A row of eval.jsonl: a metric of num_samples images and all that it depends on.
 
     Attributes:
@@ -133,6 +162,7 @@ class EvalRow:
       gamma: noise of the ancestral sampler; None for the others.
       params: digest of the parameters.
       output: parameterization of the network.
+      class_names: names of the classes, by number; None for an unconditional model.
       seed: random seed of the initial noise.
       features: network whose features are compared, or "pixels".
       weights: digest of the weights of that network.
@@ -149,6 +179,7 @@ class EvalRow:
     params: Annotated[str | None, _TEXT] = None
     output: Annotated[str | None, _TEXT] = None
     schedule: Annotated[str | None, _TEXT] = None
+    class_names: Annotated[tuple[str, ...] | None, _NAMES] = None
     num_samples: Annotated[int, _COUNT]
     seed: Annotated[int | None, _WHOLE] = None
     features: Annotated[str | None, _TEXT] = None
@@ -161,23 +192,37 @@ class EvalRow:
     details: Mapping[str, Any] = field(default_factory=dict, hash=False)
     floor: Annotated[Floor | None, _Accepted("an object", _is_object, Floor)] = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the JSON object, with the details as fields and no gamma if None."""
-        fields = dataclasses.asdict(self)
-        details, floor = fields.pop("details"), fields.pop("floor")
-        floor = floor and _without_nulls(floor)
-        return {**_without_nulls(fields), **details, "floor": floor}
 
-    def repeats(self, other: "EvalRow") -> bool:
-        """Whether both rows measure the same quantity, whatever the value."""
-        result = {"value": 0.0, "details": {}, "floor": None}
-        one, two = (dataclasses.replace(row, **result) for row in (self, other))
-        return one == two
+@dataclass(frozen=True, kw_only=True)
+class ImagesRow(_Measurement):
+    """A metric of images from a file or folder, and all that it depends on.
+
+    Attributes:
+      images: path of the images.
+      content: digest of the images.
+      num_samples: number of images, the first ones.
+      features, weights, details, floor: as in `EvalRow`.
+    """
+
+    images: Annotated[str, _TEXT]
+    content: Annotated[str, _TEXT]
+    num_samples: Annotated[int, _COUNT]
+    features: Annotated[str, _TEXT] = ""
+    weights: Annotated[str, _TEXT] = ""
+    reference: Annotated[Reference, _Accepted("an object", _is_object, Reference)]
+    metric: Annotated[str, _TEXT]
+    value: Annotated[float, _NUMBER]
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    floor: Annotated[Floor | None, _Accepted("an object", _is_object, Floor)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StartRow:
-    """A row of starts.jsonl: the start of a run, or its end."""
+    """A row of starts.jsonl: the start of a run, or its end.
+
+    Attributes:
+      class_names: names of the classes, by number; None for an unconditional model.
+    """
 
     time: Annotated[str | None, _TEXT] = None  # UTC, ISO 8601
     end: Annotated[str | None, _TEXT] = None  # "done", or the class of the error
@@ -190,6 +235,7 @@ class StartRow:
     devices: Annotated[dict[str, Any] | None, _OBJECT] = None
     defaults: Annotated[dict[str, Any] | None, _OBJECT] = None
     numerics: Annotated[dict[str, Any] | None, _OBJECT] = None
+    class_names: Annotated[tuple[str, ...] | None, _NAMES] = None
 
 
 def read_typed(kind: type[_Row], path: str | Path) -> list[_Row]:

@@ -47,8 +47,9 @@ def _download(url: str, path: Path) -> None:
         reason = getattr(error, "reason", None) or error
         raise WeightsError(
             f"the FID's Inception could not be downloaded ({reason}); fetch {url} "
-            "elsewhere and pass it as --inception_weights=FILE, or use "
-            "--features=squeezenet, which needs no network"
+            "elsewhere and pass it as --inception_weights=FILE (of a run, "
+            "--config.evaluation.inception_weights=FILE), or use the features "
+            "squeezenet, which need no network"
         ) from None
 
 
