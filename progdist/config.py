@@ -57,6 +57,9 @@ class Data:
       tfds_name: TFDS dataset and its config, for name "tfds".
       image_shape: (height, width, channels).
       flip: mirror a random half of the images, left to right.
+      background: colour behind transparent pixels of a folder, as a name or #rrggbb;
+        "" refuses transparent images.
+      min_size: least height and width of a folder's images; 0 for any.
       skip_bad: share of a folder's files that may be bad and left out.
       labels: labels of a folder: "auto" takes those of dataset.json, else directories
         for classes unless they are chunks such as 00000; "folders" always takes the
@@ -70,6 +73,8 @@ class Data:
     tfds_name: str = ""
     image_shape: ImageShape = (8, 8, 1)
     flip: bool = False
+    background: str = ""
+    min_size: int = 0
     skip_bad: float = 0.0
     labels: LabelRule = "auto"
     num_workers: int = 8

@@ -7,9 +7,12 @@ value and rule; batches that the devices cannot share; and unsuitable data or te
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from PIL import ImageColor
 
 from progdist import checkpoint, data, model as models, plan
 from progdist.config import (
@@ -211,6 +214,8 @@ def open_data(settings: Data, num_classes: int = 0) -> data.Source:
         settings.num_workers,
         settings.labels,
         num_classes,
+        settings.background,
+        settings.min_size,
     )
 
 
@@ -337,9 +342,18 @@ def _check_data(data: Data) -> None:
         _require(bool(data.dir), "config.data.dir", "", "a directory or zip of images")
     if data.name == "arrays":
         _require(bool(data.dir), "config.data.dir", "", "an .npz or .npy file")
+    rule = "a colour name or #rrggbb, or empty"
+    ok = not data.background or _is_colour(data.background)
+    _require(ok, "config.data.background", data.background, rule)
     ok = 0 <= data.skip_bad < 1
     _require(ok, "config.data.skip_bad", data.skip_bad, "at least 0, below 1")
     _at_least(data, "config.data", 1, "num_workers")
+    _at_least(data, "config.data", 0, "min_size")
+
+
+def _is_colour(text: str) -> bool:
+    hexadecimal = re.fullmatch("#[0-9a-fA-F]{6}", text)
+    return bool(hexadecimal) or text.lower() in ImageColor.colormap
 
 
 def _check_evaluation(evaluation: Evaluation) -> None:

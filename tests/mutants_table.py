@@ -478,6 +478,22 @@ DATA = [
 
 EVALUATE = [
     *_mutants(
+        "progdist/sample.py",
+        "test_sample.py",
+        ("resumed within a batch", "kept - kept % config.evaluation.batch_size", "kept"),
+        ("images kept are written", "if number >= kept:", "if True:", "", "they are written again with the same bytes"),
+        ("signals ignored between images", "            if interrupt.received:\n                interrupt.heard()\n                where", "            if False:\n                interrupt.heard()\n                where"),
+        ("no bound on a grid", "num > _MAX_GRID_IMAGES or num_pixels > _MAX_GRID_PIXELS", "False"),
+    ),
+    *_mutants(
+        "progdist/workdir/image_folder.py",
+        "test_sample.py",
+        ("another request resumed", "if earlier.get(name) != value", "if False"),
+        ("files of others replaced", "earlier is None and any(", "False and any("),
+        ("images of others removed", "int(match[1]) < earlier[\"num\"]", "True"),
+        ("empty images kept", "lambda p: sizes.get(p.name)", "lambda p: p.name in sizes"),
+    ),
+    *_mutants(
         "progdist/evaluate/metrics/moments.py",
         "test_metrics.py",
         ("half of the cross term", "trace - 2.0 * cross", "trace - cross"),

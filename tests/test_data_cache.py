@@ -21,7 +21,9 @@ def tried(monkeypatch):
     """Sizes of the files that are decoded to be tried."""
     sizes, verify = [], images.verify
     monkeypatch.setattr(
-        images, "verify", lambda content: sizes.append(len(content)) or verify(content)
+        images,
+        "verify",
+        lambda content, *rules: sizes.append(len(content)) or verify(content, *rules),
     )
     return sizes
 
@@ -112,10 +114,10 @@ def test_what_was_tried_is_kept_when_it_is_interrupted(root, tried, monkeypatch)
     fill(root, {f"{i:02d}.png": GOOD for i in range(40)})
     verify = images.verify
 
-    def interrupted(content):
+    def interrupted(content, rules):
         if len(tried) == 20:
             raise SystemExit(1)
-        verify(content)
+        return verify(content, rules)
 
     monkeypatch.setattr(images, "verify", interrupted)
     with pytest.raises(DataError, match="a thread that reads data failed: SystemExit"):
@@ -157,7 +159,9 @@ def test_ten_thousand_files_stay_cheap(root, monkeypatch):
     held = sys.getsizeof(listing.names) + sum(map(sys.getsizeof, listing.names))
     assert held + listing.stamps.nbytes < 80 * 10_001
     decoded = []
-    monkeypatch.setattr(images, "verify", decoded.append)
+    monkeypatch.setattr(
+        images, "verify", lambda content, _: decoded.append(content) or 0
+    )
     assert inspection.inspect(files, listing, 8).bad == {}
     assert len(decoded) == 10_001
     assert inspection.inspect(files, files.listing(), 8).bad == {}

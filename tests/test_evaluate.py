@@ -1,19 +1,15 @@
 """The command that measures any round of a run."""
 
-import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import scipy.linalg
-from PIL import Image
 
-from configs.digits import get_config
-from progdist import checkpoint, cli, data, model, parallel, preflight, report, sample
+from progdist import cli, data, report, sample
 from progdist.config import ConfigError, from_json, to_json
 from progdist.errors import UsageError, exit_with
 from progdist.evaluate import __main__ as evaluate, evaluator
@@ -21,6 +17,7 @@ from progdist.report import save_png
 from progdist.workdir.lock import Lock
 from progdist.workdir.rows import read_rows
 from tests import faults, test_processes
+from tests.models import write_models
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,25 +26,7 @@ ROOT = Path(__file__).parents[1]
 def finished(tmp_path_factory):
     """Models of three phases, of 4, 2 and 1 steps, with parameters at random."""
     workdir = tmp_path_factory.mktemp("runs") / "digits"
-    config = get_config("smoke")
-    config.evaluation.num_samples = 32
-    config.evaluation.batch_size = 31  # on one device, which compiles faster
-    mesh = parallel.make_mesh(jax.devices()[:1])
-    shapes = model.param_shapes(preflight.make_model(config))
-    for phase, num_steps in enumerate((4, 2, 1)):
-        path = checkpoint.model_dir(workdir, phase, num_steps)
-        rng = np.random.default_rng(phase)
-        params = parallel.place(
-            jax.tree.map(
-                lambda s, rng=rng: np.float32(0.1) * rng.normal(size=s.shape), shapes
-            ),
-            mesh,
-        )
-        params = jax.tree.map(lambda leaf: leaf.astype("float32"), params)
-        facts = {"num_steps": num_steps, "schedule": "cosine", "output": "v"}
-        checkpoint.save_model(path, params, facts)
-    (workdir / "config.json").write_text(to_json(config))
-    return workdir
+    return write_models(workdir)
 
 
 @pytest.fixture
@@ -218,43 +197,6 @@ def test_a_few_images_have_no_floor(workdir, tmp_path, monkeypatch):
     assert (row["floor"], row["reference"]["count"]) == (None, 3)
     with pytest.raises(UsageError, match="not the 3 of the data's train"):
         command(evaluate, *flags, "--metrics=pr", monkeypatch=monkeypatch)
-
-
-def test_a_directory_that_is_not_finished_is_not_left(workdir, monkeypatch, tmp_path):
-    save, calls = report.save_png, []
-
-    def fail(path, image):
-        calls.append(path)
-        if len(calls) == 5:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(path, image)
-
-    monkeypatch.setattr(report, "save_png", fail)
-    flags = [f"--workdir={workdir}", "--num_steps=1", "--num=10"]
-    with pytest.raises(OSError, match="No space left") as failed:
-        command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
-    assert failed.value.filename == f"{tmp_path}/each"
-    assert not list(tmp_path.glob("*each*"))
-
-
-def test_a_directory_of_files_holds_the_same_images(workdir, monkeypatch, tmp_path):
-    flags = [f"--workdir={workdir}", "--num_steps=1", "--num=40"]
-    command(sample, *flags, f"--out={tmp_path}/all.npz", monkeypatch=monkeypatch)
-    command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
-    with np.load(tmp_path / "all.npz") as stored:
-        images = stored["arr_0"]
-    paths = sorted((tmp_path / "each").iterdir())
-    assert [p.name for p in paths[:2]] == ["000000.png", "000001.png"]
-    files = np.stack([np.asarray(Image.open(path)) for path in paths])
-    np.testing.assert_array_equal(files, images[..., 0])
-    with pytest.raises(UsageError, match="exists and is not empty"):
-        command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
-
-
-def test_a_sampler_of_two_calls_a_step_takes_no_odd_number(workdir, monkeypatch):
-    flags = [f"--workdir={workdir}", "--num_steps=1", "--out=a.png", "--sampler=heun"]
-    with pytest.raises(UsageError, match="makes 2 network calls per step"):
-        command(sample, *flags, monkeypatch=monkeypatch)
 
 
 def test_the_report_takes_the_best_gamma_and_a_students_own_steps(tmp_path):

@@ -43,6 +43,8 @@ def open_source(
     num_workers: int = 8,
     labels: LabelRule = "auto",
     num_classes: int = 0,
+    background: str = "",
+    min_size: int = 0,
 ) -> Source:
     """Opens data; loads it into memory if it is small enough.
 
@@ -61,6 +63,8 @@ def open_source(
       labels: rule for the labels of a folder; see `progdist.data.labels`.
       num_classes: number of classes that the network needs; 0 for none. Determines the
         number of classes of "random".
+      background: colour behind transparent pixels of a folder; "" refuses them.
+      min_size: least height and width of a folder's images.
 
     Raises:
       DataError: if the data is missing, malformed or of another shape.
@@ -77,10 +81,11 @@ def open_source(
         case "folder":
             # Imported on use, as are the image formats.
             from progdist.data.folder import open_folder
+            from progdist.data.images import Rules
 
             if not dir or not image_shape:
                 raise DataError("data 'folder': set data.dir and data.image_shape")
-            rules = labels, num_classes
+            rules = labels, num_classes, Rules(background, min_size)
             source = open_folder(dir, split, image_shape, skip_bad, num_workers, *rules)
         case "tfds":
             # Imported on use: the reader of TFDS is an optional package.
