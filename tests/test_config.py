@@ -173,6 +173,9 @@ def test_another_variant_is_refused():
         ("distill.long_num_updates", 0, "config.distill.long_num_updates=0"),
         ("evaluation.gamma", 1.5, "config.evaluation.gamma=1.5: must be 0 to 1"),
         ("evaluation.num_samples", 1, "must be at least 2"),
+        ("evaluation.metrics", ("fid",), "must be names of fd, kid, is, pr, at least"),
+        ("evaluation.metrics", ["fd"], r"metrics=\['fd'\]: must be names of fd, kid"),
+        ("evaluation.features", (), r"features=\(\): must be names of pixels, incep"),
     ],
 )
 def test_a_bad_value_is_refused_by_field_value_and_rule(field, value, message):
@@ -207,6 +210,7 @@ def test_differences_name_old_and_new_of_what_matters():
     old, new = load("digits"), load("digits")
     new.base.learning_rate, new.data = 0.5, Data(dir="/elsewhere")
     new.keep_checkpoints += 1
+    new.evaluation.metrics, new.evaluation.enabled = ("kid",), False
     assert differences(old, new) == ["base.learning_rate: 0.001 → 0.5"]
     assert differences(old, dataclasses.replace(old)) == []
 

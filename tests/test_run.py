@@ -16,6 +16,7 @@ from progdist.errors import NonFiniteError
 from progdist.evaluate import __main__ as evaluate
 from progdist.model import init_params
 from progdist.preflight import check, make_model
+from progdist.report.read.run import load
 from progdist.trainer import recipes
 from progdist.trainer.run import run as run_config
 
@@ -167,6 +168,30 @@ def test_a_finished_run_is_left_as_it_is(finished):
     before = rows(finished, "metrics.jsonl"), rows(finished, "eval.jsonl")
     run(finished)
     assert (rows(finished, "metrics.jsonl"), rows(finished, "eval.jsonl")) == before
+
+
+def test_without_evaluation_nothing_is_drawn_and_metrics_may_change_later(
+    finished, tmp_path, capsys
+):
+    """The end of the last phase is done again, since its rows are gone."""
+    workdir = tmp_path / "w"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "samples")
+    (workdir / "eval.jsonl").unlink()
+    config = get_config("smoke")
+    config.evaluation.enabled = False
+    run_config(config, workdir)
+    assert not (workdir / "samples").exists()
+    assert not (workdir / "eval.jsonl").exists()
+    assert load(workdir).is_finished
+    assert "<svg" in (workdir / "report.html").read_text()
+    config = get_config("smoke")
+    config.evaluation.metrics = ("kid", "fd")
+    run_config(config, workdir)
+    found, before = rows(workdir, "eval.jsonl"), rows(finished, "eval.jsonl")
+    assert [row for row in found if row["metric"] == "FD-pixels"] == before[-3:]
+    assert {row["metric"] for row in found} == {"FD-pixels", "KID-pixels"}
+    assert len(found) == 6
 
 
 def test_a_given_teacher_skips_its_training(finished, tmp_path):
