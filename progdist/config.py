@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from progdist.data.settings import ImageShape, Name
+from progdist.data.settings import ImageShape, LabelRule, Name
 from progdist.diffusion.settings import Parameterization, ScheduleName, Weight
 from progdist.errors import InputError
 from progdist.nets.settings import NetConfig, UNetConfig
@@ -49,13 +49,17 @@ class Data:
 
     Attributes:
       name: source of the images.
-      split: "train" or "test"; for a folder also "val" or "validation"; for tfds any
-        split expression.
-      dir: directory of the idx or image files, or of the prepared TFDS data.
+      split: "train" or "test"; for a folder also "validation"; for tfds any split
+        expression.
+      dir: directory of the idx or image files, zip archive of image files, .npz or .npy
+        file of arrays, or directory of the prepared TFDS data.
       tfds_name: TFDS dataset and its config, for name "tfds".
       image_shape: (height, width, channels).
       flip: mirror a random half of the images, left to right.
       skip_bad: share of a folder's files that may be bad and left out.
+      labels: labels of a folder: "auto" takes those of dataset.json, else directories
+        for classes unless they are chunks such as 00000; "folders" always takes the
+        directories; "none" takes none.
       num_workers: number of threads that read and decode data too large for memory.
     """
 
@@ -66,6 +70,7 @@ class Data:
     image_shape: ImageShape = (8, 8, 1)
     flip: bool = False
     skip_bad: float = 0.0
+    labels: LabelRule = "auto"
     num_workers: int = 8
 
 
@@ -83,8 +88,9 @@ class Training:
       clip_norm: bound on the global norm of the gradient; 0 for none.
       ema_decay: decay of the moving average of the parameters; 0 for none. The average,
         if any, is used for sampling and as the teacher of the next round.
-      ema_warmup: w of the average's warm-up, in which its decay after t updates is at
-        most (1 + t) / (w + t); 0 for none.
+      ema_warmup: w of the average's warm-up: its decay after t updates is at most
+        (1 + t) / (w + t), so that it averages over the last t / (w - 1) updates; 0 for
+        none.
       dropout: dropout rate in the network.
       weight: weight w(logsnr) of the squared error in x.
     """
@@ -97,7 +103,7 @@ class Training:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.0
-    ema_warmup: int = 0
+    ema_warmup: int = 20
     dropout: float = 0.0
     weight: Weight = "truncated_snr"
 

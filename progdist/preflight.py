@@ -5,6 +5,7 @@ value and rule; batches that the devices cannot share; and unsuitable data or te
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -23,7 +24,7 @@ from progdist.diffusion.schedules import describe, make_schedule
 from progdist.errors import UsageError
 from progdist.model import Model, param_shapes
 from progdist.plan import Kind
-from progdist.workdir import layout
+from progdist.workdir import files, layout
 
 
 def check(config: Config) -> None:
@@ -97,7 +98,7 @@ def open_run(path: str) -> tuple[Path, Config]:
       UsageError: if there is no such directory.
       ConfigError: if its configuration is missing or malformed.
     """
-    workdir = Path(path).expanduser().absolute()
+    workdir = files.expand(path).absolute()
     if not workdir.is_dir():
         raise UsageError(f"--workdir={workdir}: no such directory")
     config = from_json(workdir / layout.CONFIG)
@@ -151,24 +152,27 @@ def open_source(config: Config) -> data.Source:
 
     Raises:
       DataError: if it is missing, malformed or of another shape.
-      ConfigError: if the data has no labels but the network does, or more classes.
+      ConfigError: if the network has classes, but not those of the data, or one of them
+        has no image.
     """
-    source = open_data(config.data)
     classes = config.net.num_classes
-    if classes and not source.num_classes:
-        raise ConfigError(
-            f"config.net.num_classes={classes}: must be 0, since the data has no labels"
-        )
-    if classes and source.num_classes > classes:
-        raise ConfigError(
-            f"config.net.num_classes={classes}: must be 0 or at least the data's "
-            f"{source.num_classes} classes"
-        )
+    source = open_data(config.data, classes)
+    if classes not in (0, source.num_classes):
+        rule = "0, since the data has no labels"
+        if source.num_classes:
+            rule = f"0 or {source.num_classes}, the number of classes of the data"
+        _require(False, "config.net.num_classes", classes, rule)
+    # A split of TFDS need not hold all the classes that its features declare.
+    empty = data.empty_classes(source) if classes and config.data.name != "tfds" else []
+    if empty:
+        others = f" and {len(empty) - 1} others" if empty[1:] else ""
+        rule = f"0, since the data has no image of class {empty[0]!r}{others}"
+        _require(False, "config.net.num_classes", classes, rule)
     return source
 
 
-def open_data(settings: Data) -> data.Source:
-    """Opens data, whatever network it is for.
+def open_data(settings: Data, num_classes: int = 0) -> data.Source:
+    """Opens data, for a network of `num_classes` classes.
 
     Raises:
       DataError: if it is missing, malformed or of another shape.
@@ -181,11 +185,20 @@ def open_data(settings: Data) -> data.Source:
         settings.image_shape,
         settings.skip_bad,
         settings.num_workers,
+        settings.labels,
+        num_classes,
     )
 
 
-def check_teacher(config: Config, model: Model) -> None:
-    """Refuses a teacher with another network, parameterization or schedule.
+def check_teacher(
+    config: Config, model: Model, class_names: Sequence[str] = ()
+) -> None:
+    """Refuses a teacher with another network, parameterization, schedule or classes.
+
+    Args:
+      config: names the teacher, if any.
+      model: model of the teacher's parameters.
+      class_names: names of the data's classes.
 
     Raises:
       CheckpointError: if it is missing, or belongs to another network.
@@ -193,7 +206,7 @@ def check_teacher(config: Config, model: Model) -> None:
     """
     if not config.teacher:
         return
-    path = Path(config.teacher).expanduser()
+    path = files.expand(config.teacher)
     card = checkpoint.check_model(path, param_shapes(model))
     check_card(model, path, card)
     # A student is defined only at its own number of steps. Of a released file only that
@@ -204,6 +217,19 @@ def check_teacher(config: Config, model: Model) -> None:
             f"config.teacher={path}: its num_steps is {card['num_steps']}, the "
             f"configuration has {config.distill.start_steps}"
         )
+    if model.num_classes:
+        _check_classes(path, card.get("class_names", ()), class_names)
+
+
+def _check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> None:
+    """Refuses a model whose class of some number has another name in the data."""
+    for number, (their, our) in enumerate(zip(theirs, ours, strict=False)):
+        # Classes without names are called by their numbers.
+        if their != our and str(number) not in (their, our):
+            raise ConfigError(
+                f"config.teacher={path}: its class {number} is {their!r}, that of the "
+                f"data {our!r}"
+            )
 
 
 def check_card(model: Model, path: Path, card: dict[str, Any]) -> None:
@@ -282,7 +308,9 @@ def _check_data(data: Data) -> None:
     if data.name == "tfds":
         _require(bool(data.tfds_name), "config.data.tfds_name", "", "a TFDS dataset")
     if data.name == "folder":
-        _require(bool(data.dir), "config.data.dir", "", "a directory of images")
+        _require(bool(data.dir), "config.data.dir", "", "a directory or zip of images")
+    if data.name == "arrays":
+        _require(bool(data.dir), "config.data.dir", "", "an .npz or .npy file")
     ok = 0 <= data.skip_bad < 1
     _require(ok, "config.data.skip_bad", data.skip_bad, "at least 0, below 1")
     _at_least(data, "config.data", 1, "num_workers")

@@ -93,7 +93,7 @@ def main(argv: list[str]) -> None:
     """Draws the samples described by the flags."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
-    out, one_each = Path(values["out"]).expanduser(), values["out"].endswith("/")
+    out, one_each = files.expand(values["out"]), values["out"].endswith("/")
     _check_out(out, one_each)
     workdir, config = preflight.open_run(values["workdir"])
     cli.prepare_devices(config)

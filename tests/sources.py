@@ -16,7 +16,7 @@ def numbered(n: int) -> ArraySource:
     """Source whose example i has label i, bright on the left and dark on the right."""
     images = np.zeros((n, 2, 2, 1), np.uint8)
     images[:, :, 0] = 255
-    return ArraySource("numbered", images, np.arange(n, dtype=np.int32), 0)
+    return ArraySource("numbered", images, np.arange(n, dtype=np.int32))
 
 
 def assert_equal(a: Batch, b: Batch) -> None:

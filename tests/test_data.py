@@ -130,7 +130,7 @@ def test_flips_do_not_follow_the_example_or_the_order():
 
 def test_a_flip_mirrors_columns_and_nothing_else():
     image = image_of(1, 4, 6)[None]
-    source = ArraySource("one", image, np.zeros(1, np.int32), 0)
+    source = ArraySource("one", image, np.zeros(1, np.int32))
     plain = batch_at(source, 0, 0, 64, False).image
     flipped = batch_at(source, 0, 0, 64, True).image
     mirror = flips_at(0, positions_at(0, 64))

@@ -32,7 +32,8 @@ batches_module = importlib.import_module("progdist.data.batches")
 class Outside:
     """A source outside memory that knows which threads asked it."""
 
-    name, image_shape, num_classes, fingerprint = "outside", (2, 2, 1), 0, ""
+    name, image_shape, fingerprint = "outside", (2, 2, 1), "1:0"
+    num_classes, class_names = 0, ()
 
     def __init__(self, n):
         self.inner, self.threads = numbered(n), set()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from progdist.data import DataError, cache, images, inspection
-from progdist.data.listing import list_images
+from progdist.data.listing import Directory, list_images
 from tests.originals import image_of
 from tests.pictures import GOOD, encoded, fill, open_folder
 from tests.waiting import wait_until
@@ -56,7 +56,7 @@ def damage_half(path):
 
 def damage_bit(path):
     with np.load(path) as arrays:
-        stamp = arrays["good"][0].tobytes()
+        stamp = arrays["stamps"][0].tobytes()
     content = bytearray(path.read_bytes())
     content[content.index(stamp)] ^= 1
     path.write_bytes(content)
@@ -69,11 +69,11 @@ def damage_rules(path):
 
 def damage_rows(path):
     with np.load(path) as arrays:
-        np.savez(path, **{**arrays, "good": arrays["good"][:1]})
+        np.savez(path, **{**arrays, "stamps": arrays["stamps"][:1]})
 
 
 def damage_pickle(path):
-    np.savez(path, good=np.array([{}], object))
+    np.savez(path, stamps=np.array([{}], object))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def damage_pickle(path):
 def test_a_damaged_cache_is_not_trusted(root, tried, damage):
     fill(root, {f"{i}.png": GOOD for i in range(5)})
     open_folder(root)
-    damage(cache.path_of(root))
+    damage(cache.path_of(str(root)))
     open_folder(root)
     assert len(tried) == 10
     open_folder(root)
@@ -105,7 +105,7 @@ def test_without_a_place_for_the_cache_it_works_and_says_so(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     fill(root, {"good.png": GOOD})
     assert len(open_folder(root)) == 1
-    assert "Not a directory; images are checked again" in capsys.readouterr().err
+    assert "Not a directory; files are checked again" in capsys.readouterr().err
 
 
 def test_what_was_tried_is_kept_when_it_is_interrupted(root, tried, monkeypatch):
@@ -134,12 +134,13 @@ def test_processes_do_not_try_the_same_files_at_once(root, tried, capsys):
         told.append(capsys.readouterr().err)
         return "another process is reading it" in "".join(told)
 
-    with cache.exclusive(root):
+    with cache.exclusive(str(root)):
         second.start()
         wait_until(is_told)
         assert second.is_alive()
         assert not tried
-        cache.keep(root, list_images(root).stamps)
+        good = cache.Known(np.ones(1, bool), np.zeros((1, 32), np.uint8))
+        cache.keep(str(root), list_images(root).stamps, good)
     second.join(60)
     assert not second.is_alive()
     assert not tried
@@ -150,14 +151,15 @@ def test_ten_thousand_files_stay_cheap(root, monkeypatch):
     first.write_bytes(GOOD)
     for i in range(10_000):
         os.link(first, root / f"{i:05d}.png")
-    listing = list_images(root)
+    files = Directory(root)
+    listing = files.listing()
     assert len(listing.names) == 10_001
     held = sys.getsizeof(listing.names) + sum(map(sys.getsizeof, listing.names))
-    assert held + listing.sizes.nbytes + listing.stamps.nbytes < 80 * 10_001
+    assert held + listing.stamps.nbytes < 80 * 10_001
     decoded = []
     monkeypatch.setattr(images, "verify", decoded.append)
-    assert inspection.inspect(root, listing, 8) == {}
+    assert inspection.inspect(files, listing, 8).bad == {}
     assert len(decoded) == 10_001
-    assert inspection.inspect(root, list_images(root), 8) == {}
+    assert inspection.inspect(files, files.listing(), 8).bad == {}
     assert len(decoded) == 10_001
-    assert cache.path_of(root).stat().st_size < 50 * 10_001
+    assert cache.path_of(str(root)).stat().st_size < 50 * 10_001

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from progdist.data import ArraySource, DataError, batches, sources
+from progdist.data.source import numbered_classes
 from progdist.data.tfds import TfdsSource, decode_image
 from tests.originals import image_of
 from tests.pictures import PIXELS, SHAPE, encoded
@@ -58,8 +59,9 @@ def test_a_label_that_is_none_is_refused(secret):
         def __getitems__(self, indices):
             return [record] * len(indices)
 
-    source = TfdsSource("imagenet2012", Records(), (32, 32, 3), np.arange(10))
-    with pytest.raises(DataError, match="imagenet2012: this split has no labels"):
+    names = numbered_classes(10)
+    source = TfdsSource("tfds", Records(), (32, 32, 3), np.arange(10), names, "1:0")
+    with pytest.raises(DataError, match="tfds: this split has no labels"):
         source.take(np.array([0]))
 
 

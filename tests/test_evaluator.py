@@ -19,7 +19,7 @@ DDIM = SamplerSpec(0, 4, 4, "ddim")
 def evaluate(own_cache):
     """Evaluates the model in one way, with other settings than the defaults here."""
     images = np.random.default_rng(0).integers(0, 256, (64, *tiny.SHAPE), np.uint8)
-    source = ArraySource("made", images, np.zeros(64, np.int32), 0)
+    source = ArraySource("made", images, np.zeros(64, np.int32))
     reference = references.make_reference(source, "train", 16, 1)
     mesh = parallel.make_mesh(jax.devices()[:1])
     params = parallel.place(tiny.params(), mesh)

@@ -31,7 +31,7 @@ def network():
 def make_source(num, seed=0, shape=(4, 4, 1)):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (num, *shape), np.uint8)
-    return data.ArraySource("made", images, np.zeros(num, np.int32), 0)
+    return data.ArraySource("made", images, np.zeros(num, np.int32))
 
 
 def in_parts(source, size):

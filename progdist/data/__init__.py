@@ -13,5 +13,6 @@ from progdist.data.source import (
     Batch as Batch,
     DataError as DataError,
     Source as Source,
+    empty_classes as empty_classes,
 )
 from progdist.data.sources import open_source as open_source

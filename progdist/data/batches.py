@@ -113,7 +113,7 @@ def in_memory(source: Source, num_workers: int = 8) -> ArraySource:
         for count in read_ahead(read, starts, num_workers):
             advance(count)
     return ArraySource(
-        source.name, image, label, source.num_classes, source.fingerprint
+        source.name, image, label, source.class_names, source.fingerprint
     )
 
 

@@ -1,42 +1,63 @@
-"""Cache of the image files known to be good, so that each is checked only once.
+"""Cache of the files known to be good, with their digests: each is read only once.
 
-$XDG_CACHE_HOME/progdist/folders holds a set of stamps for each folder. A file is
-checked again if its stamp has changed, or if it was bad.
+$XDG_CACHE_HOME/progdist/files holds stamps and digests for each folder or archive. A
+file is checked again if its stamp has changed, or if it was bad.
 """
 
 import contextlib
 import fcntl
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, UInt64
 
+from progdist.data.identity import DIGEST_BYTES, Digests
 from progdist.workdir import array_cache
 
 Stamps = UInt64[np.ndarray, " n"]
 # Version of the rules; incremented when a good file may have become a bad one.
-_RULES = 2
+_RULES = 3
 
 
-def recall(root: Path, stamps: Stamps) -> Bool[np.ndarray, " n"]:
-    """Returns which files of a folder are known to be good, as a mask."""
-    arrays = array_cache.load("folders", _key(root)) or {"good": stamps[:0]}
-    return np.isin(stamps, arrays["good"])
+class Known(NamedTuple):
+    """What is known of files.
+
+    Attributes:
+      good: whether each is known to be good.
+      digests: SHA-256 of each good one; undefined for the others.
+    """
+
+    good: Bool[np.ndarray, " n"]
+    digests: Digests
 
 
-def keep(root: Path, good: Stamps) -> None:
-    """Writes the stamps of the good files, or says on stderr that it failed."""
-    array_cache.save("folders", _key(root), {"good": good}, "images are checked again")
+def recall(where: str, stamps: Stamps) -> Known:
+    """Returns what is known of the files of a folder or archive, by their stamps."""
+    nothing = {"stamps": stamps[:0], "digests": np.empty((0, DIGEST_BYTES), np.uint8)}
+    arrays = array_cache.load("files", _key(where)) or nothing
+    if not len(arrays["stamps"]):
+        digests = np.empty((len(stamps), DIGEST_BYTES), np.uint8)
+        return Known(np.zeros(len(stamps), bool), digests)
+    rows = np.searchsorted(arrays["stamps"], stamps)
+    rows = np.minimum(rows, len(arrays["stamps"]) - 1)
+    return Known(arrays["stamps"][rows] == stamps, arrays["digests"][rows])
+
+
+def keep(where: str, stamps: Stamps, known: Known) -> None:
+    """Writes what is known of the good files, or says on stderr that it failed."""
+    rows = np.flatnonzero(known.good)
+    rows = rows[np.argsort(stamps[rows])]
+    arrays = {"stamps": stamps[rows], "digests": known.digests[rows]}
+    array_cache.save("files", _key(where), arrays, "files are checked again")
 
 
 @contextlib.contextmanager
-def exclusive(root: Path) -> Iterator[None]:
-    """Waits until no other process checks the files of a folder."""
-    path = path_of(root).with_suffix(".lock")
+def exclusive(where: str) -> Iterator[None]:
+    """Waits until no other process checks the files of a folder or archive."""
+    path = path_of(where).with_suffix(".lock")
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # without a lock file there is no waiting
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,15 +66,15 @@ def exclusive(root: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"{root}: another process is reading it", file=sys.stderr)
+                print(f"{where}: another process is reading it", file=sys.stderr)
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def path_of(root: Path) -> Path:
-    """Returns the file with the stamps of a folder."""
-    return array_cache.path_of("folders", _key(root))
+def path_of(where: str) -> Path:
+    """Returns the file with what is known of a folder or archive."""
+    return array_cache.path_of("files", _key(where))
 
 
-def _key(root: Path) -> dict[str, Any]:
-    return {"rules": _RULES, "folder": os.fspath(root.absolute())}
+def _key(where: str) -> dict[str, Any]:
+    return {"rules": _RULES, "files": where}

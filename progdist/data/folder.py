@@ -1,15 +1,11 @@
-"""A folder of image files, decoded as they are read.
+"""Image files in a folder or a zip archive, decoded as they are read.
 
-If every image lies in a sub-directory of its class, DIR/CLASS/NAME, the sorted names of
-the sub-directories are the classes; otherwise the images have no labels. If all
-directories in DIR are called train, test, val or validation, they are its splits.
-
-Before training every file is decoded once, and unusable files are listed. The order of
-the examples depends only on the file names; the first examples are a fair sample.
+Splits: `progdist.data.splits`. Labels: `progdist.data.labels`. Before training every
+file is decoded once, and unusable files are listed. The order of the examples depends
+only on the file names; the first examples are a fair sample.
 """
 
 import dataclasses
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -18,12 +14,15 @@ import numpy as np
 from jaxtyping import Int32, Int64
 from PIL import Image
 
-from progdist.data import images, inspection
+from progdist.data import identity, images, inspection
+from progdist.data.archive import open_archive
 from progdist.data.images import ImageError
-from progdist.data.listing import SUFFIXES, Listing, is_dir, list_images, printable
+from progdist.data.labels import read_labels
+from progdist.data.listing import SUFFIXES, Directory, Files, Listing, printable
 from progdist.data.order import permutation
-from progdist.data.settings import FOLDER_SPLITS, ImageShape
+from progdist.data.settings import ImageShape, LabelRule
 from progdist.data.source import Batch, DataError
+from progdist.data.splits import select_split
 
 
 def open_folder(
@@ -32,36 +31,44 @@ def open_folder(
     image_shape: ImageShape,
     skip_bad: float,
     num_workers: int,
+    label_rule: LabelRule,
+    num_classes: int,
 ) -> "FolderSource":
     """Lists the images of a folder, and checks those not known to be good.
 
-    The arguments are those of `progdist.data.open_source`. Without splits, "train" is
-    the whole folder.
+    The arguments are those of `progdist.data.open_source`.
 
     Raises:
       DataError: if there are no images, or too many bad ones; lists these.
     """
-    root = _split_dir(Path(os.path.expanduser(dir)).absolute(), split)
-    listing = list_images(root)
+    files = select_split(_open_files(Path(os.path.expanduser(dir)).absolute()), split)
+    listing = files.listing()
     if not listing.names:
-        raise DataError(f"{printable(root)}: holds no image ({', '.join(SUFFIXES)})")
-    bad = inspection.inspect(root, listing, num_workers)
+        raise DataError(f"{files.where}: holds no image ({', '.join(SUFFIXES)})")
+    labels = read_labels(files, listing.names, label_rule)
+    if num_classes and not labels.class_names:
+        raise DataError(
+            f"config.net.num_classes={num_classes}: must be 0, since {files.where} has "
+            f"no labels: {labels.reason}"
+        )
+    bad, digests = inspection.inspect(files, listing, num_workers)
     if bad:
-        _judge(root, listing, bad, skip_bad)
+        _judge(files.where, listing, bad, skip_bad)
     usable = np.delete(np.arange(len(listing.names)), list(bad))
-    digest = hashlib.sha256()
-    for row in usable.tolist():
-        digest.update(b"%s\0%d\0" % (listing.names[row], listing.sizes[row]))
     # Shuffled, so that the first ones are not all of the first class.
     rows = usable[permutation(0, 0, len(usable))]
-    labels, num_classes = _classes(listing.names)
     return FolderSource(
-        root,
+        files,
         [listing.names[row] for row in rows.tolist()],
-        labels[rows],
-        num_classes,
+        labels.labels[rows],
+        labels.class_names,
         image_shape,
-        digest.hexdigest(),
+        identity.fingerprint(
+            b"\0".join(listing.names[row] for row in usable.tolist()),
+            digests[usable],
+            labels.labels[usable],
+            identity.text(labels.class_names),
+        ),
     )
 
 
@@ -70,21 +77,26 @@ class FolderSource:
     """Image files, decoded as they are read.
 
     Attributes:
-      root: directory to which the names are relative.
+      files: the folder.
       names: names of the files, by example.
       labels: class of each example; 0 without classes.
-      num_classes: number of classes; 0 if the folder has none.
+      class_names: names of the classes, by label; empty if the folder has none.
       image_shape: (height, width, channels) after cropping and resizing.
-      fingerprint: digest of the names and sizes of all files in use.
+      fingerprint: digest of names, contents, labels and classes of all files in use.
     """
 
-    root: Path
+    files: Files
     names: list[bytes]
     labels: Int32[np.ndarray, " n"]
-    num_classes: int
+    class_names: tuple[str, ...]
     image_shape: ImageShape
     fingerprint: str
     name: str = "folder"
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 without labels."""
+        return len(self.class_names)
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -99,47 +111,26 @@ class FolderSource:
         image = np.empty((len(indices), *self.image_shape), np.uint8)
         triangle = Image.Resampling.BILINEAR
         for row, index in enumerate(indices.tolist()):
-            path = os.path.join(os.fsencode(self.root), self.names[index])
+            name = self.names[index]
             try:
-                encoded = inspection.read_file(path)
+                encoded = self.files.read(name)
                 image[row] = images.decode(encoded, self.image_shape, triangle, True)
             except ImageError as error:
-                raise DataError(f"{printable(path)}: {error}") from error
+                where = f"{self.files.where}/{printable(name)}"
+                raise DataError(f"{where}: {error}") from error
         return Batch(image, self.labels[indices])
 
 
-def _split_dir(root: Path, split: str) -> Path:
-    """Returns the directory of a split."""
-    try:
-        with os.scandir(root) as entries:
-            below = {e.name for e in entries if is_dir(e) and e.name[0] != "."}
-    except OSError as error:
-        raise DataError(f"data.dir={printable(root)}: {error.strerror}") from error
-    splits = below if below <= set(FOLDER_SPLITS) else set()
-    if split in splits:
-        return root / split
-    if split == "train" and not splits:
-        return root
-    there = ", ".join(sorted(splits)) or "train, the whole folder"
-    raise DataError(f"{printable(root)}: has no split {split!r}; it has {there}")
+def _open_files(path: Path) -> Files:
+    return open_archive(path) if path.is_file() else Directory(path)
 
 
-def _judge(root: Path, listing: Listing, bad: dict[int, str], skip_bad: float) -> None:
+def _judge(where: str, listing: Listing, bad: dict[int, str], skip_bad: float) -> None:
     """Refuses too many bad files, or reports the ones that are left out."""
     count, total = len(bad), len(listing.names)
     report = inspection.report(listing, bad)
-    summary = f"{printable(root)}: {count:,} of {total:,} images cannot be used"
+    summary = f"{where}: {count:,} of {total:,} images cannot be used"
     if count == total or count > skip_bad * total:
         rule = f"(data.skip_bad={skip_bad:g} is the share that may be left out)"
         raise DataError(f"{summary} {rule}\n{report}")
     print(f"{summary} and are left out\n{report}", file=sys.stderr)
-
-
-def _classes(names: list[bytes]) -> tuple[Int32[np.ndarray, " n"], int]:
-    """Returns labels and the number of classes; zeros without classes."""
-    if any(name.count(b"/") != 1 for name in names):
-        return np.zeros(len(names), np.int32), 0
-    classes = sorted({os.path.dirname(name) for name in names})
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = [numbers[os.path.dirname(name)] for name in names]
-    return np.array(labels, np.int32), len(classes)

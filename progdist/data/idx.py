@@ -17,12 +17,19 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from progdist.data.source import ArraySource, DataError
+from progdist.data.source import ArraySource, DataError, numbered_classes
 
 # A header is untrusted: it must not be able to request arbitrary amounts of memory.
 MAX_BYTES = 1 << 30
 _DEFAULT_DIRS = {"mnist": "", "fashion_mnist": "/usr/share/datasets/fashion-mnist"}
 _PREFIXES = {"train": "train", "test": "t10k"}
+_CLASSES = {
+    "mnist": numbered_classes(10),
+    "fashion_mnist": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+}
 _HINTS = {
     "mnist": "set data.dir to a directory with the four MNIST idx files",
     "fashion_mnist": "install Debian's dataset-fashion-mnist, or set data.dir to a "
@@ -45,7 +52,7 @@ def open_idx(
         raise DataError(f"{dir}: {len(images)} {split} images, {len(labels)} labels")
     if labels.max() > 9:
         raise DataError(f"{dir}: a {split} label is {labels.max()}, above 9")
-    return ArraySource(name, images, labels.astype(np.int32), 10)
+    return ArraySource(name, images, labels.astype(np.int32), _CLASSES[name])
 
 
 def read_idx(path: str | os.PathLike[str], num_dims: int) -> UInt8[np.ndarray, "..."]:

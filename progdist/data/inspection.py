@@ -1,16 +1,16 @@
 """Inspection of a folder's files, before training starts on them."""
 
-import os
-import stat
+import hashlib
 import time
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from progdist.data import cache, images
+from progdist.data.cache import Known
+from progdist.data.identity import Digests
 from progdist.data.images import ImageError
-from progdist.data.listing import Listing, printable
+from progdist.data.listing import Files, Listing, printable
 from progdist.data.progress import counting
 from progdist.data.workers import read_ahead
 
@@ -19,24 +19,35 @@ _MOST_NAMED = 20
 _KEEP_SECONDS = 60.0
 
 
-def inspect(root: Path, listing: Listing, num_workers: int) -> dict[int, str]:
+class Inspection(NamedTuple):
+    """Result of the inspection of all files.
+
+    Attributes:
+      bad: the reason why a file cannot be used, by row of the listing.
+      digests: SHA-256 of the content of each good file, by row.
+    """
+
+    bad: dict[int, str]
+    digests: Digests
+
+
+def inspect(files: Files, listing: Listing, num_workers: int) -> Inspection:
     """Decodes every file not yet known to be good.
 
     Good files are recorded once a minute, and on an interruption.
-
-    Returns:
-      The reason why a file cannot be used, by row of the listing.
     """
-    if cache.recall(root, listing.stamps).all():
-        return {}
-    with cache.exclusive(root):
-        good = cache.recall(root, listing.stamps)
-        known = good.copy()
+    known = cache.recall(files.where, listing.stamps)
+    if known.good.all():
+        return Inspection({}, known.digests)
+    with cache.exclusive(files.where):
+        known = cache.recall(files.where, listing.stamps)
+        before = known.good.copy()
         try:
-            return _inspect(root, listing, good, num_workers)
+            bad = _inspect(files, listing, known, num_workers)
         finally:
-            if (good != known).any():
-                cache.keep(root, listing.stamps[good])
+            if (known.good != before).any():
+                cache.keep(files.where, listing.stamps, known)
+    return Inspection(bad, known.digests)
 
 
 def report(listing: Listing, bad: dict[int, str]) -> str:
@@ -50,51 +61,37 @@ def report(listing: Listing, bad: dict[int, str]) -> str:
     return "\n".join(lines)
 
 
-def read_file(path: str | os.PathLike[str] | bytes) -> bytes:
-    """Reads a file.
-
-    Raises:
-      ImageError: if it cannot be read, is not a regular file or is too large.
-    """
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
-            raise ImageError("not a regular file")
-        if status.st_size > images.MAX_BYTES:
-            raise ImageError(f"above the limit of {images.MAX_BYTES >> 20} MiB")
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise ImageError(error.strerror or str(error)) from error
-
-
 def _inspect(
-    root: Path, listing: Listing, good: Bool[np.ndarray, " n"], num_workers: int
+    files: Files, listing: Listing, known: Known, num_workers: int
 ) -> dict[int, str]:
-    """Returns the reasons by row, and sets `good` for all other rows."""
-    top, bad = os.fsencode(root), dict[int, str]()
+    """Returns the reasons by row; adds the digests of all other rows to `known`."""
+    bad, good = dict[int, str](), known.good
 
-    def reasons(rows: list[int]) -> dict[int, str]:
-        return {row: _reason(os.path.join(top, listing.names[row])) for row in rows}
+    def results(rows: list[int]) -> list[tuple[int, str, bytes]]:
+        return [(row, *_result(files, listing.names[row])) for row in rows]
 
     rest, last = np.flatnonzero(~good).tolist(), time.monotonic()
     starts = range(0, len(rest), _FILES_AT_A_TIME)
     parts = (rest[start : start + _FILES_AT_A_TIME] for start in starts)
     with counting("trying images", len(rest)) as advance:
-        for part in read_ahead(reasons, parts, num_workers):
-            bad |= {row: reason for row, reason in part.items() if reason}
-            good[[row for row, reason in part.items() if not reason]] = True
+        for part in read_ahead(results, parts, num_workers):
+            for row, reason, digest in part:
+                if reason:
+                    bad[row] = reason
+                else:
+                    good[row], known.digests[row] = True, np.frombuffer(digest, "u1")
             advance(len(part))
             if time.monotonic() - last > _KEEP_SECONDS:
-                cache.keep(root, listing.stamps[good])
+                cache.keep(files.where, listing.stamps, known)
                 last = time.monotonic()
     return bad
 
 
-def _reason(path: bytes) -> str:
-    """Returns why a file cannot be used; "" if it can."""
+def _result(files: Files, name: bytes) -> tuple[str, bytes]:
+    """Returns why a file cannot be used, "" if it can, and its digest."""
     try:
-        images.verify(read_file(path))
+        content = files.read(name)
+        images.verify(content)
     except ImageError as error:
-        return str(error)
-    return ""
+        return str(error), b""
+    return "", hashlib.sha256(content).digest()

@@ -1,25 +1,30 @@
 """Image files below a directory, in an order that depends only on their names.
 
 Names are bytes, as in the file system, and relative to the directory. Hidden files and
-directories (".name") are skipped, as are files with other suffixes.
+directories (".name") and by-products of other programs are skipped, as are files with
+other suffixes.
 
 Links to files and directories are followed, but no directory (by device and inode) is
 entered twice, so loops end and no image counts twice. A directory takes precedence over
 links to it.
 """
 
-import hashlib
 import os
+import stat
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, UInt64
+from jaxtyping import UInt64
 
+from progdist.data import identity, images
+from progdist.data.images import ImageError
 from progdist.data.source import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _ENDS = tuple(suffix.encode() for suffix in SUFFIXES)
+_BY_PRODUCTS = b"__MACOSX", b"lost+found", b"@eaDir"
 
 
 class Listing(NamedTuple):
@@ -27,13 +32,86 @@ class Listing(NamedTuple):
 
     Attributes:
       names: relative to the directory, ascending.
-      sizes: in bytes; -1 for a broken link.
-      stamps: digests of name, size and time of the last change.
+      stamps: of name, size, times and inode; 0 for a broken link.
     """
 
     names: list[bytes]
-    sizes: Int64[np.ndarray, " n"]
     stamps: UInt64[np.ndarray, " n"]
+
+
+@runtime_checkable
+class Files(Protocol):
+    """Files below a directory, or in an archive; safe to use from threads."""
+
+    @property
+    def where(self) -> str:
+        """Path of the directory, for messages and as a key."""
+        ...
+
+    def entries(self) -> dict[str, bool]:
+        """Names directly below, in their order, and whether each is a directory.
+
+        Raises:
+          DataError: if it cannot be read.
+        """
+        ...
+
+    def below(self, name: str) -> "Files":
+        """Returns the files of a directory among the entries."""
+        ...
+
+    def listing(self) -> Listing:
+        """Lists the images.
+
+        Raises:
+          DataError: if a directory cannot be read.
+        """
+        ...
+
+    def read(self, name: bytes) -> bytes:
+        """Reads a file.
+
+        Raises:
+          ImageError: if it cannot be read, or is too large.
+        """
+        ...
+
+
+class Directory(NamedTuple):
+    """Files below a directory of the file system."""
+
+    root: Path
+
+    @property
+    def where(self) -> str:
+        """Path of the directory, on one line."""
+        return printable(self.root)
+
+    def entries(self) -> dict[str, bool]:
+        """Names directly below, and whether each is a directory."""
+        found = _entries(os.fsencode(self.root), b"", set())
+        return {os.fsdecode(e.name): is_dir(e) for e in sorted(found, key=_name_of)}
+
+    def below(self, name: str) -> "Directory":
+        """Returns the files of a directory among the entries."""
+        return Directory(self.root / name)
+
+    def listing(self) -> Listing:
+        """Lists the images."""
+        return list_images(self.root)
+
+    def read(self, name: bytes) -> bytes:
+        """Reads a file; refuses a pipe, which would never end."""
+        path = os.path.join(os.fsencode(self.root), name)
+        try:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError("not a regular file")
+            check_size(status.st_size)
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise ImageError(error.strerror or str(error)) from error
 
 
 def list_images(root: str | os.PathLike[str]) -> Listing:
@@ -44,13 +122,24 @@ def list_images(root: str | os.PathLike[str]) -> Listing:
     """
     top = os.fsencode(root)
     names = sorted(_walk(top))
-    sizes, stamps = np.empty(len(names), np.int64), np.empty(len(names), np.uint64)
-    for row, name in enumerate(names):
-        sizes[row], time = _size_and_time(os.path.join(top, name))
-        text = b"%s\0%d\0%d" % (name, sizes[row], time)
-        digest = hashlib.blake2b(text, digest_size=8).digest()
-        stamps[row] = int.from_bytes(digest, "little")
-    return Listing(names, sizes, stamps)
+    stamps = (_stamp(os.path.join(top, name), name) for name in names)
+    return Listing(names, np.fromiter(stamps, np.uint64, len(names)))
+
+
+def is_image(name: bytes) -> bool:
+    """Whether the name is that of an image file."""
+    return name.lower().endswith(_ENDS)
+
+
+def is_skipped(name: bytes) -> bool:
+    """Whether the entry of a directory is hidden, or a by-product."""
+    return name.startswith(b".") or name in _BY_PRODUCTS
+
+
+def check_size(num_bytes: int) -> None:
+    """Raises an ImageError if a file is too large to be read."""
+    if num_bytes > images.MAX_BYTES:
+        raise ImageError(f"above the limit of {images.MAX_BYTES >> 20} MiB")
 
 
 def printable(path: str | bytes | os.PathLike[Any]) -> str:
@@ -82,7 +171,7 @@ def _walk(root: bytes) -> Iterator[bytes]:
             name = here + entry.name
             if is_dir(entry):
                 (links if entry.is_symlink() else below).append(name + b"/")
-            elif name.lower().endswith(_ENDS):
+            elif is_image(name):
                 yield name
 
 
@@ -90,7 +179,7 @@ def _entries(
     root: bytes, here: bytes, entered: set[tuple[int, int]]
 ) -> list[os.DirEntry[bytes]]:
     """Returns the entries of a directory; none if it has been entered before."""
-    path = os.path.join(root, here)
+    path = os.path.join(root, here) if here else root
     try:
         status = os.stat(path)
         inode = status.st_dev, status.st_ino
@@ -98,14 +187,17 @@ def _entries(
             return []
         entered.add(inode)
         with os.scandir(path) as entries:
-            return [entry for entry in entries if not entry.name.startswith(b".")]
+            return [entry for entry in entries if not is_skipped(entry.name)]
     except OSError as error:
         raise DataError(f"{printable(path)}: {error.strerror}") from error
 
 
-def _size_and_time(path: bytes) -> tuple[int, int]:
+def _name_of(entry: os.DirEntry[bytes]) -> bytes:
+    return entry.name
+
+
+def _stamp(path: bytes, name: bytes) -> int:
     try:
-        status = os.stat(path)
+        return identity.stamp(name, os.stat(path))
     except OSError:  # a broken link, or one to itself; reading it gives the reason
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+        return 0

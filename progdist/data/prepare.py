@@ -27,6 +27,7 @@ from absl import flags
 from jaxtyping import UInt8
 from PIL import Image
 
+from progdist.data import records
 from progdist.data.images import crop_and_resize
 from progdist.data.source import DataError
 from progdist.data.tfds import data_dir, import_extra, resampling, resized_name
@@ -82,6 +83,7 @@ def prepare(tfds_name: str, dir: str = "", image_size: int = 0) -> Path:
             f"could not prepare {tfds_name}: {reason}; "
             f"archives that cannot be downloaded belong in {manual_dir}"
         ) from error
+    records.write_digests(Path(builder.data_dir))
     return Path(builder.data_dir)
 
 

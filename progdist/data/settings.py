@@ -2,6 +2,6 @@
 
 from typing import Literal
 
-Name = Literal["digits", "mnist", "fashion_mnist", "folder", "tfds", "random"]
-FOLDER_SPLITS = ("train", "test", "val", "validation")
+Name = Literal["digits", "mnist", "fashion_mnist", "folder", "arrays", "tfds", "random"]
+LabelRule = Literal["auto", "folders", "none"]
 ImageShape = tuple[int, int, int]  # height, width, channels

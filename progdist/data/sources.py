@@ -4,20 +4,29 @@ digits: 1,797 handwritten digits of 8x8 pixels, in `digits.npz` next to this mod
 the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak,
 UCI Machine Learning Repository, doi:10.24432/C50P49, CC BY 4.0), as scikit-learn's
 `load_digits` returns it, with its levels 0..16 scaled to 0..255 and rounded.
-mnist, fashion_mnist: `progdist.data.idx`. folder: `progdist.data.folder`. tfds:
+mnist, fashion_mnist: `progdist.data.idx`. folder: `progdist.data.folder`. arrays: an
+.npz file with images (or arr_0) and labels, or an .npy file of images. tfds:
 `progdist.data.tfds`. random: noise, to try a configuration without its data.
 """
 
 import math
 from importlib import resources
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
 from progdist.data.batches import in_memory
 from progdist.data.idx import open_idx
-from progdist.data.settings import ImageShape, Name
-from progdist.data.source import ArraySource, DataError, Source
+from progdist.data.settings import ImageShape, LabelRule, Name
+from progdist.data.source import (
+    ArraySource,
+    DataError,
+    Source,
+    check_labels,
+    numbered_classes,
+)
+from progdist.workdir.arrays import read_images
 
 # Decoded data up to this size is held in memory, where a batch is one numpy gather.
 # CIFAR-10 (150 MB) is held, ImageNet 64x64 (16 GB) is not.
@@ -32,21 +41,26 @@ def open_source(
     image_shape: ImageShape | None = None,
     skip_bad: float = 0.0,
     num_workers: int = 8,
+    labels: LabelRule = "auto",
+    num_classes: int = 0,
 ) -> Source:
     """Opens data; loads it into memory if it is small enough.
 
     Args:
       name: one of `Name`.
-      split: "train" or "test"; for a folder also "val" or "validation"; for tfds any
-        split expression, as in "train[:1%]".
-      dir: directory of the files; for tfds the data directory, by default
-        TFDS_DATA_DIR or ~/tensorflow_datasets.
+      split: "train" or "test"; for a folder also "validation"; for tfds any split
+        expression, as in "train[:1%]".
+      dir: directory of the files; for a folder also a zip archive; for arrays the file;
+        for tfds the data directory, by default TFDS_DATA_DIR or ~/tensorflow_datasets.
       tfds_name: name of the TFDS dataset, as in "cifar10" or "lsun/bedroom".
       image_shape: (height, width, channels). Images of "folder" and "tfds" are cropped
         to the centre and resized to it; those of "random" are generated in it (default
         8x8x3); all others must have it.
       skip_bad: share of a folder's files that may be bad and left out.
       num_workers: number of decoding threads.
+      labels: rule for the labels of a folder; see `progdist.data.labels`.
+      num_classes: number of classes that the network needs; 0 for none. Determines the
+        number of classes of "random".
 
     Raises:
       DataError: if the data is missing, malformed or of another shape.
@@ -57,14 +71,17 @@ def open_source(
         case "mnist" | "fashion_mnist":
             source = open_idx(name, split, dir)
         case "random":
-            source = make_random(split, image_shape or (8, 8, 3))
+            source = make_random(split, image_shape or (8, 8, 3), num_classes or 10)
+        case "arrays":
+            source = open_arrays(split, dir)
         case "folder":
             # Imported on use, as are the image formats.
             from progdist.data.folder import open_folder
 
             if not dir or not image_shape:
                 raise DataError("data 'folder': set data.dir and data.image_shape")
-            source = open_folder(dir, split, image_shape, skip_bad, num_workers)
+            rules = labels, num_classes
+            source = open_folder(dir, split, image_shape, skip_bad, num_workers, *rules)
         case "tfds":
             # Imported on use: the reader of TFDS is an optional package.
             from progdist.data.tfds import open_tfds
@@ -73,13 +90,17 @@ def open_source(
         case _:
             names = ", ".join(get_args(Name))
             raise DataError(f"data.name={name!r} is not one of {names}")
-    if image_shape not in (None, source.image_shape):
-        raise DataError(
-            f"data {name!r} has images of shape {source.image_shape}, "
-            f"but the configuration has {image_shape}"
-        )
+    _check_shape(source, image_shape)
     fits = len(source) * math.prod(source.image_shape) <= MAX_BYTES_IN_MEMORY
     return in_memory(source, num_workers) if fits else source
+
+
+def _check_shape(source: Source, image_shape: ImageShape | None) -> None:
+    if image_shape not in (None, source.image_shape):
+        raise DataError(
+            f"data {source.name!r} has images of shape {source.image_shape}, "
+            f"but the configuration has {image_shape}"
+        )
 
 
 def open_digits(split: str) -> ArraySource:
@@ -89,12 +110,36 @@ def open_digits(split: str) -> ArraySource:
     path = resources.files("progdist.data") / "digits.npz"
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         image, label = arrays["image"], arrays["label"]
-    return ArraySource("digits", image, label.astype(np.int32), 10)
+    classes = numbered_classes(10)
+    return ArraySource("digits", image, label.astype(np.int32), classes)
 
 
-def make_random(split: str, image_shape: ImageShape) -> ArraySource:
-    """Returns 256 images of uniform noise with labels 0..9, always the same."""
+def open_arrays(split: str, path: str) -> ArraySource:
+    """Opens the images in an .npz or .npy file; the only split is "train".
+
+    Raises:
+      DataError: if there is no such file, or its labels are not classes.
+      FormatError: if it is not a file of images.
+    """
+    if split != "train":
+        raise DataError(f"data 'arrays' has the split 'train' only, not {split!r}")
+    try:
+        images, labels = read_images(Path(path).expanduser())
+    except FileNotFoundError:
+        raise DataError(f"data.dir={path}: no such file") from None
+    if labels is None:
+        return ArraySource("arrays", images, np.zeros(len(images), np.int32))
+    labels = check_labels(labels, path)
+    classes = numbered_classes(int(labels.max()) + 1)
+    return ArraySource("arrays", images, labels, classes)
+
+
+def make_random(
+    split: str, image_shape: ImageShape, num_classes: int = 10
+) -> ArraySource:
+    """Returns at least 256 images of uniform noise, of all classes; always the same."""
     rng = np.random.default_rng(0 if split == "train" else 1)
-    images = rng.integers(0, 256, (256, *image_shape), np.uint8)
-    labels = rng.integers(0, 10, 256, np.int32)
-    return ArraySource("random", images, labels, 10)
+    count = max(256, num_classes)
+    images = rng.integers(0, 256, (count, *image_shape), np.uint8)
+    labels = np.arange(count, dtype=np.int32) % num_classes
+    return ArraySource("random", images, labels, numbered_classes(num_classes))

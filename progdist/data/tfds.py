@@ -6,6 +6,7 @@ TFDS. A copy that `prepare` resized is called NAME_resizedSIZE.
 
 import dataclasses
 import importlib
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -16,8 +17,10 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
+from progdist.data import identity, records
 from progdist.data.images import ImageError, ImageShape, decode
-from progdist.data.source import Batch, DataError, Source
+from progdist.data.source import Batch, DataError, Source, numbered_classes
+from progdist.workdir.files import expand
 
 # Datasets of hundreds of GB at full size, which are slow to decode.
 TO_BE_RESIZED = ("imagenet2012", "lsun")
@@ -45,8 +48,12 @@ def open_tfds(
     shape = image_shape or features["image"].shape
     if None in shape:
         raise DataError(f"{tfds_name}: images have many sizes; set data.image_shape")
-    records = _open_records(builder, split)
-    return TfdsSource(tfds_name, records, shape, _label_ranks(features))
+    examples = _open_records(builder, split)
+    ranks, names = _label_ranks(features), _class_names(features)
+    fingerprint = identity.fingerprint(
+        _parts_of(builder, split), ranks, identity.text(names)
+    )
+    return TfdsSource(tfds_name, examples, shape, ranks, names, fingerprint)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,14 +65,16 @@ class TfdsSource:
       records: sequence of {"image": encoded bytes, "label": int}.
       image_shape: (height, width, channels) after cropping and resizing.
       label_ranks: label to return for each stored label; empty without labels.
-      fingerprint: "", since a prepared dataset does not change.
+      class_names: names of the classes, by label to return; empty without labels.
+      fingerprint: digest of the files, the examples in use and the labels.
     """
 
     name: str
     records: Any
     image_shape: ImageShape
     label_ranks: Int64[np.ndarray, " classes"]
-    fingerprint: str = ""
+    class_names: tuple[str, ...]
+    fingerprint: str
 
     @property
     def num_classes(self) -> int:
@@ -132,7 +141,7 @@ def resized_name(tfds_name: str, size: int) -> str:
 def data_dir(dir: str) -> Path:
     """Returns the directory of all prepared datasets; "" selects the TFDS default."""
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    return Path(dir or default).expanduser().absolute()
+    return expand(dir or default).absolute()
 
 
 def import_extra(extra: Literal["tfds", "prepare"]) -> Any:
@@ -188,6 +197,17 @@ def _open_records(builder: Any, split: str) -> Any:
         raise DataError(f"{builder.data_dir}: {reason}") from error
 
 
+def _parts_of(builder: Any, split: str) -> bytes:
+    """Returns file, digest and range of examples of each part of a split."""
+    digests = records.digests_of(Path(builder.data_dir))
+    parts = [
+        [name, digests.get(name, b"").hex(), part.skip, part.take]
+        for part in builder.info.splits[split].file_instructions
+        for name in [part.basename()]
+    ]
+    return json.dumps(parts).encode()
+
+
 def _version(path: Path) -> list[int]:
     """Returns a sort key for the directory of a version, such as "3.0.2"."""
     return [int(number) for number in re.findall(r"\d+", path.name)]
@@ -205,3 +225,12 @@ def _label_ranks(features: Any) -> Int64[np.ndarray, " classes"]:
     if names and all(re.fullmatch(r"n\d{8}", name) for name in names):
         return np.argsort(np.argsort(names)).astype(np.int64)
     return np.arange(features["label"].num_classes, dtype=np.int64)
+
+
+def _class_names(features: Any) -> tuple[str, ...]:
+    """Returns the names of the classes in the order of `_label_ranks`."""
+    ranks = _label_ranks(features)
+    names = features["label"].names if len(ranks) else None
+    if not names:
+        return numbered_classes(len(ranks))
+    return tuple(names[label] for label in np.argsort(ranks))

@@ -94,8 +94,8 @@ def main(argv: list[str]) -> None:
     _check_words(config, values)
     out = _check_out(workdir, values)
     sampler_specs = _plan(config, workdir, values) if values["images"] is None else []
-    cli.prepare_devices(config, values["num_processes"] or 1)
     cluster.join(parsed)
+    cli.prepare_devices(config, values["num_processes"] or 1)
     if values["images"] is not None:
         _evaluate_images(config, values, out)
         return

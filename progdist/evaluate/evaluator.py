@@ -244,6 +244,9 @@ class Evaluator:
             output=model.parameterization,
             # Rows spell it without underscores, unlike cards and configurations.
             schedule=schedules.describe(model.schedule).replace("_", ""),
+            class_names=self._reference.source.class_names
+            if model.num_classes
+            else None,
             seed=self._settings.seed,
             **self._common(),
         )

@@ -48,7 +48,7 @@ def _open_file(path: Path, image_shape: ImageShape) -> data.Source:
     _check_shape(path, images.shape[1:], image_shape)
     digest = array_cache.digest_of({"images": images})
     labels = np.zeros(len(images), np.int32)
-    return data.ArraySource(str(path), images, labels, 0, digest)
+    return data.ArraySource(str(path), images, labels, origin=digest)
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], expected: ImageShape) -> None:

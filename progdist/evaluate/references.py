@@ -61,7 +61,7 @@ class Reference(NamedTuple):
 def make_reference(
     source: data.Source, split: str, batch_size: int, num_workers: int
 ) -> Reference:
-    """Returns the reference; images in memory are identified by their content."""
+    """Returns the reference; images in memory are known by their pixels alone."""
     content = source.fingerprint
     if isinstance(source, data.ArraySource):
         content = array_cache.digest_of({"images": source.images})

@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
     """Exports the model described by the flags."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
-    out, names = Path(values["out"]).expanduser(), values["formats"]
+    out, names = files.expand(values["out"]), values["formats"]
     _check_formats(names)
     if out.exists():
         raise UsageError(f"--out={out}: already exists and is not overwritten")

@@ -52,7 +52,11 @@ def build(
 ) -> Pieces:
     """Builds the pieces of a run; the stack closes those that need closing."""
     mesh, phases = parallel.make_mesh(), plan_of(config)
-    display = Display(phases, jax.process_index() == 0)
+    display = Display(
+        phases,
+        jax.process_index() == 0,
+        num_samples=config.evaluation.num_samples,
+    )
     stack.callback(display.close)
     watchdog = stack.enter_context(Watchdog(float(config.stuck_seconds)))
     checkpoints = Checkpoints(

@@ -5,15 +5,17 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from progdist import data, parallel, plan
 from progdist.config import Config, ConfigError, differences, from_json, to_json
+from progdist.data import identity
 from progdist.plan import Phase
 from progdist.trainer.state import Progress
-from progdist.workdir import layout, lock
+from progdist.workdir import layout, lock, provenance
 from progdist.workdir.files import write_bytes
+from progdist.workdir.rows import StartRow, read_typed
 
 
 def make(workdir: Path) -> None:
@@ -56,6 +58,27 @@ def check_same(config: Config, workdir: Path) -> None:
         )
 
 
+def check_same_numerics(workdir: Path) -> None:
+    """Refuses to resume with an environment that makes JAX compute otherwise.
+
+    Raises:
+      ConfigError: listing the differences as old → new.
+    """
+    path, now = workdir / layout.STARTS, provenance.numerics()
+    rows = [row for row in read_typed(StartRow, path) if row.numerics is not None]
+    before = dict(rows[-1].numerics or {}) if rows else now
+    changed = [
+        f"{name}: {before.get(name, '')!r} → {now.get(name, '')!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{path}: the run began with other numerics: {'; '.join(changed)}; "
+            "--override resumes with these changes"
+        )
+
+
 def keep_plan(config: Config, phases: Sequence[Phase], workdir: Path) -> None:
     """Writes config.json and plan.json.
 
@@ -94,16 +117,28 @@ def check_progress(phases: Sequence[Phase], progress: Progress, workdir: Path) -
         )
 
 
-def check_same_data(source: data.Source, progress: Progress, workdir: Path) -> None:
-    """Refuses to resume with data files other than the original ones.
+def check_same_data(
+    source: data.Source, progress: Progress, workdir: Path, note: Callable[[str], None]
+) -> None:
+    """Refuses to resume with data other than the original one.
+
+    Earlier versions recorded nothing of some data, and names and sizes of the others.
 
     Raises:
-      ConfigError: if the data's fingerprint differs.
+      ConfigError: if the data differs, or cannot be compared.
     """
-    if source.fingerprint != progress.data:
+    name = f"data {source.name!r}"
+    if not progress.data:
+        note(f"an earlier version began this run: its {name} cannot be compared")
+    elif not progress.data.startswith(identity.VERSION):
         raise ConfigError(
-            f"{workdir}: the files of data {source.name!r} differ from those that the "
-            "run began with; restore them, or use --override"
+            f"{workdir}: an earlier version began this run, which compared names and "
+            f"sizes of {name} alone; use --override if the files are still the same"
+        )
+    elif source.fingerprint != progress.data:
+        raise ConfigError(
+            f"{workdir}: {name} is not what the run began with; restore it, or use "
+            "--override"
         )
 
 
@@ -145,7 +180,8 @@ def check_same_everywhere(
         del values["data"][field]
     for what, value in {
         "configuration": [values, override],
-        f"files of data {source.name!r}": source.fingerprint,
+        "numerics of JAX": provenance.numerics(),
+        f"content of data {source.name!r}": source.fingerprint,
     }.items():
         digest = zlib.crc32(json.dumps(value, sort_keys=True).encode()) >> 1
         if len(set(parallel.of_all_processes(digest))) > 1:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from progdist.trainer.state import (
     snapshot_of,
     tree_of,
 )
-from progdist.workdir import layout, provenance
+from progdist.workdir import files, layout, provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
 from progdist.workdir.rows import MetricsRow
@@ -69,7 +69,7 @@ def run(
     preflight.check_devices(config, jax.device_count())
     source, models = preflight.open_source(config), preflight.make_models(config)
     if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
-        preflight.check_teacher(config, models["base"])
+        preflight.check_teacher(config, models["base"], source.class_names)
     extractors = _open_extractors(config, source)
     with ExitStack() as stack:
         own = functools.partial(_own, config, workdir, override, stack)
@@ -115,6 +115,7 @@ def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> Non
     stack.enter_context(Lock(workdir))
     if not override:
         resume.check_same(config, workdir)
+        resume.check_same_numerics(workdir)
     for directory in (layout.CHECKPOINTS, layout.MODELS):
         checkpoint.clear_leftovers(workdir / directory)
 
@@ -129,7 +130,9 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     stack.push(journal.close)
     defaults = defaults_of_changed(pieces.config)
     parallel.on_process_zero(
-        lambda: journal.start(provenance.of_start(defaults, global_step))
+        lambda: journal.start(
+            provenance.of_start(defaults, global_step, _class_names(pieces))
+        )
     )
     phase_end = PhaseEnd(
         pieces.workdir,
@@ -193,7 +196,9 @@ def restore(pieces: Pieces) -> tuple[int, Snapshot]:
 def _template(pieces: Pieces, progress: Progress) -> Snapshot:
     resume.check_progress(pieces.phases, progress, pieces.workdir)
     if not pieces.override:
-        resume.check_same_data(pieces.source, progress, pieces.workdir)
+        resume.check_same_data(
+            pieces.source, progress, pieces.workdir, pieces.display.note
+        )
     phase = progress.phase
     return recipes.make_template(pieces.recipe(phase), phase, pieces.mesh)
 
@@ -202,7 +207,7 @@ def _fresh(pieces: Pieces) -> Snapshot:
     recipe = pieces.recipe(0)
     params = init_params(recipe.model, pieces.config.seed, pieces.mesh)
     if pieces.config.teacher:
-        params = checkpoint.load_model(Path(pieces.config.teacher).expanduser(), params)
+        params = checkpoint.load_model(files.expand(pieces.config.teacher), params)
     state = init_state(params, recipe.optimizer, recipe.keeps_ema)
     return Snapshot(0, parallel.place(state, pieces.mesh, recipe.specs), ())
 
@@ -307,7 +312,7 @@ def _finish(
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
     model = pieces.recipe(phase.number).model
-    checkpoint.save_model(path, params, _facts(model, phase))
+    checkpoint.save_model(path, params, _facts(model, phase, _class_names(pieces)))
     if phase.kind == "base":
         base = params
     else:
@@ -324,7 +329,15 @@ def _read_base_params(pieces: Pieces) -> Params:
     return jax.device_get(checkpoint.load_model(path, template))
 
 
-def _facts(model: Model, phase: Phase) -> dict[str, Any]:
+def _class_names(pieces: Pieces) -> list[str] | None:
+    """Returns the names of the classes, by number; None for unconditional models."""
+    conditional = pieces.config.net.num_classes
+    return list(pieces.source.class_names) if conditional else None
+
+
+def _facts(
+    model: Model, phase: Phase, class_names: Sequence[str] | None
+) -> dict[str, Any]:
     """Returns the facts for the card of a saved model."""
     return {
         "phase": phase.number,
@@ -332,4 +345,4 @@ def _facts(model: Model, phase: Phase) -> dict[str, Any]:
         "output": model.parameterization,
         "schedule": describe(model.schedule),
         "image_shape": list(model.image_shape),
-    }
+    } | ({"class_names": class_names} if class_names else {})

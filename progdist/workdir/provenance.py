@@ -1,8 +1,10 @@
 """Provenance of a run: commit, versions, devices, changed settings."""
 
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,25 @@ from progdist.workdir.journal import utc_now
 
 _PACKAGES = ("progdist", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _GIT_SECONDS = 10
+_VARIABLES = "NVIDIA_TF32_OVERRIDE", "LIBTPU_INIT_ARGS"
+_SETTINGS = (
+    "jax_default_matmul_precision",
+    "jax_optimization_level",
+    "jax_exec_time_optimization_effort",
+)
+# XLA's flags that change no result.
+_HARMLESS = "--xla_dump", "--xla_force_host_platform_device_count"
 
 
-def of_start(defaults: dict[str, Any], global_step: int) -> dict[str, Any]:
+def of_start(
+    defaults: dict[str, Any], global_step: int, class_names: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Returns the row of a start in starts.jsonl.
 
     Args:
       defaults: default of each field of the configuration that differs from it.
       global_step: update from which the run resumes.
+      class_names: names of the classes, by number; None without classes.
     """
     devices = jax.devices()
     return {
@@ -38,7 +51,20 @@ def of_start(defaults: dict[str, Any], global_step: int) -> dict[str, Any]:
             "processes": jax.process_count(),
         },
         "defaults": defaults,
+        "numerics": numerics(),
+        "class_names": class_names,
     }
+
+
+def numerics() -> dict[str, str]:
+    """Returns what the user may choose and results depend on, such as XLA_FLAGS."""
+    words = sorted(os.environ.get("XLA_FLAGS", "").split())
+    chosen = {"XLA_FLAGS": " ".join(w for w in words if not w.startswith(_HARMLESS))}
+    chosen |= {name: os.environ.get(name, "") for name in _VARIABLES}
+    for name in _SETTINGS:
+        value = getattr(jax.config, name, None)
+        chosen[name.upper()] = str(value) if value not in (None, 0, "UNKNOWN") else ""
+    return {name: value for name, value in chosen.items() if value}
 
 
 def commit() -> str | None:

@@ -54,6 +54,11 @@ _COUNT = _Accepted("a whole number, 0 or more", lambda v: is_whole(v, 0))
 _POSITIVE = _Accepted("a whole number, 1 or more", lambda v: is_whole(v, 1))
 _TEXT = _Accepted("a string", lambda v: isinstance(v, str))
 _OBJECT = _Accepted("an object", _is_object)
+_NAMES = _Accepted(
+    "a list of strings",
+    lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v),
+    tuple,
+)
 _LOSSES = _Accepted(
     f"a list of {NUM_BINS} numbers or nulls",
     lambda v: (
@@ -121,6 +126,10 @@ class Floor:
     count: Annotated[int, _POSITIVE]
 
 
+# Results, and what the rows of earlier versions lack.
+_NOT_COMPARED = "value", "details", "floor", "class_names"
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Measurement:
     """Methods of the rows of metrics."""
@@ -134,8 +143,10 @@ class _Measurement:
 
     def repeats(self, other: Any) -> bool:
         """Whether both rows measure the same quantity, whatever the value."""
-        result = {"value": 0.0, "details": {}, "floor": None}
-        one, two = (dataclasses.replace(row, **result) for row in (self, other))
+        one, two = (
+            {name: v for name, v in vars(row).items() if name not in _NOT_COMPARED}
+            for row in (self, other)
+        )
         return one == two
 
 
@@ -151,6 +162,7 @@ class EvalRow(_Measurement):
       gamma: noise of the ancestral sampler; None for the others.
       params: digest of the parameters.
       output: parameterization of the network.
+      class_names: names of the classes, by number; None for an unconditional model.
       seed: random seed of the initial noise.
       features: network whose features are compared, or "pixels".
       weights: digest of the weights of that network.
@@ -167,6 +179,7 @@ class EvalRow(_Measurement):
     params: Annotated[str | None, _TEXT] = None
     output: Annotated[str | None, _TEXT] = None
     schedule: Annotated[str | None, _TEXT] = None
+    class_names: Annotated[tuple[str, ...] | None, _NAMES] = None
     num_samples: Annotated[int, _COUNT]
     seed: Annotated[int | None, _WHOLE] = None
     features: Annotated[str | None, _TEXT] = None
@@ -205,7 +218,11 @@ class ImagesRow(_Measurement):
 
 @dataclass(frozen=True, kw_only=True)
 class StartRow:
-    """A row of starts.jsonl: the start of a run, or its end."""
+    """A row of starts.jsonl: the start of a run, or its end.
+
+    Attributes:
+      class_names: names of the classes, by number; None for an unconditional model.
+    """
 
     time: Annotated[str | None, _TEXT] = None  # UTC, ISO 8601
     end: Annotated[str | None, _TEXT] = None  # "done", or the class of the error
@@ -217,6 +234,8 @@ class StartRow:
     host: Annotated[str | None, _TEXT] = None
     devices: Annotated[dict[str, Any] | None, _OBJECT] = None
     defaults: Annotated[dict[str, Any] | None, _OBJECT] = None
+    numerics: Annotated[dict[str, Any] | None, _OBJECT] = None
+    class_names: Annotated[tuple[str, ...] | None, _NAMES] = None
 
 
 def read_typed(kind: type[_Row], path: str | Path) -> list[_Row]:

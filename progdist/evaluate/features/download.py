@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from progdist.evaluate.features.weights import WeightsError, check_sha256
-from progdist.workdir.files import cache_dir, write_whole
+from progdist.workdir.files import cache_dir, expand, write_whole
 
 URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -27,7 +27,7 @@ def inception_file(path: str = "") -> Path:
     Raises:
       WeightsError: if the file is missing, has other content, or cannot be downloaded.
     """
-    file = Path(path).expanduser() if path else download_path()
+    file = expand(path) if path else download_path()
     if not path and not file.exists():
         _download(URL, file)
     check_sha256(file, SHA256)
