@@ -191,6 +191,9 @@ def test_another_variant_is_refused():
         ("base.num_updates", 2**31, r"updates of all phases=.*: must be below 2\*\*31"),
         ("log_every", 2**32, r"config.log_every=4294967296: must be below 2\*\*32"),
         ("net.num_res_blocks", 10**9, "config.net.num_res_blocks=.*: must be <= 100"),
+        ("evaluation.metrics", ("fid",), "must be names of fd, kid, is, pr, at least"),
+        ("evaluation.metrics", ["fd"], r"metrics=\['fd'\]: must be names of fd, kid"),
+        ("evaluation.features", (), r"features=\(\): must be names of pixels, incep"),
     ],
 )
 def test_a_bad_value_is_refused_by_field_value_and_rule(field, value, message):
@@ -259,6 +262,7 @@ def test_differences_name_old_and_new_of_what_matters():
     old, new = load("digits"), load("digits")
     new.base.learning_rate, new.data = 0.5, Data(dir="/elsewhere")
     new.keep_checkpoints += 1
+    new.evaluation.metrics, new.evaluation.enabled = ("kid",), False
     assert differences(old, new) == ["base.learning_rate: 0.001 → 0.5"]
     assert differences(old, dataclasses.replace(old)) == []
 
