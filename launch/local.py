@@ -6,6 +6,7 @@ Arguments after -- go to progdist.main. launch/README.md explains signals, failu
 restarts.
 """
 
+import contextlib
 import math
 import os
 import shlex
@@ -35,6 +36,13 @@ _float("grace_seconds", 30, "Time to exit after a signal or another's failure.",
 flags.DEFINE_bool("dry_run", False, "Only print the commands.", flag_values=FLAGS)
 
 _TICK_SECONDS = 0.1
+_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 # Classes of exit codes: bad input, diverged or not written; any other; consequences of
 # losing another process (5, and SIGABRT from JAX).
 _PRIORITIES = {2: 0, 3: 0, 4: 0, 5: 2, 128 + signal.SIGABRT: 2}
@@ -61,21 +69,20 @@ def main(argv: list[str]) -> int:
         print("\n".join(map(shlex.join, make_commands(arguments))))
         return 0
     received: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: received.append(number))
-    # The trainer does not expect SIGHUP.
-    signal.signal(signal.SIGHUP, lambda *_: received.append(signal.SIGTERM))
+    for number in _SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, _: received.append(number))
     restarts = FLAGS.restart
     while True:
         ends = attend(make_commands(arguments), received, FLAGS.grace_seconds)
         code = verdict(ends)
         if code:
             failures = "; ".join(str(end) for end in ends if end.code)
-            print(f"launch: {failures}", file=sys.stderr)
+            _say(failures)
         if received or not restarts or not is_worth_restarting(code):
             return code
         restarts -= 1
-        print(f"launch: restarting, {restarts} restarts left", file=sys.stderr)
+        _say(f"restarting, {restarts} restarts left")
 
 
 def make_commands(arguments: Sequence[str]) -> list[list[str]]:
@@ -163,6 +170,11 @@ def verdict(ends: Sequence[End]) -> int:
         return end.killed, priority, 0 if priority else end.rank
 
     return min((end for end in ends if end.code), key=key, default=End(0, 0)).code
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # the reader of stderr is gone
+        print(f"launch: {text}", file=sys.stderr, flush=True)
 
 
 def is_worth_restarting(code: int) -> bool:

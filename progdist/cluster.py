@@ -1,16 +1,34 @@
 """Setup of a run on several processes."""
 
+import contextlib
+import functools
+import os
 import re
 import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from absl import flags
 
-from progdist.errors import UsageError, last_line
+from progdist.errors import UsageError, default_signals, last_line
 from progdist.parallel import PeerError
 
+ANNOUNCE_SECONDS = 10.0
+RESOLVE_SECONDS = 5.0
 _LOOPBACK = "127.0.0.1", "localhost", "[::1]"
+_SLURM = (
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+)
+# What JAX raises for an environment that describes no cluster, or a wrong one.
+_NOT_DETECTED = ValueError, TypeError, LookupError
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -65,10 +83,16 @@ def join(values: flags.FlagValues) -> None:
         return
     _check(**address)
     coordinator = address["coordinator"] or ""
-    is_local = coordinator.rsplit(":", 1)[0] in _LOOPBACK
     if address["process_id"] == 0:
         _check_free(coordinator)
-    seconds: Any = values["heartbeat_seconds"].value
+    elif coordinator:
+        _check_known(coordinator)
+    with default_signals(), _announced(coordinator, address["num_processes"]):
+        _initialize(coordinator, address, values["heartbeat_seconds"].value or 0)
+
+
+def _initialize(coordinator: str, address: dict[str, Any], seconds: int) -> None:
+    is_local = coordinator.rsplit(":", 1)[0] in _LOOPBACK
     try:
         jax.distributed.initialize(
             coordinator or None,
@@ -78,10 +102,40 @@ def join(values: flags.FlagValues) -> None:
             heartbeat_timeout_seconds=seconds,
             shutdown_timeout_seconds=seconds,
         )
-    except ValueError as error:
-        raise UsageError(f"--distributed: {last_line(error)}") from None
-    except RuntimeError as error:  # another attempt may succeed
+    except _NOT_DETECTED as error:
+        raise UsageError(
+            f"--distributed: {_missing_variables() or last_line(error)}; or pass "
+            "--coordinator, --num_processes and --process_id"
+        ) from None
+    except RuntimeError as error:
+        if "must be called before" in str(error):
+            raise UsageError("--distributed: JAX has opened its devices") from None
+        # Another attempt may succeed.
         raise PeerError(f"the processes did not connect: {last_line(error)}") from None
+
+
+def _missing_variables() -> str:
+    """Describes an incomplete environment of SLURM; "" if it is none or complete."""
+    missing = [name for name in _SLURM if name not in os.environ]
+    if not 0 < len(missing) < len(_SLURM):
+        return ""
+    return f"start it by srun, since {', '.join(missing)} is not set"
+
+
+@contextlib.contextmanager
+def _announced(coordinator: str, num_processes: int | None) -> Iterator[None]:
+    """Says after a while for how many processes this one waits, and where."""
+    others = f"{num_processes - 1} other processes" if num_processes else "the others"
+    text = f"progdist: waiting for {others} of the run"
+    text += f" at {coordinator}" if coordinator else ""
+    say = functools.partial(print, text, file=sys.stderr, flush=True)
+    timer = threading.Timer(ANNOUNCE_SECONDS, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _check(
@@ -113,3 +167,18 @@ def _check_free(coordinator: str) -> None:
             raise UsageError(
                 f"--coordinator={coordinator}: {error.strerror}; choose another port"
             ) from None
+
+
+def _check_known(coordinator: str) -> None:
+    """Refuses a host without an address; one that starts may get it in a moment."""
+    host, _, port = coordinator.rpartition(":")
+    end = time.monotonic() + RESOLVE_SECONDS
+    while True:
+        try:
+            socket.getaddrinfo(host.strip("[]"), int(port))
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                reason = error.strerror
+                raise PeerError(f"--coordinator={coordinator}: {reason}") from None
+        time.sleep(0.5)

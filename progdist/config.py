@@ -17,6 +17,9 @@ from progdist.nets.settings import NetConfig, UNetConfig
 from progdist.plan import Phase, make_plan
 
 Anneal = Literal["none", "linear"]
+Metric = Literal["fd", "kid", "is", "pr"]
+FeatureNetwork = Literal["inception", "inception_tf1", "squeezenet"]
+Features = Literal["pixels", FeatureNetwork]
 
 # Fields that may differ when a run resumes.
 _HARMLESS = (
@@ -29,6 +32,10 @@ _HARMLESS = (
     "data.dir",
     "data.num_workers",
     "evaluation.batch_size",
+    "evaluation.enabled",
+    "evaluation.metrics",
+    "evaluation.features",
+    "evaluation.inception_weights",
 )
 
 
@@ -81,6 +88,9 @@ class Training:
       clip_norm: bound on the global norm of the gradient; 0 for none.
       ema_decay: decay of the moving average of the parameters; 0 for none. The average,
         if any, is used for sampling and as the teacher of the next round.
+      ema_warmup: w of the average's warm-up: its decay after t updates is at most
+        (1 + t) / (w + t), so that it averages over the last t / (w - 1) updates; 0 for
+        none.
       dropout: dropout rate in the network.
       weight: weight w(logsnr) of the squared error in x.
     """
@@ -93,6 +103,7 @@ class Training:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.0
+    ema_warmup: int = 20
     dropout: float = 0.0
     weight: Weight = "truncated_snr"
 
@@ -123,6 +134,10 @@ class Evaluation:
     """Evaluation after each phase.
 
     Attributes:
+      enabled: whether to sample the models and to evaluate them.
+      metrics: names of the metrics.
+      features: names of the features that they compare.
+      inception_weights: file of the Inception weights; if empty, they are downloaded.
       num_samples: number of images per evaluation.
       batch_size: number of images sampled at a time, over all devices.
       gamma: noise level of the ancestral sampler, in [0, 1].
@@ -130,6 +145,10 @@ class Evaluation:
       grid_images: number of images in the sample grids.
     """
 
+    enabled: bool = True
+    metrics: tuple[Metric, ...] = ("fd",)
+    features: tuple[Features, ...] = ("pixels",)
+    inception_weights: str = ""
     num_samples: int = 2048
     batch_size: int = 256
     gamma: float = 0.3
@@ -243,12 +262,16 @@ def from_json(path: Path) -> Config:
 
 
 def _current(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields under their current names; 0.1.0 called `net` `model`."""
+    """Returns the fields under their current names, with what was implied before.
+
+    0.1.0 called `net` `model`; until 0.2.0 no average had a warm-up.
+    """
     if "model" in values:
         net = dict(values["model"])
         values = {k: v for k, v in values.items() if k != "model"}
         values |= {"parameterization": net.pop("output", "v"), "net": net}
-    return values
+    trainings = {name: {"ema_warmup": 0} | values[name] for name in ("base", "distill")}
+    return values | trainings
 
 
 def _from_dict(cls: type, values: dict[str, Any]) -> Any:

@@ -1,22 +1,38 @@
-"""Errors of the commands with their exit codes, and the common exit of a command.
+"""Errors of the commands with their exit codes, and the common frame of a command.
 
-| code     | meaning                                                      |
-|---------:|--------------------------------------------------------------|
-| 0        | done                                                         |
-| 2        | bad input, in one line                                       |
-| 3        | training or sampling diverged                                |
-| 4        | something could not be written                               |
-| 5        | no progress, or another process was lost                     |
-| 130, 143 | stopped by Ctrl-C or SIGTERM                                 |
+| code          | meaning                                                 |
+|--------------:|---------------------------------------------------------|
+| 0             | done                                                    |
+| 2             | bad input, in one line                                  |
+| 3             | training or sampling diverged                           |
+| 4             | something could not be written                          |
+| 5             | no progress, or another process was lost                |
+| 130, 143      | stopped by Ctrl-C or SIGTERM                            |
+| 129, 138, 140 | stopped by SIGHUP, SIGUSR1 or SIGUSR2                   |
+
+A command outlives the readers of its output: what cannot be written to standard output
+or standard error is dropped.
 """
 
 import contextlib
+import errno
+import io
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NoReturn, TextIO
 
+# SLURM sends SIGUSR1 or SIGUSR2 on request, and a closed terminal SIGHUP.
+SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+_READER_IS_GONE = errno.EPIPE, errno.EIO
 # Errors of JAX that were not caused by another process.
 _OWN_FAULTS = "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED"
 
@@ -50,24 +66,34 @@ class UsageError(InputError):
 
 
 def exit_with(main: Callable[[list[str]], Any], argv: list[str]) -> None:
-    """Runs a command; on failure prints one line and exits with the error's code."""
+    """Runs a command; on failure prints one line and exits with the error's code.
+
+    A signal raises SystemExit in the command, so that unfinished files are removed.
+    """
+    output, _ = _guard("stdout"), _guard("stderr")
     try:
-        main(argv)
-    except Error as error:
-        _fail(str(error), error.exit_code, error.everywhere)
-    except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 4)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    except Exception as error:
-        if not _is_lost_process(error):
-            raise
-        _fail(f"another process was lost ({last_line(error)})", 5)
+        with _signals(_raise_exit):
+            main(argv)
+    except BaseException as error:
+        reason, code = _explain(error)
+        if reason:
+            _fail(reason, code, getattr(error, "everywhere", False))
+        raise
+    sys.stdout.flush()
+    lost = output.error if output else None
+    if lost and lost.errno not in _READER_IS_GONE:
+        _fail(f"standard output: {lost.strerror}", 4)
 
 
-def end_on_sigterm() -> None:
-    """Makes SIGTERM raise an exception, so that unfinished files are removed."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def default_signals() -> contextlib.AbstractContextManager[None]:
+    """Lets signals kill the process at once, even inside a long call into C."""
+    return _signals(signal.SIG_DFL)
+
+
+def heard_signals() -> list[signal.Signals]:
+    """Returns `SIGNALS` without those to be ignored, as SIGHUP is under nohup."""
+    always = signal.SIGINT, signal.SIGTERM
+    return [s for s in SIGNALS if s in always or signal.getsignal(s) != signal.SIG_IGN]
 
 
 def last_line(error: Exception) -> str:
@@ -76,7 +102,7 @@ def last_line(error: Exception) -> str:
     return lines[-1].strip().removeprefix("progdist.config.ConfigError: ")
 
 
-def _is_lost_process(error: Exception) -> bool:
+def is_lost_process(error: Exception) -> bool:
     """Whether JAX reports that a peer of this process is gone."""
     return (
         _is_distributed()
@@ -85,10 +111,88 @@ def _is_lost_process(error: Exception) -> bool:
     )
 
 
+def _explain(error: BaseException) -> tuple[str, int]:
+    """Returns message and exit code of an error; no message for one in the program."""
+    match error:
+        case Error():
+            return str(error), error.exit_code
+        case OSError():
+            return f"{error.filename or 'a file'}: {error.strerror or error}", 4
+        case KeyboardInterrupt():
+            return "interrupted", 130
+        case SystemExit(code=int(code)) if code > 128:
+            return f"stopped by {signal.Signals(code - 128).name}", code
+        case Exception() if is_lost_process(error):
+            return f"another process was lost ({last_line(error)})", 5
+    return "", 1
+
+
 def _is_distributed() -> bool:
     """Whether this process has joined others; never true without JAX."""
     jax: Any = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
+
+
+class _LossyFile(io.FileIO):
+    """File descriptor whose writes never fail.
+
+    Attributes:
+      error: the first error, if any; what could not be written is dropped.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """Writes bytes; returns their number."""
+        size = memoryview(data).nbytes
+        try:
+            written = super().write(data)
+        except OSError as error:
+            self.error = self.error or error
+            written = size
+        return size if written is None else written  # None if it would block
+
+
+def _guard(name: str) -> _LossyFile | None:
+    """Makes a standard stream lossy; None if a test or notebook has replaced it."""
+    stream: TextIO | None = getattr(sys, name)
+    if stream is not getattr(sys, f"__{name}__"):
+        return None
+    if stream is None:  # its descriptor was closed
+        file = _LossyFile(os.open(os.devnull, os.O_WRONLY), "w")
+        setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(file)))
+        return file
+    with contextlib.suppress(OSError):
+        stream.flush()
+    file = _LossyFile(stream.fileno(), "w", closefd=False)
+    setattr(
+        sys,
+        name,
+        io.TextIOWrapper(
+            io.BufferedWriter(file),
+            encoding=stream.encoding,
+            errors="backslashreplace" if stream.errors == "strict" else stream.errors,
+            line_buffering=bool(stream.line_buffering),
+        ),
+    )
+    return file
+
+
+@contextlib.contextmanager
+def _signals(action: Any) -> Iterator[None]:
+    """Sets the action of `heard_signals`; Ctrl-C keeps raising KeyboardInterrupt."""
+    before = {s: signal.signal(s, action) for s in heard_signals()}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _raise_exit(signum: int, _: FrameType | None) -> NoReturn:
+    if signum == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + signum)
 
 
 def _fail(message: str, code: int, everywhere: bool = False) -> NoReturn:

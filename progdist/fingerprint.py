@@ -7,13 +7,12 @@ digests saved with them. Writes nothing. Exit codes: 0 done; 2 bad input, in one
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
 from progdist import checkpoint, cli
 from progdist.errors import UsageError, exit_with
-from progdist.workdir import layout
+from progdist.workdir import files, layout
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_integer(
@@ -27,8 +26,8 @@ flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
     """Prints name and digest of each group of arrays, one per line."""
-    workdir = Path(cli.parse(FLAGS, argv, __doc__, words=("WORKDIR",))[0])
-    directory = workdir.expanduser() / layout.CHECKPOINTS
+    workdir = files.expand(cli.parse(FLAGS, argv, __doc__, words=("WORKDIR",))[0])
+    directory = workdir / layout.CHECKPOINTS
     steps = checkpoint.snapshot_steps(directory)
     step: int | None = FLAGS["step"].value
     if not steps or step not in (None, *steps):

@@ -13,10 +13,10 @@ Exit codes:
   4 something could not be written
   5 no progress, or another process was lost (134 where JAX saw it first)
   130, 143 stopped by Ctrl-C or SIGTERM, saved; the same command resumes
+  129, 138, 140 stopped by SIGHUP, SIGUSR1 or SIGUSR2 in the same way
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -24,6 +24,7 @@ from progdist import cli, cluster, preflight
 from progdist.errors import exit_with
 from progdist.trainer.preemption import Interrupt
 from progdist.trainer.run import run
+from progdist.workdir import files
 
 
 def define_flags() -> flags.FlagValues:
@@ -49,9 +50,9 @@ def main(argv: list[str]) -> None:
     cli.parse(values, argv, __doc__, required=("config", "workdir"))
     config = cli.get_config(values)
     preflight.check(config)
-    workdir = Path(str(values["workdir"].value)).expanduser().absolute()
-    cli.prepare_devices(config, values["num_processes"].value or 1)
+    workdir = files.expand(str(values["workdir"].value)).absolute()
     cluster.join(values)
+    cli.prepare_devices(config, values["num_processes"].value or 1)
     # After joining, which installs a SIGTERM handler of its own.
     with Interrupt() as interrupt:
         run(config, workdir, interrupt, bool(values["override"].value))

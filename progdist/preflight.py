@@ -14,14 +14,16 @@ from progdist.config import (
     ConfigError,
     Data,
     Distillation,
+    Evaluation,
     Training,
     from_json,
+    plan_of,
 )
 from progdist.diffusion.schedules import describe, make_schedule
 from progdist.errors import UsageError
 from progdist.model import Model, param_shapes
 from progdist.plan import Kind
-from progdist.workdir import layout
+from progdist.workdir import files, layout
 
 
 def check(config: Config) -> None:
@@ -39,20 +41,8 @@ def check(config: Config) -> None:
     _check_training(config.base, "config.base")
     _check_training(config.distill, "config.distill")
     _check_rounds(config.distill)
-    evaluation = config.evaluation
-    _require(
-        0 <= evaluation.gamma <= 1,
-        "config.evaluation.gamma",
-        evaluation.gamma,
-        "0 to 1",
-    )
-    _at_least(evaluation, "config.evaluation", 1, "batch_size", "grid_images")
-    _at_least(evaluation, "config.evaluation", 2, "num_samples")
-    rule = f"at most num_samples={evaluation.num_samples}"
-    ok = evaluation.grid_images <= evaluation.num_samples
-    _require(ok, "config.evaluation.grid_images", evaluation.grid_images, rule)
-    for field, seed in (("seed", config.seed), ("evaluation.seed", evaluation.seed)):
-        _require(0 <= seed < 2**32, f"config.{field}", seed, "at least 0, below 2**32")
+    _check_evaluation(config.evaluation)
+    _check_seed(config.seed, "config.seed")
     _at_least(config, "config", 1, "log_every", "save_every", "keep_checkpoints")
     _at_least(config, "config", 0, "cpu_devices", "max_skipped", "stuck_seconds")
     _require(
@@ -63,6 +53,43 @@ def check(config: Config) -> None:
     )
 
 
+def long_averages(config: Config) -> list[str]:
+    """Returns a line for each average whose memory is longer than a phase."""
+    lines = []
+    for kind in ("base", "distill"):
+        training: Training = getattr(config, kind)
+        n = min((p.num_updates for p in plan_of(config) if p.kind == kind), default=0)
+        memory = 1 / (1 - training.ema_decay)
+        if 0 < n < memory:
+            lines.append(
+                f"config.{kind}.ema_decay={training.ema_decay}: the average's memory "
+                f"of {memory:,.0f} updates is longer than a phase of {n:,}; "
+                + _of_average(training, n)
+            )
+    return lines
+
+
+def _of_average(training: Training, num_updates: int) -> str:
+    """Returns what a phase's average comes to, with or without a warm-up."""
+    warmup = training.ema_warmup
+    if warmup:
+        memory = (num_updates + warmup) / (warmup - 1)
+        return f"ema_warmup={warmup} shortens it to {memory:,.0f}"
+    share = training.ema_decay**num_updates
+    return f"it will be {share:.0%} the initial parameters; set ema_warmup"
+
+
+def check_reference(config: Config) -> None:
+    """Refuses a configuration whose data cannot be compared with images.
+
+    Raises:
+      ConfigError: naming the first bad field, its value and what is accepted.
+    """
+    _check_types(config, "config")
+    _check_data(config.data)
+    _check_evaluation(config.evaluation)
+
+
 def open_run(path: str) -> tuple[Path, Config]:
     """Returns a run's directory and its configuration, checked.
 
@@ -70,7 +97,7 @@ def open_run(path: str) -> tuple[Path, Config]:
       UsageError: if there is no such directory.
       ConfigError: if its configuration is missing or malformed.
     """
-    workdir = Path(path).expanduser().absolute()
+    workdir = files.expand(path).absolute()
     if not workdir.is_dir():
         raise UsageError(f"--workdir={workdir}: no such directory")
     config = from_json(workdir / layout.CONFIG)
@@ -127,8 +154,30 @@ def open_source(config: Config) -> data.Source:
       ConfigError: if the network has classes, but not those of the data, or one of them
         has no image.
     """
-    settings, classes = config.data, config.net.num_classes
-    source = data.open_source(
+    classes = config.net.num_classes
+    source = open_data(config.data, classes)
+    if classes not in (0, source.num_classes):
+        rule = "0, since the data has no labels"
+        if source.num_classes:
+            rule = f"0 or {source.num_classes}, the number of classes of the data"
+        _require(False, "config.net.num_classes", classes, rule)
+    # These declare their classes, and need not hold an image of each.
+    is_declared = config.data.name in ("tfds", "random")
+    empty = data.empty_classes(source) if classes and not is_declared else []
+    if empty:
+        others = f" and {len(empty) - 1} others" if empty[1:] else ""
+        rule = f"0, since the data has no image of class {empty[0]!r}{others}"
+        _require(False, "config.net.num_classes", classes, rule)
+    return source
+
+
+def open_data(settings: Data, num_classes: int = 0) -> data.Source:
+    """Opens data, for a network with this number of classes; 0 for any network.
+
+    Raises:
+      DataError: if it is missing, malformed or of another shape.
+    """
+    return data.open_source(
         settings.name,
         settings.split,
         settings.dir,
@@ -137,20 +186,8 @@ def open_source(config: Config) -> data.Source:
         settings.skip_bad,
         settings.num_workers,
         settings.labels,
-        classes,
+        num_classes,
     )
-    if classes not in (0, source.num_classes):
-        rule = "0, since the data has no labels"
-        if source.num_classes:
-            rule = f"0 or {source.num_classes}, the number of classes of the data"
-        _require(False, "config.net.num_classes", classes, rule)
-    # A split of TFDS need not hold all the classes that its features declare.
-    empty = data.empty_classes(source) if classes and settings.name != "tfds" else []
-    if empty:
-        others = f" and {len(empty) - 1} others" if empty[1:] else ""
-        rule = f"0, since the data has no image of class {empty[0]!r}{others}"
-        _require(False, "config.net.num_classes", classes, rule)
-    return source
 
 
 def check_teacher(config: Config, model: Model) -> None:
@@ -162,7 +199,7 @@ def check_teacher(config: Config, model: Model) -> None:
     """
     if not config.teacher:
         return
-    path = Path(config.teacher).expanduser()
+    path = files.expand(config.teacher)
     card = checkpoint.check_model(path, param_shapes(model))
     check_card(model, path, card)
     # A student is defined only at its own number of steps. Of a released file only that
@@ -226,11 +263,22 @@ def _check_types(node: Any, path: str) -> None:
                 "one of " + ", ".join(get_args(hint)),
             )
         elif get_origin(hint) is tuple:
-            ok = isinstance(value, tuple) and all(type(v) is int for v in value)
-            _require(ok, field, value, "a tuple of integers")
+            _check_tuple(value, get_args(hint)[0], field)
         else:
             ok = type(value) is hint or (hint is float and type(value) is int)
             _require(ok, field, value, f"of type {hint.__name__}")
+
+
+def _check_tuple(value: Any, hint: Any, field: str) -> None:
+    """Requires a tuple of integers, or of values of a Literal, at least one."""
+    ok = isinstance(value, tuple)
+    if get_origin(hint) is Literal:
+        names = get_args(hint)
+        ok = ok and len(value) > 0 and all(v in names for v in value)
+        _require(ok, field, value, f"names of {', '.join(names)}, at least one")
+    else:
+        ok = ok and all(type(v) is int for v in value)
+        _require(ok, field, value, "a tuple of integers")
 
 
 def _check_data(data: Data) -> None:
@@ -248,6 +296,22 @@ def _check_data(data: Data) -> None:
     _at_least(data, "config.data", 1, "num_workers")
 
 
+def _check_evaluation(evaluation: Evaluation) -> None:
+    path = "config.evaluation"
+    ok = 0 <= evaluation.gamma <= 1
+    _require(ok, f"{path}.gamma", evaluation.gamma, "0 to 1")
+    _at_least(evaluation, path, 1, "batch_size", "grid_images")
+    _at_least(evaluation, path, 2, "num_samples")
+    rule = f"at most num_samples={evaluation.num_samples}"
+    ok = evaluation.grid_images <= evaluation.num_samples
+    _require(ok, f"{path}.grid_images", evaluation.grid_images, rule)
+    _check_seed(evaluation.seed, f"{path}.seed")
+
+
+def _check_seed(seed: int, field: str) -> None:
+    _require(0 <= seed < 2**32, field, seed, "at least 0, below 2**32")
+
+
 def _check_training(training: Training, path: str) -> None:
     _at_least(training, path, 1, "num_updates", "batch_size")
     _at_least(training, path, 0, "warmup_updates", "weight_decay", "clip_norm")
@@ -260,6 +324,10 @@ def _check_training(training: Training, path: str) -> None:
     for field in ("ema_decay", "dropout"):
         value = getattr(training, field)
         _require(0 <= value < 1, f"{path}.{field}", value, "in [0, 1)")
+    warmup = training.ema_warmup
+    _require(
+        warmup == 0 or warmup >= 2, f"{path}.ema_warmup", warmup, "0, or 2 or more"
+    )
 
 
 def _check_rounds(distill: Distillation) -> None:

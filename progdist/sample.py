@@ -22,7 +22,7 @@ from progdist import checkpoint, cli, parallel, preflight, report
 from progdist.config import Config
 from progdist.diffusion import solvers
 from progdist.diffusion.settings import SolverName
-from progdist.errors import UsageError, end_on_sigterm, exit_with
+from progdist.errors import UsageError, exit_with
 from progdist.evaluate import sampling
 from progdist.model import param_template
 from progdist.workdir import arrays, files
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> None:
     """Draws the samples described by the flags."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
-    out, one_each = Path(values["out"]).expanduser(), values["out"].endswith("/")
+    out, one_each = files.expand(values["out"]), values["out"].endswith("/")
     _check_out(out, one_each)
     workdir, config = preflight.open_run(values["workdir"])
     cli.prepare_devices(config)
@@ -135,5 +135,4 @@ def _check_out(out: Path, one_each: bool) -> None:
 
 
 if __name__ == "__main__":
-    end_on_sigterm()
     exit_with(main, sys.argv)

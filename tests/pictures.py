@@ -23,9 +23,15 @@ def encoded(image, format="PNG", **options) -> bytes:
 
 
 def png(
-    width: int, height: int, depth: int, colour: int, rows: bytes, key: bytes = b""
+    width: int,
+    height: int,
+    depth: int,
+    colour: int,
+    rows: bytes,
+    key: bytes = b"",
+    palette: bytes = b"",
 ) -> bytes:
-    """A PNG made by hand (W3C PNG specification): header, key colour, pixels, end."""
+    """A PNG made by hand (W3C PNG specification): header, palette, key, pixels, end."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(kind + content))
@@ -35,6 +41,7 @@ def png(
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
+        + (chunk(b"PLTE", palette) if palette else b"")
         + (chunk(b"tRNS", key) if key else b"")
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
@@ -45,6 +52,23 @@ def webp(kind: bytes, content: bytes) -> bytes:
     """A WebP file of one chunk (RFC 9649)."""
     chunk = kind + struct.pack("<I", len(content)) + content
     return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
+
+
+def tiff(width: int, height: int, *more: tuple[int, int]) -> bytes:
+    """A grey TIFF of one strip of 64 bytes (TIFF 6.0), with more tags of one number."""
+    tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 279: 64}
+    tags |= dict(more)
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    return (b"II*\0\x48\0\0\0" + b"\0" * 64 + struct.pack("<H", len(tags))) + b"".join(
+        [*entries, b"\0" * 4]
+    )
+
+
+def bmp(width: int, height: int) -> bytes:
+    """A small BMP whose header announces another size."""
+    content = bytearray(encoded(PIXELS, "BMP"))
+    content[18:26] = struct.pack("<ii", width, height)
+    return bytes(content)
 
 
 def resized_jpeg(width: int, height: int) -> bytes:
@@ -72,13 +96,14 @@ GOOD = encoded(PIXELS)
 CLEAR = np.dstack([PIXELS, np.full((4, 6), 254, np.uint8)])
 FRAMES = [Image.fromarray(image_of(i, 4, 6)) for i in range(3)]
 ANIMATION = {"save_all": True, "append_images": FRAMES[1:], "duration": 50}
+PAGES = {"save_all": True, "append_images": FRAMES[1:]}
 FLIPPED = bytearray(GOOD)
 FLIPPED[len(GOOD) // 2] ^= 4
 
 BAD = {
     "empty": (b"", "empty"),
-    "text": (b"It was a bright cold day in April\n", "not PNG, JPEG or WebP"),
-    "gif": (encoded(PIXELS, "GIF"), "not PNG, JPEG or WebP"),
+    "text": (b"It was a bright cold day in April\n", "not PNG, JPEG, WebP, BMP"),
+    "icon": (encoded(PIXELS, "ICO", sizes=[(6, 4)]), "not PNG, JPEG, WebP, BMP"),
     "header only": (GOOD[:30], "not decodable"),
     "half a PNG": (GOOD[: len(GOOD) // 2], "not decodable"),
     "PNG without its end": (GOOD[:-12], "not decodable"),
@@ -96,10 +121,6 @@ BAD = {
     ),
     "4-bit key": (png(2, 1, 4, 0, b"\0\xf0", b"\0\x0f"), "transparent in places"),
     "2-bit key": (png(2, 1, 2, 0, b"\0\xc0", b"\0\x03"), "transparent in places"),
-    "16-bit key": (
-        encoded(np.arange(24, dtype=np.uint16).reshape(4, 6), transparency=7),
-        "transparent in places",
-    ),
     "APNG": (encoded(FRAMES[0], **ANIMATION), "animated"),
     "moving WebP": (encoded(FRAMES[0], "WEBP", **ANIMATION), "animated"),
     "huge PNG": (png(60000, 60000, 8, 2, b""), "60000x60000 pixels, above the limit"),
@@ -110,5 +131,31 @@ BAD = {
     ),
     "huge VP8L": (webp(b"VP8L", b"\x2f" + b"\xff" * 9), "16384x16384 pixels, above"),
     "huge VP8X": (webp(b"VP8X", b"\0" * 4 + b"\xff" * 6), "16777216x16777216 pixels"),
+    "huge BMP": (bmp(60000, 60000), "60000x60000 pixels, above"),
+    "huge GIF": (b"GIF89a" + b"\xff" * 4 + encoded(PIXELS, "GIF")[10:], "65535x65535"),
+    "huge TIFF": (tiff(60000, 60000), "60000x60000 pixels, above"),
+    "huge tile": (tiff(8, 8, (322, 40000), (323, 40000)), "40000x40000 pixels, above"),
+    "huge PPM": (b"P6 60000 60000 255\n", "60000x60000 pixels, above"),
+    "large text": (
+        b"P3 4000 4000 255\n0",
+        "4000x4000 pixels, above the limit of 8 meg",
+    ),
+    "half a BMP": (encoded(PIXELS, "BMP")[:-9], "truncated"),
+    "half a GIF": (encoded(PIXELS, "GIF")[:-9], "truncated"),
+    "half a TIFF": (encoded(PIXELS, "TIFF", compression="tiff_lzw")[:-60], "not dec"),
+    "half a PPM": (encoded(PIXELS, "PPM")[:-1], "truncated"),
+    "half an AVIF": (encoded(PIXELS, "AVIF")[:-9], "not decodable"),
+    "PPM without pixels": (b"P6 0 4 255\n", "not decodable|without pixels"),
+    "moving GIF": (encoded(FRAMES[0], "GIF", **ANIMATION), "animated"),
+    "moving AVIF": (encoded(FRAMES[0], "AVIF", **ANIMATION), "animated"),
+    "pages": (encoded(FRAMES[0], "TIFF", **PAGES), "of several pages"),
+    "floats": (encoded(np.zeros((4, 6), np.float32), "TIFF"), "of 32-bit"),
+    "integers": (encoded(np.zeros((4, 6), np.int32), "TIFF"), "of 32-bit"),
+    "transparent TIFF": (encoded(CLEAR, "TIFF"), "transparent in places"),
+    "transparent AVIF": (encoded(CLEAR, "AVIF"), "transparent in places"),
+    "transparent GIF": (
+        encoded(Image.fromarray(PIXELS).quantize(8), "GIF", transparency=0),
+        "transparent in places",
+    ),
     "no pixels": (png(0, 4, 8, 2, b""), "not decodable|without pixels"),
 }

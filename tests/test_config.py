@@ -15,7 +15,7 @@ from progdist.config import (
     to_json,
 )
 from progdist.model import param_shapes
-from progdist.preflight import check, check_devices, make_model
+from progdist.preflight import check, check_devices, long_averages, make_model
 
 LSUN = {
     "num_parameters": 139_578_502,
@@ -165,6 +165,7 @@ def test_another_variant_is_refused():
         ("net.num_heads", 5, "config.net.num_heads=5: must be a divisor"),
         ("net.head_dim", 36, "config.net.head_dim=36: must be a divisor"),
         ("base.learning_rate", 0.0, "config.base.learning_rate=0.0: must be above 0"),
+        ("distill.ema_warmup", 1, "must be 0, or 2 or more"),
         ("base.ema_decay", 1.0, r"must be in \[0, 1\)"),
         ("distill.weight", "snr2", "config.distill.weight='snr2': must be one of"),
         ("distill.start_steps", 48, "config.distill.start_steps=48: must be end_steps"),
@@ -217,3 +218,40 @@ def test_a_configuration_of_version_0_1_0_is_read_under_its_new_names(tmp_path):
     values["model"] = {"output": values.pop("parameterization"), **values.pop("net")}
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert from_json(tmp_path / "config.json") == config
+
+
+def test_an_average_without_a_warm_up_stays_as_it_was(tmp_path):
+    """Until 0.2.0 there was none, and no field."""
+    values = json.loads(to_json(load("digits")))
+    del values["base"]["ema_warmup"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = from_json(tmp_path / "config.json")
+    assert config.base.ema_warmup == 0
+
+
+@pytest.mark.parametrize(
+    ("decay", "warmup", "lines"),
+    [
+        (0.9999, 0, ["10,000 updates is longer than a phase of 600; it will be 94% "]),
+        (0.9999, 10, ["a phase of 600; ema_warmup=10 shortens it to 68"]),
+        (0.99, 0, []),
+        (0.0, 0, []),
+    ],
+)
+def test_an_average_longer_than_its_phase_is_told_of(decay, warmup, lines):
+    config = load("digits")
+    config.base.num_updates = 600
+    config.base.ema_decay, config.base.ema_warmup = decay, warmup
+    found = long_averages(config)
+    assert len(found) == len(lines)
+    for line, part in zip(found, lines, strict=True):
+        assert line.startswith("config.base.ema_decay=0.9999: ")
+        assert part in line
+
+
+def test_the_average_of_a_round_is_compared_with_the_shortest_round():
+    config = load("digits")
+    config.distill.ema_decay, config.distill.num_updates = 0.999, 900
+    assert ["a phase of 900" in line for line in long_averages(config)] == [True]
+    config.distill.num_updates = 1000
+    assert not long_averages(config)

@@ -1,19 +1,60 @@
 """From the bytes of an image file to pixels."""
 
 import io
+import struct
 import threading
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from progdist.data import images
 from tests.originals import smooth_image_of
 from tests.pictures import GOOD, PIXELS, SHAPE, encoded, png
+from tests.profiles import cyan_is_black, linear_profile
 
 
-def pixels_of(content: bytes, shape=SHAPE) -> np.ndarray:
-    return images.decode(content, shape, Image.Resampling.BILINEAR, upright=True)
+def pixels_of(content: bytes, shape=SHAPE, background="") -> np.ndarray:
+    linear = Image.Resampling.BILINEAR
+    return images.decode(content, shape, linear, True, background)
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("BMP", {}),
+        ("GIF", {}),
+        ("PPM", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "tiff_deflate"}),
+    ],
+)
+def test_a_format_without_loss_keeps_every_pixel(format, options):
+    content = encoded(PIXELS, format, **options)
+    np.testing.assert_array_equal(pixels_of(content), PIXELS)
+
+
+def test_a_format_with_loss_keeps_the_picture():
+    scene = smooth_image_of(1, 40, 60)
+    for format in ("JPEG", "AVIF"):
+        pixels = pixels_of(encoded(scene, format, quality=95), scene.shape)
+        assert abs(pixels.astype(int) - scene).max() <= 6
+
+
+@pytest.mark.parametrize("kind", ["P1", "P2", "P3", "P4", "P5", "P6"])
+def test_a_bitmap_greymap_or_pixmap_is_scaled_by_its_highest_value(kind):
+    """From the specifications of Netpbm: of two pixels one is full, the other zero."""
+    content = {
+        "P1": b"P1 2 1\n0 1",
+        "P2": b"P2 2 1 1023\n1023 0",
+        "P3": b"P3 # colour\n2 1 1023\n1023 1023 1023 0 0 0\n",
+        "P4": b"P4 2 1\n\x40",
+        "P5": b"P5 2 1 1023\n\x03\xff\0\0",
+        "P6": b"P6 2 1 1023\n" + b"\x03\xff" * 3 + b"\0" * 6,
+    }[kind]
+    assert pixels_of(content, (1, 2, 1)).ravel().tolist() == [255, 0]
 
 
 def test_sixteen_bits_become_eight_by_their_high_byte():
@@ -29,7 +70,67 @@ def test_sixteen_bits_become_eight_by_their_high_byte():
     )
 
 
-@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def packed(depth: int, values: list[int]) -> bytes:
+    """A row of a PNG: no filter, then the values, the first in the highest bits."""
+    bits = "".join(f"{value:0{depth}b}" for value in values)
+    bits = bits.ljust(-(-len(bits) // 8) * 8, "0")
+    return b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+def keyed_png(colour: int, depth: int, hits: bool) -> tuple[bytes, list[int]]:
+    """A PNG of two pixels, of which the first is transparent or almost so.
+
+    Returns the file and the bytes of its second pixel (W3C PNG specification, 5.6, 6.1,
+    11.3.2.1). A key that differs in the last bit of a channel does not hit.
+    """
+    full = 2**depth - 1
+    match colour:
+        case 0:
+            key, last = struct.pack(">H", full - (not hits)), 0 if hits else full
+            row = packed(depth, [full, last])
+            return png(2, 1, depth, 0, row, key), [0 if hits else 255] * 3
+        case 2:
+            key = struct.pack(">HHH", 1, full, 2 + (not hits))
+            row = packed(depth, [1, full, 2, full, 0, full])
+            return png(2, 1, depth, 2, row, key), [255, 0, 255]
+        case 3:
+            palette = bytes([9, 8, 7, 6, 5, 4])
+            row, key = packed(depth, [0, 1]), bytes([255 * (not hits)])
+            return png(2, 1, depth, 3, row, key, palette), [6, 5, 4]
+    values = [full] if colour == 4 else [full, 0, full]
+    clear, zero = [*values, full * (not hits)], [0] * (len(values) - 1)
+    row = packed(depth, [*clear, full, *zero, full])
+    return png(2, 1, depth, colour, row), [255] * 3 if colour == 4 else [255, 0, 0]
+
+
+KEYED = [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (2, 16)]
+KEYED += [(3, 1), (3, 2), (3, 4), (3, 8), (4, 8), (4, 16), (6, 8), (6, 16)]
+
+
+@pytest.mark.parametrize(("colour", "depth"), KEYED)
+def test_a_transparent_pixel_of_any_png_is_refused_or_takes_the_background(
+    colour, depth
+):
+    content, second = keyed_png(colour, depth, hits=True)
+    for check in (images.verify, pixels_of):
+        with pytest.raises(images.ImageError, match="transparent in places"):
+            check(content)
+    filled = pixels_of(content, (1, 2, 3), "#102030").tolist()
+    assert filled == [[[0x10, 0x20, 0x30], second]]
+    assert pixels_of(content, (1, 2, 1), "white")[0, 0] == 255
+    opaque, second = keyed_png(colour, depth, hits=False)
+    assert pixels_of(opaque, (1, 2, 3))[0, 1].tolist() == second
+    assert not images.verify(opaque) or depth == 16
+
+
+def test_a_pixel_half_transparent_is_half_background():
+    half = np.full((1, 1, 4), [200, 100, 0, 51], np.uint8)  # a fifth
+    for format in ("PNG", "TIFF"):
+        mixed = pixels_of(encoded(half, format), (1, 1, 3), "blue")
+        assert mixed.ravel().tolist() == [40, 20, 204]
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
 def test_an_opaque_alpha_channel_is_dropped(format):
     opaque = np.dstack([PIXELS, np.full((4, 6), 255, np.uint8)])
     content = encoded(opaque, format, lossless=True)
@@ -67,6 +168,84 @@ def test_cmyk_is_subtracted_from_white():
     )
 
 
+def encoded_srgb(linear):
+    """The sRGB transfer function (IEC 61966-2-1), on 0..255."""
+    x = np.asarray(linear) / 255
+    return 255 * np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_linear_light_becomes_srgb(format):
+    pixels = np.full((16, 16, 3), [20, 90, 180], np.uint8)
+    options = {"quality": 100, "lossless": True, "subsampling": 0}
+    content = encoded(pixels, format, icc_profile=linear_profile("RGB "), **options)
+    expected = np.broadcast_to(encoded_srgb([20, 90, 180]), pixels.shape)
+    np.testing.assert_allclose(pixels_of(content, pixels.shape), expected, atol=3)
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    content = encoded(grey, "PNG", icc_profile=linear_profile("GRAY"))
+    drawn = pixels_of(content, (16, 16, 1))[..., 0]
+    np.testing.assert_allclose(drawn, encoded_srgb(grey), atol=2)
+
+
+def test_the_colours_of_a_palette_and_behind_transparency_become_srgb():
+    profile = linear_profile("RGB ")
+    pixels = np.full((2, 2, 4), [20, 90, 180, 0], np.uint8)
+    pixels[0, :, 3] = 255
+    content = encoded(pixels, icc_profile=profile)
+    drawn = pixels_of(content, (2, 2, 3), "#010203")
+    np.testing.assert_allclose(drawn[0, 0], encoded_srgb([20, 90, 180]), atol=1)
+    assert drawn[1, 0].tolist() == [1, 2, 3]
+    palette = Image.fromarray(pixels[..., :3]).quantize(2)
+    drawn = pixels_of(encoded(palette, icc_profile=profile), (2, 2, 3))
+    np.testing.assert_allclose(drawn[0, 0], encoded_srgb([20, 90, 180]), atol=1)
+
+
+def test_inks_are_what_their_profile_says():
+    """A profile by which cyan is black, and the other inks leave the paper white."""
+    inks = Image.fromarray(np.full((16, 16, 4), [255, 0, 0, 0], np.uint8), "CMYK")
+    content = encoded(inks, "JPEG", quality=100, icc_profile=cyan_is_black())
+    assert pixels_of(content, (16, 16, 3)).max() <= 2
+    inks = Image.fromarray(np.full((16, 16, 4), [0, 255, 255, 255], np.uint8), "CMYK")
+    content = encoded(inks, "TIFF", icc_profile=cyan_is_black())
+    assert pixels_of(content, (16, 16, 3)).min() >= 253
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        b"nonsense",
+        linear_profile("RGB ")[:200],
+        linear_profile("GRAY"),
+        cyan_is_black(),
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+    ],
+    ids=["nonsense", "cut short", "of greys", "of inks", "sRGB"],
+)
+def test_a_profile_that_says_nothing_leaves_every_pixel(profile):
+    for format in ("PNG", "TIFF"):
+        content = encoded(PIXELS, format, icc_profile=profile)
+        np.testing.assert_array_equal(pixels_of(content), PIXELS)
+
+
+def test_the_highest_of_16_bits_is_reported():
+    grey = np.full((4, 6), 1023, np.uint16)
+    assert images.verify(encoded(grey)) == 1023
+    assert images.verify(encoded(grey, "TIFF", compression="tiff_lzw")) == 1023
+    rows = b"".join(
+        b"\0" + row.astype(">u2").tobytes() for row in np.dstack([grey] * 3)
+    )
+    assert images.verify(png(6, 4, 16, 2, rows)) == 1023
+    assert images.verify(GOOD) == 0
+    assert images.verify(b"P5 2 1 1023\n\0\1\0\2") == 0  # scaled by its header
+
+
+def test_an_image_below_the_least_size_is_refused_whichever_side_it_is():
+    for pixels in (PIXELS, PIXELS.swapaxes(0, 1).copy()):
+        images.verify(encoded(pixels), min_size=4)
+        with pytest.raises(images.ImageError, match=r"4 pixels|4x6.*min_size=5"):
+            images.verify(encoded(pixels), min_size=5)
+
+
 # The sides of the scene that the first row and the first column of the file show; from
 # the Exif standard (CIPA DC-008), tag Orientation.
 ORIENTATIONS = {
@@ -81,7 +260,7 @@ ORIENTATIONS = {
 }
 
 
-@pytest.mark.parametrize("format", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "JPEG", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_an_image_is_turned_upright(orientation, format):
     scene = smooth_image_of(1, 40, 60)
@@ -91,10 +270,10 @@ def test_an_image_is_turned_upright(orientation, format):
     stored = stored.swapaxes(0, 1) if first[0] in ("left", "right") else stored
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"exif": exif, "lossless": True, "quality": 100, "subsampling": 0}
+    options = {"exif": exif, "lossless": True, "quality": 100, "subsampling": "4:4:4"}
     content = encoded(np.ascontiguousarray(stored), format, **options)
     error = pixels_of(content, (40, 60, 3)).astype(int) - scene
-    assert abs(error).max() <= (4 if format == "JPEG" else 0)
+    assert abs(error).max() <= (4 if format in ("JPEG", "AVIF") else 0)
     # The same where it is cropped on the way.
     small = pixels_of(content, (20, 20, 3)).astype(float).mean((0, 1))
     np.testing.assert_allclose(small, scene[:, 10:50].mean((0, 1)), atol=1.5)

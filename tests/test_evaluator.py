@@ -7,7 +7,7 @@ import pytest
 from progdist import parallel
 from progdist.config import Evaluation
 from progdist.data import ArraySource
-from progdist.evaluate import extraction, metrics, references
+from progdist.evaluate import extraction, references
 from progdist.evaluate.evaluator import Evaluator
 from progdist.evaluate.specs import SamplerSpec
 from tests import tiny
@@ -31,7 +31,6 @@ def evaluate(own_cache):
             mesh,
             Evaluation(**settings),
             extractors,
-            [metrics.make_metric("fd")],
             reference,
         )
         (result,) = evaluator.evaluate(tiny.model(), params, [spec], rows)

@@ -26,7 +26,8 @@ def note(text):
 times = open(diary).read().count(f"{rank} started") if os.path.exists(diary) else 0
 def heard(number, _): note(f"heard {number}"); global last; last = number
 last = 0
-for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, heard)
+for name in "INT TERM HUP USR1 USR2".split():
+    signal.signal(getattr(signal, "SIG" + name), heard)
 print(f"out {rank}"); print(f"err {rank}", file=sys.stderr, flush=True)
 note(f"started {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', 'cpu')}")
 def wait():
@@ -172,15 +173,16 @@ def test_within_the_grace_the_others_end_by_themselves(start):
     assert finish(start(do=do))[0] == 137
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2]
+)
 def test_a_signal_reaches_every_process_once(place, number, start):
     process = start("--restart=3", do="save()|save()")
     await_start(place)
     process.send_signal(number)
-    passed_on = signal.SIGTERM if number == signal.SIGHUP else number
-    assert finish(process)[0] == 128 + passed_on
+    assert finish(process)[0] == 128 + number
     heard = sorted(line for line in diary(place) if "heard" in line)
-    assert heard == [f"0 heard {passed_on:d}", f"1 heard {passed_on:d}"]
+    assert heard == [f"0 heard {number:d}", f"1 heard {number:d}"]
 
 
 def test_ctrl_c_at_the_terminal_reaches_every_process_once(place, start):

@@ -18,6 +18,36 @@ NOTHING = Tally()
 NAN, INF = float("nan"), float("inf")
 
 
+def test_the_first_update_is_not_timed_unless_it_is_alone(monkeypatch):
+    """It takes 100 seconds to compile, and every update takes one."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+
+    def speeds(log_every, first):
+        def step(state, *_):
+            state = state._replace(step=state.step + 1)
+            now[0] += 1.0 + 100.0 * (int(state.step) == first + 1)
+            return state, Metrics(*[jnp.float32(1)] * 4, by_logsnr(1.0, 1))
+
+        seen = []
+        loop.run(
+            step,
+            STATE._replace(step=jnp.int32(first)),
+            ROUND,
+            batches=range(first, 6),
+            pace=loop.Pace(6, log_every, save_every=6),
+            hooks=loop.Hooks(
+                lambda interval: seen.append(interval.steps_per_second),
+                save=lambda *_: None,
+            ),
+        )
+        return seen
+
+    assert speeds(3, first=0) == pytest.approx([1, 1])
+    assert speeds(3, first=1) == pytest.approx([1, 1])
+    assert speeds(2, first=1) == pytest.approx([1 / 101, 1, 1])
+
+
 def by_logsnr(loss, step):
     """Of a batch of four, three in the bin of the update's number and one beside it."""
     shares = (

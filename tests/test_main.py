@@ -1,12 +1,17 @@
 """The commands: what a mistake is answered with."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 
-from progdist import cli, fingerprint, main, sample
+from progdist import cli, cluster, fingerprint, main, sample
+from progdist.config import Config
+from progdist.errors import Error, InputError, UsageError
 from tests.commands import answer
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +27,12 @@ SECOND = ["--num_processes=2", "--process_id=1"]
     [
         ([], "--config is missing"),
         ([DIGITS], "--workdir is missing"),
+        ([DIGITS, "--workdir="], "--workdir is missing"),
+        ([DIGITS, "--workdir=~no-user/w"], "~no-user/w: there is no such home"),
+        (
+            [DIGITS, "--workdir=W", "--config.teacher=~no-user/w"],
+            "~no-user/w: there is no such home",
+        ),
         ([DIGITS, "--workdir=W", "stray"], "'stray' is not a flag"),
         ([DIGITS, "--wrkdir=W"], "Unknown command line flag 'wrkdir'"),
         (["--config=configs/none.py", "--workdir=W"], "No such file"),
@@ -114,20 +125,135 @@ def test_a_mistake_in_fingerprinting_is_one_line_and_code_2(
     assert error.count("\n") == 1
 
 
+COUNT = "--xla_force_host_platform_device_count"
+
+
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "environment", "message"),
     [
-        ([], "--workdir is missing; see --help"),
-        (["--workdir=W", "--distributed"], "--distributed: coordinator_address should"),
+        (["--distributed"], {}, "--distributed: coordinator_address should"),
+        (
+            ["--distributed"],
+            {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"},
+            "--distributed: start it by srun, since SLURM_STEP_NODELIST, SLURM_LOCALID",
+        ),
     ],
 )
-def test_the_module_answers_as_a_command(flags, message, tmp_path):
+def test_the_module_answers_as_a_command(flags, environment, message, tmp_path):
     command = [sys.executable, "-m", "progdist.main", DIGITS]
-    command += [f.replace("=W", f"={tmp_path / 'w'}") for f in flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'w'}", *flags],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.stderr.startswith(f"progdist: {message}")
+    assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_host_without_an_address_is_worth_another_attempt(
+    capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(cluster, "RESOLVE_SECONDS", 0.0)
+    flags = [DIGITS, f"--workdir={tmp_path / 'w'}", "--distributed", *SECOND]
+    flags += ["--coordinator=no-such-host.invalid:1"]
+    code, error = answer(main, *flags, capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 5
+    assert error.startswith("progdist: --coordinator=no-such-host.invalid:1: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (AssertionError(), 2, "no such device"),
+        (RuntimeError("Unable to initialize backend 'tpu'"), 2, "Unable to initialize"),
+        (RuntimeError("The TPU is already in use by process 7"), 5, "The TPU is"),
+    ],
+)
+def test_a_device_that_cannot_be_opened_is_one_line(error, code, reason, monkeypatch):
+    def devices():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    with pytest.raises(Error, match=f"^JAX_PLATFORMS=tpu: {reason}") as raised:
+        cli.prepare_devices(Config())
+    assert raised.value.exit_code == code
+
+
+def test_processes_of_unequal_numbers_of_devices_are_refused(monkeypatch):
+    devices = [SimpleNamespace(process_index=i) for i in (0, 0, 1)]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    with pytest.raises(UsageError, match="not 2 on process 0, 1 on process 1"):
+        cli.prepare_devices(Config())
+
+
+def test_a_count_of_devices_is_given_once(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", f"{COUNT}=4")
+    cli.prepare_devices(Config())
+    with pytest.raises(UsageError, match=f"cpu_devices=2: XLA_FLAGS has {COUNT}"):
+        cli.prepare_devices(Config(cpu_devices=2))
+
+
+def test_without_a_home_the_cache_needs_a_place(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "~no-user")
+    with pytest.raises(InputError, match="XDG_CACHE_HOME: must be set"):
+        cli.prepare_devices(Config())
+
+
+NOISE = """
+import jax
+from progdist import cli, config
+from progdist.evaluate.sampling import image_noise
+cli.prepare_devices(config.Config())
+noise = image_noise(jax.random.key(0), jax.numpy.arange(4), (8, 8, 1))
+print(jax.nn.softmax(noise * 2).tobytes().hex(), jax.numpy.sqrt(-noise[0, 0]))
+"""
+UNWANTED = {
+    "JAX_ENABLE_X64": "1",
+    "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    "JAX_THREEFRY_PARTITIONABLE": "0",
+    "JAX_RANDOM_SEED_OFFSET": "7",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_DISABLE_JIT": "1",
+    "JAX_DEBUG_NANS": "1",
+}
+
+
+def test_no_variable_of_jax_changes_what_is_drawn():
+    drawn = [
+        subprocess.run(
+            [sys.executable, "-c", NOISE],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        for variables in ({}, UNWANTED)
+    ]
+    assert drawn[0].stdout == drawn[1].stdout
+    assert drawn[0].stderr == ""
+    said = drawn[1].stderr.splitlines()
+    text = "progdist: {} is ignored, since results depend on it"
+    assert sorted(said) == sorted(map(text.format, UNWANTED))
+
+
+def test_devices_that_are_open_are_used_as_they_are():
+    """As in a notebook; here the tests have opened eight."""
+    settings = Config()
+    cli.prepare_devices(settings)
+    assert jax.device_count() == 8
+    settings.cpu_devices = 4
+    with pytest.raises(UsageError, match=r"cpu_devices=4: JAX runs .* on 8 devices"):
+        cli.prepare_devices(settings)
 
 
 def test_a_cpu_is_split_so_that_every_batch_divides(monkeypatch):

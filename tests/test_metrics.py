@@ -69,6 +69,10 @@ def test_large_images_are_averaged_over_squares_and_named_for_it():
     moments = pixel_moments(images, max_side=4)
     np.testing.assert_allclose(moments.mean, expected.mean(0), atol=1e-12)
     np.testing.assert_allclose(moments.covariance, np.cov(expected.T), atol=1e-12)
+    thin = np.random.default_rng(0).integers(0, 256, (9, 1, 64, 3), np.uint8)
+    pairs = thin.astype(float).reshape(9, 32, 2, 3).mean(2).reshape(9, 96) / 127.5 - 1
+    np.testing.assert_allclose(networks.pixel_features(thin), pairs, atol=1e-12)
+    assert networks.pixel_features(np.zeros((1, 100, 2, 1), np.uint8)).shape == (1, 25)
     assert networks.pixels_label((8, 8, 1)) == "pixels"
     assert networks.pixels_label((28, 28, 1)) == "pixels"
     assert networks.pixels_label((64, 64, 3)) == "pixels32"
@@ -190,16 +194,65 @@ def test_statistics_do_not_depend_on_who_saw_what():
     np.testing.assert_array_equal(alone.vectors, x[:30])
     np.testing.assert_array_equal(shared.vectors, x[:30])
     np.testing.assert_allclose(shared.moments.mean, x.mean(0), 1e-5)
-    for one, other in zip(alone.moments, shared.moments, strict=True):
+    for name in ("mean", "covariance"):
+        one, other = (getattr(s.moments, name) for s in (alone, shared))
         np.testing.assert_allclose(one, other, 1e-9, 1e-9)
     np.testing.assert_allclose(alone.score, shared.score, 1e-9)
     with pytest.raises(ValueError, match="features of 30 images, expected 40"):
         gather([range(30)])
 
 
+def gaussian_features(num, d, seed, rank=None):
+    """Features whose variances span six orders, in at most `rank` directions."""
+    rng = np.random.default_rng(seed)
+    rank = rank or d
+    basis = np.linalg.qr(rng.normal(size=(d, d)))[0][:, :rank]
+    x = rng.normal(size=(num, rank)) * np.logspace(-3, 0, rank)
+    return x @ basis.T + rng.normal(size=d)
+
+
+def statistics_of(x, shares=1):
+    parts = []
+    for share in np.array_split(np.random.default_rng(0).permutation(len(x)), shares):
+        collector = Collector(len(x), x.shape[1], needs=metrics.Needs(4))
+        for numbers in np.array_split(share, 3):
+            collector.add(numbers, x[numbers])
+        parts.append(collector.sums())
+    return metrics.merge(len(x), parts)
+
+
+@pytest.mark.parametrize(("n", "m"), [(30, 40), (30, 700), (700, 30), (700, 650)])
+def test_few_images_have_the_distance_of_their_covariances(n, m):
+    """Of 600 features, also gathered by two processes."""
+    x, y = gaussian_features(n, 600, 0), gaussian_features(m, 600, 1, rank=50)
+    dense = [Moments(f.mean(0), np.cov(f.T)) for f in (x, y)]
+    expected = metrics.frechet_distance(*dense)
+    for shares in (1, 2):
+        ours = [statistics_of(f, shares) for f in (x, y)]
+        found = metrics.frechet_distance(*(s.moments for s in ours))
+        assert found == pytest.approx(expected, rel=1e-9)
+        np.testing.assert_array_equal(ours[0].vectors, np.float32(x[:4]))
+    few = [isinstance(s.moments, metrics.ThinMoments) for s in ours]
+    assert few == [n < 600, m < 600]
+
+
+def test_the_distance_of_few_images_is_that_of_the_closed_form():
+    """Of two points each, along one axis, and along orthogonal ones."""
+    x, y = np.zeros((2, 600)), np.zeros((2, 600))
+    x[:, 0], y[:, 0] = (-1, 1), (1, 7)  # variances 2 and 18, means 0 and 4
+    one, other, across = (metrics.ThinMoments.of(f) for f in (x, y, np.roll(x, 1, 1)))
+    expected = 16 + (np.sqrt(18) - np.sqrt(2)) ** 2
+    assert metrics.frechet_distance(one, other) == pytest.approx(expected, rel=1e-12)
+    assert metrics.frechet_distance(one, across) == pytest.approx(2 + 2, rel=1e-12)
+    with pytest.raises(ValueError, match="moments of 1 features"):
+        metrics.ThinMoments.of(x[:1])
+
+
 def test_what_is_kept_is_bounded():
     few = Collector(10**9, 3, 1000, metrics.Needs(20, False)).sums()
     assert sum(array.nbytes for array in few.values()) < 1000
+    sums = Collector(599, 600, needs=metrics.Needs()).sums()  # of the features alone
+    assert sum(array.nbytes for array in sums.values()) <= 600 * 600 * 8
     fd, pr, score = (metrics.make_metric(name) for name in ("fd", "pr", "is"))
     assert metrics.combined_needs([fd]) == metrics.Needs(0, False)
     assert metrics.combined_needs([fd, pr, score]) == metrics.ALL

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from progdist.errors import SIGNALS
 from progdist.trainer.preemption import Interrupt
 
 START = """
@@ -35,14 +36,15 @@ def start():
     for process in started:
         process.kill()
         process.wait(timeout=30)
-        process.stdout.close()
-        process.stderr.close()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            stream.close()
 
 
-def _start(started, body, grace):
+def _start(started, body, grace, prefix=()):
     code = START.format(grace=grace, body=body.strip())
     process = subprocess.Popen(
-        [sys.executable, "-c", code],
+        [*prefix, sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -58,9 +60,9 @@ def end(process):
     return process.returncode, error
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_is_heard_and_the_run_takes_its_time_to_save(start, signum):
-    process = start(HEARS.format(saving=2.0), grace=1.0)
+    process = start(HEARS.format(saving=1.0), grace=0.5)
     process.send_signal(signum)
     code, said = end(process)
     assert code == 128 + signum
@@ -118,6 +120,14 @@ def test_a_signal_is_heard_where_nobody_listens(start):
     process.stderr.close()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 143
+
+
+def test_a_closed_terminal_does_not_stop_a_run_under_nohup(start):
+    process = start("sys.stdin.readline(); sys.exit(7)", 0.1, prefix=["nohup"])
+    process.send_signal(signal.SIGHUP)
+    code, said = end(process)
+    assert code == 7
+    assert "SIGHUP" not in said
 
 
 def test_afterwards_the_signals_are_what_they_were():

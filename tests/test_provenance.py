@@ -1,12 +1,14 @@
 import json
 import subprocess
 
+import jax
+import pytest
+
 from configs import digits
-from progdist.config import (
-    Config,
-    defaults_of_changed,
-)
+from progdist.config import Config, ConfigError, defaults_of_changed
+from progdist.trainer.resume import check_same_numerics
 from progdist.workdir import provenance
+from tests.workdirs import write_jsonl
 
 
 def test_a_start_is_a_row_of_json():
@@ -17,6 +19,40 @@ def test_a_start_is_a_row_of_json():
     assert row["devices"]["count"] == 8  # simulated by the tests
     assert row["versions"]["jax"].count(".") >= 2
     assert row["defaults"]["net.ch_mult"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("variable", "before", "now"),
+    [
+        ("XLA_FLAGS", "--b=1 --a=2 --xla_dump_to=x", "--a=2 --b=2"),
+        ("NVIDIA_TF32_OVERRIDE", None, "0"),
+        ("NVIDIA_TF32_OVERRIDE", "0", None),
+    ],
+)
+def test_numerics_other_than_at_the_last_start_are_refused(
+    variable, before, now, tmp_path, monkeypatch
+):
+    def choose(value):
+        monkeypatch.delenv(variable, raising=False)
+        if value is not None:
+            monkeypatch.setenv(variable, value)
+
+    choose(before)
+    rows = [{"global_step": 0}, provenance.of_start({}, 0), {"end": "done"}]
+    write_jsonl(tmp_path / "starts.jsonl", rows)
+    check_same_numerics(tmp_path)
+    choose(now)
+    with pytest.raises(ConfigError, match=f"{variable}: .* → .*; --override"):
+        check_same_numerics(tmp_path)
+    write_jsonl(tmp_path / "starts.jsonl", rows[:1])  # of an older version
+    check_same_numerics(tmp_path)
+
+
+def test_the_precision_of_products_is_of_the_numerics():
+    assert provenance.numerics() == {}
+    with jax.default_matmul_precision("float32"):
+        name = "JAX_DEFAULT_MATMUL_PRECISION"
+        assert provenance.numerics() == {name: "float32"}
 
 
 def test_only_what_differs_has_its_default_noted():

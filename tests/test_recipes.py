@@ -18,7 +18,7 @@ from tests import tiny
 
 COMMON = {
     **{"learning_rate": 0.1, "warmup_updates": 4, "weight_decay": 0.5},
-    **{"clip_norm": 1e-4, "ema_decay": 0.75},
+    **{"clip_norm": 1e-4, "ema_decay": 0.75, "ema_warmup": 0},
 }
 CONFIG = Config(
     base=Training(**COMMON),
@@ -86,6 +86,17 @@ def test_the_settings_reach_the_update(kind, rate):
             ours,
             theirs,
         )
+
+
+@pytest.mark.parametrize("kind", ["base", "distill"])
+def test_the_average_of_a_kind_warms_up_as_its_settings_say(kind):
+    """At update 6 the rate is 9 / 16, where 1 - ema_decay is a quarter."""
+    before, after, _ = update(kind, changed(kind, ema_warmup=10), step=6)
+    for old, new, average in zip(
+        *map(jax.tree.leaves, (before.params, after.params, after.ema_params)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(average, (7 * old + 9 * new) / 16, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("anneal", "share"), [("linear", 0.4), ("none", 1.0)])

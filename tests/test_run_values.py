@@ -28,6 +28,7 @@ def config_of_run():
     config.log_every = config.save_every = UPDATES
     for training in (config.base, config.distill):
         training.num_updates, training.ema_decay = UPDATES, 0.5
+        training.ema_warmup = 0
         training.learning_rate, training.warmup_updates = 1e-2, 0
     config.distill.start_steps, config.distill.long_rounds = 2, 0
     return config

@@ -37,11 +37,29 @@ def test_the_average_follows_its_recursion():
     for k in range(3):
         gradient = {"w": jnp.full(2, 1.0 + k)}
         now = state.apply_gradient(
-            now, gradient, optimizer, rate=jnp.float32(0.1), ema_decay=0.9
+            now, gradient, optimizer, rate=jnp.float32(0.1), ema_rate=0.1
         )
         expected = 0.9 * expected + 0.1 * now.params["w"]
     np.testing.assert_allclose(now.ema_params["w"], expected, rtol=1e-6)
     assert state.sampling_params(now) is now.ema_params
+
+
+def test_an_average_that_warms_up_by_two_is_the_mean_until_its_decay_is_reached():
+    """Of the initial parameters and those after each update (decay_t = (1+t)/(2+t))."""
+    rates = [
+        state.averaging_rate(jnp.int32(t), decay=0.99, warmup=2) for t in range(200)
+    ]
+    values, average, means = np.random.default_rng(0).normal(size=200), 1.0, []
+    for t in range(90):
+        average += float(rates[t]) * (values[t] - average)
+        means.append(average)
+    expected = (1.0 + np.cumsum(values[:90])) / np.arange(2, 92)
+    np.testing.assert_allclose(means, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(rates[99:], 0.01, rtol=1e-6)
+
+
+def test_without_a_warm_up_the_decay_is_constant():
+    assert state.averaging_rate(jnp.int32(0), decay=0.75, warmup=0) == 0.25
 
 
 def test_without_an_average_the_parameters_sample():
@@ -61,7 +79,7 @@ def test_the_first_update_is_adams(clip_norm, weight_decay):
     now = state.init_state(before, optimizer, keep_ema=False)
     gradient = {"w": jnp.array([30.0, -40.0])}
     after = state.apply_gradient(
-        now, gradient, optimizer, rate=jnp.float32(0.01), ema_decay=0.0
+        now, gradient, optimizer, rate=jnp.float32(0.01), ema_rate=1.0
     )
     expected = before["w"] - 0.01 * (jnp.array([1, -1]) + weight_decay * before["w"])
     np.testing.assert_allclose(after.params["w"], expected, rtol=1e-5)
@@ -118,7 +136,7 @@ def test_updates_are_those_of_adam_clipped_and_decayed(scale):
     for gradient, wanted in zip(gradients, expected, strict=True):
         gradient = jax.tree.map(jnp.float32, gradient)
         now = state.apply_gradient(
-            now, gradient, optimizer, rate=jnp.float32(0.01), ema_decay=0.0
+            now, gradient, optimizer, rate=jnp.float32(0.01), ema_rate=1.0
         )
         for name, value in wanted.items():
             # Updates of size 0.01, to a few roundings.

@@ -30,7 +30,9 @@ LOSSES = {
 
 
 def make_train_step(loss, optimizer, mesh, rate=RATE):
-    return step.make_train_step(loss, optimizer, rate=rate, ema_decay=0.9, mesh=mesh)
+    return step.make_train_step(
+        loss, optimizer, rate=rate, ema_rate=lambda _: 0.1, mesh=mesh
+    )
 
 
 def state_of(params):

@@ -262,7 +262,7 @@ def test_it_follows_a_run_in_another_process(tmp_path):
     ("signum", "code", "said"),
     [
         (signal.SIGINT, 130, "progdist: interrupted\n"),
-        (signal.SIGTERM, 143, ""),
+        (signal.SIGTERM, 143, "progdist: stopped by SIGTERM\n"),
     ],
 )
 def test_a_signal_ends_it(tmp_path, signum, code, said):

@@ -6,7 +6,6 @@ only on the file names; the first examples are a fair sample.
 """
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from progdist.data.order import permutation
 from progdist.data.settings import ImageShape, LabelRule
 from progdist.data.source import Batch, DataError
 from progdist.data.splits import select_split
+from progdist.workdir.files import expand
 
 
 def open_folder(
@@ -41,7 +41,7 @@ def open_folder(
     Raises:
       DataError: if there are no images, or too many bad ones; lists these.
     """
-    files = select_split(_open_files(Path(os.path.expanduser(dir)).absolute()), split)
+    files = select_split(_open_files(expand(dir).absolute()), split)
     listing = files.listing()
     if not listing.names:
         raise DataError(f"{files.where}: holds no image ({', '.join(SUFFIXES)})")

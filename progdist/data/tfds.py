@@ -20,6 +20,7 @@ from PIL import Image
 from progdist.data import identity, records
 from progdist.data.images import ImageError, ImageShape, decode
 from progdist.data.source import Batch, DataError, Source, numbered_classes
+from progdist.workdir.files import expand
 
 # Datasets of hundreds of GB at full size, which are slow to decode.
 TO_BE_RESIZED = ("imagenet2012", "lsun")
@@ -140,7 +141,7 @@ def resized_name(tfds_name: str, size: int) -> str:
 def data_dir(dir: str) -> Path:
     """Returns the directory of all prepared datasets; "" selects the TFDS default."""
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    return Path(dir or default).expanduser().absolute()
+    return expand(dir or default).absolute()
 
 
 def import_extra(extra: Literal["tfds", "prepare"]) -> Any:

@@ -9,8 +9,8 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -20,14 +20,17 @@ from jaxtyping import UInt8
 from progdist import checkpoint, parallel
 from progdist.config import Evaluation
 from progdist.diffusion import schedules
+from progdist.errors import UsageError
 from progdist.evaluate import extraction, metrics, references, sampling
-from progdist.evaluate.extraction import Extractor
+from progdist.evaluate.extraction import Extractor, Part
 from progdist.evaluate.metrics import MetricSpec, Statistics
 from progdist.evaluate.references import Reference
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import Model, Params
 from progdist.workdir import rows as workdir_rows
-from progdist.workdir.rows import EvalRow
+from progdist.workdir.rows import EvalRow, ImagesRow
+
+_Row = TypeVar("_Row", EvalRow, ImagesRow)
 
 
 class Result(NamedTuple):
@@ -50,11 +53,48 @@ class _Task(NamedTuple):
 
     extractor: Extractor
     metric: MetricSpec
-    blanks: list[EvalRow]
+    blanks: list[Any]
+
+
+def check(settings: Evaluation, counts: Mapping[str, int], prefix: str) -> None:
+    """Refuses metrics that cannot be computed.
+
+    Args:
+      settings: names of the metrics and features.
+      counts: numbers of images, by the name of what sets them.
+      prefix: prefix of the settings' names, for the message.
+
+    Raises:
+      UsageError: naming the metric, and what it lacks.
+    """
+    for metric in map(metrics.make_metric, settings.metrics):
+        setting = f"{prefix}metrics={metric.name}"
+        if metric.needs.scores and "pixels" in settings.features:
+            needs = f"needs a network's {prefix}features"
+            raise UsageError(f"{setting}: {needs}, not pixels")
+        for what, count in counts.items():
+            if count < metric.minimum:
+                needs = f"needs at least {metric.minimum} images"
+                raise UsageError(f"{setting}: {needs}, not the {count} of {what}")
+
+
+def open_extractors(
+    settings: Evaluation, image_shape: tuple[int, int, int]
+) -> list[Extractor]:
+    """Returns the extractors of the configured features.
+
+    Raises:
+      WeightsError: if weights are missing or have the wrong content.
+    """
+    rows = -(-settings.batch_size // jax.process_count())
+    return [
+        extraction.make_extractor(name, image_shape, rows, settings.inception_weights)
+        for name in dict.fromkeys(settings.features)
+    ]
 
 
 class Evaluator:
-    """Evaluates models by every metric on every kind of features.
+    """Evaluates models and images by every metric on every kind of features.
 
     Samplers are compiled, and the reference is read, once and on first use.
     """
@@ -64,17 +104,20 @@ class Evaluator:
         mesh: Mesh,
         settings: Evaluation,
         extractors: Sequence[Extractor],
-        metric_specs: Sequence[MetricSpec],
         reference: Reference,
     ) -> None:
-        """Takes the settings that all evaluations share."""
+        """Takes what all evaluations share; the extractors are those of the settings.
+
+        `reference.counting` shows the progress of all long computations.
+        """
         self.mesh, self._settings = mesh, settings
         self._reference = reference
-        self._pairs = list(itertools.product(extractors, metric_specs))
+        specs = [metrics.make_metric(name) for name in dict.fromkeys(settings.metrics)]
+        self._pairs = list(itertools.product(extractors, specs))
         self._sampler = functools.cache(
             lambda model, *spec: sampling.make_sampler(model, mesh, *spec)
         )
-        needs = metrics.combined_needs(metric_specs)
+        needs = metrics.combined_needs(specs)
         self._real = functools.cache(
             functools.partial(references.statistics, reference, needs=needs)
         )
@@ -103,77 +146,125 @@ class Evaluator:
         """
         digest = checkpoint.fingerprint_of(params)[:16]
         for spec in specs:
-            tasks = [
-                _Task(*pair, self._blanks(model, spec, digest, *pair))
-                for pair in self._pairs
-            ]
-            missing = [
-                task
-                for task in tasks
-                if not parallel.broadcast_from_zero(_is_done(task, rows))
-            ]
-            yield self._evaluate(model, params, spec, missing)
+            tasks = self._tasks(self._blank(model, spec, digest), rows)
+            yield self._evaluate(model, params, spec, tasks)
+
+    def evaluate_images(
+        self, images: Reference, rows: Sequence[ImagesRow]
+    ) -> list[ImagesRow]:
+        """Returns the rows of the metrics that are not among `rows`.
+
+        The first `num_samples` of the images are compared with the reference. Returns
+        no rows on processes other than the first.
+
+        Args:
+          images: the images, with their path as the name.
+          rows: existing rows; only those of process 0 count.
+        """
+        num = self._settings.num_samples
+        blank = ImagesRow(
+            images=images.name, content=images.content[:16], **self._common()
+        )
+        return self._compute(
+            self._tasks(blank, rows),
+            images.name,
+            lambda advance: references.parts_of(images, np.arange(num), advance),
+        )
 
     def _evaluate(
         self, model: Model, params: Params, spec: SamplerSpec, tasks: Sequence[_Task]
     ) -> Result:
         images = [np.zeros((0, *model.image_shape), np.uint8)]
+
+        def draw(advance: Callable[[int], None]) -> Iterator[Part]:
+            return self._draw(model, params, spec, images, advance)
+
+        rows = self._compute(tasks, str(spec), draw)
+        return Result(spec, rows, np.concatenate(images))
+
+    def _tasks(self, blank: _Row, rows: Sequence[_Row]) -> list[_Task]:
+        """Returns the metrics that are not among the rows."""
+        tasks = [
+            _Task(
+                extractor,
+                metric,
+                [
+                    dataclasses.replace(
+                        blank,
+                        features=extractor.label,
+                        weights=extractor.digest[:16],
+                        metric=extractor.metric_name(title),
+                    )
+                    for title in metric.titles
+                ],
+            )
+            for extractor, metric in self._pairs
+        ]
+        is_done = [_is_done(task, rows) for task in tasks]
+        return [
+            task
+            for task, done in zip(tasks, is_done, strict=True)
+            if not parallel.broadcast_from_zero(done)
+        ]
+
+    def _compute(
+        self,
+        tasks: Sequence[_Task],
+        title: str,
+        parts: Callable[[Callable[[int], None]], Iterator[Part]],
+    ) -> list[Any]:
+        """Returns the rows of the metrics, of the images in the parts, on process 0."""
         if not tasks:
-            return Result(spec, [], images[0])
+            return []
         num = self._settings.num_samples
         extractors = list(dict.fromkeys(task.extractor for task in tasks))
         needs = metrics.combined_needs([task.metric for task in tasks])
-        with self._reference.counting(str(spec), num) as advance:
-            parts = self._draw(model, params, spec, images, advance)
-            statistics = extraction.collect(extractors, parts, num, needs)
+        with self._reference.counting(title, num) as advance:
+            statistics = extraction.collect(extractors, parts(advance), num, needs)
         samples = dict(zip(extractors, statistics, strict=True))
-        rows = [row for t in tasks for row in self._rows(t, samples[t.extractor])]
-        return Result(spec, rows, np.concatenate(images))
+        return [row for t in tasks for row in self._rows(t, samples[t.extractor])]
 
-    def _rows(self, task: _Task, samples: Statistics) -> Iterator[EvalRow]:
+    def _rows(self, task: _Task, samples: Statistics) -> Iterator[Any]:
         """Yields the rows of a metric, on process 0."""
         real = self._real(task.extractor)
         floors = self._floor(task.extractor, task.metric)
-        if jax.process_index() or real is None:
-            return
-        values = task.metric.values(samples, real)
-        for row, (value, details) in zip(task.blanks, values, strict=True):
+        counting = self._reference.counting
+        values = references.values_of(task.metric, samples, real, counting)
+        blanks = task.blanks if values else ()
+        for row, (value, details) in zip(blanks, values, strict=True):
             floor = floors.get(row.metric)
             yield dataclasses.replace(row, value=value, details=details, floor=floor)
 
-    def _blanks(
-        self,
-        model: Model,
-        spec: SamplerSpec,
-        digest: str,
-        extractor: Extractor,
-        metric: MetricSpec,
-    ) -> list[EvalRow]:
-        """Returns the rows of a metric, with NaN in place of the values."""
-        settings, reference = self._settings, self._reference
-        row = EvalRow(
+    def _blank(self, model: Model, spec: SamplerSpec, digest: str) -> EvalRow:
+        """Returns a row of the sampler without metric and value."""
+        return EvalRow(
             **spec._asdict(),
             role=spec.role,
             params=digest,
             output=model.parameterization,
             # Rows spell it without underscores, unlike cards and configurations.
             schedule=schedules.describe(model.schedule).replace("_", ""),
-            class_names=reference.source.class_names if model.num_classes else None,
-            num_samples=settings.num_samples,
-            seed=settings.seed,
-            features=extractor.label,
-            weights=extractor.digest[:16],
-            reference=workdir_rows.Reference(
-                data=reference.name,
-                split=reference.split,
-                count=reference.num_examples,
-                content=reference.content[:16],
-            ),
-            metric="",
-            value=math.nan,
+            class_names=self._reference.source.class_names
+            if model.num_classes
+            else None,
+            seed=self._settings.seed,
+            **self._common(),
         )
-        names = map(extractor.metric_name, metric.titles)
-        return [dataclasses.replace(row, metric=name) for name in names]
+
+    def _common(self) -> dict[str, Any]:
+        """Returns the fields that all rows have in common."""
+        reference = workdir_rows.Reference(
+            data=self._reference.name,
+            split=self._reference.split,
+            count=self._reference.num_examples,
+            content=self._reference.content[:16],
+        )
+        return {
+            "num_samples": self._settings.num_samples,
+            "reference": reference,
+            "metric": "",
+            "value": math.nan,
+        }
 
     def _draw(
         self,
@@ -182,7 +273,7 @@ class Evaluator:
         spec: SamplerSpec,
         images: list[UInt8[np.ndarray, "b h w c"]],
         advance: Callable[[int], None],
-    ) -> Iterator[extraction.Part]:
+    ) -> Iterator[Part]:
         """Yields this process's share of each batch; adds the first to `images`."""
         settings, first = self._settings, 0
         rows = parallel.local_rows(settings.batch_size)
@@ -202,11 +293,11 @@ class Evaluator:
             first += len(batch)
 
 
-def _is_done(task: _Task, rows: Sequence[EvalRow]) -> bool:
+def _is_done(task: _Task, rows: Sequence[Any]) -> bool:
     return all(any(row.repeats(blank) for row in rows) for blank in task.blanks)
 
 
-def line(spec: SamplerSpec, row: EvalRow) -> str:
-    """Returns a row as a line of output."""
+def line(spec: object, row: EvalRow | ImagesRow) -> str:
+    """Returns a row, of a sampler or of images, as a line of output."""
     floor = f" (floor {row.floor.value:.4g})" if row.floor else ""
     return f"{spec!s:34} {row.metric} {row.value:.5g}{floor}"

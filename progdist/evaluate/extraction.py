@@ -1,7 +1,7 @@
 """Features of images, and their statistics over all devices and processes."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,9 +9,9 @@ from jaxtyping import Int, UInt8
 from threadpoolctl import threadpool_limits
 
 from progdist import parallel
+from progdist.config import Features as Name
 from progdist.evaluate import features, metrics
 
-Name = Literal["pixels", features.Name]
 Part = tuple[Int[np.ndarray, " b"], UInt8[np.ndarray, "b h w c"]]
 """Indices and images: this process's share of a batch."""
 _ROWS = 32  # per device at a time: the first layers of Inception need much memory

@@ -5,6 +5,7 @@ Its key has everything the numbers depend on: name, split, size and content of t
 number of examples, features and weights.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from progdist import data, parallel
 from progdist.data.progress import Counting, counting
 from progdist.data.workers import read_ahead
 from progdist.evaluate import extraction, metrics
+from progdist.evaluate.background import compute_on_zero
 from progdist.evaluate.extraction import Extractor, Part
 from progdist.evaluate.metrics import MAX_VECTORS
 from progdist.workdir import array_cache
@@ -92,11 +94,11 @@ def statistics(
 
     def make() -> Arrays:
         with reference.counting(title, len(indices)) as advance:
-            parts = _parts(reference, indices, advance)
+            parts = parts_of(reference, indices, advance)
             (result,) = extraction.collect([extractor], parts, len(indices), needs)
+        names = [field.name for field in dataclasses.fields(result.moments)]
         return {
-            "mean": result.moments.mean,
-            "covariance": result.moments.covariance,
+            **{name: getattr(result.moments, name) for name in names},
             "kept": result.vectors,
             "score": np.array(result.score),
         }
@@ -105,9 +107,10 @@ def statistics(
     arrays = cached(key | {"kept": num_vectors}, make)
     if arrays is None:
         return None
-    moments = metrics.Moments(arrays["mean"], arrays["covariance"])
     mean, std = arrays["score"].tolist()
-    return metrics.Statistics(len(indices), moments, arrays["kept"], (mean, std))
+    return metrics.Statistics(
+        len(indices), _moments(arrays), arrays["kept"], (mean, std)
+    )
 
 
 def floor(
@@ -135,12 +138,11 @@ def floor(
     def make() -> Arrays:
         one = statistics(reference, extractor, "one half", count, needs)
         other = statistics(reference, extractor, "other half", count, needs)
-        if not (one and other) or jax.process_index():
-            return {}
-        values = metric.values(one, other)
+        values = values_of(metric, one, other, reference.counting)
+        titles = metric.titles if values else ()
         return {
             extractor.metric_name(title): np.array(value)
-            for title, (value, _) in zip(metric.titles, values, strict=True)
+            for title, (value, _) in zip(titles, values, strict=True)
         }
 
     key = _key(reference, extractor) | {"metric": metric.name, "num": count}
@@ -152,6 +154,25 @@ def floor(
         name: Floor(value=share * v, measured=v, count=count)
         for name, v in values.items()
     }
+
+
+def values_of(
+    metric: metrics.MetricSpec,
+    samples: metrics.Statistics | None,
+    real: metrics.Statistics | None,
+    counting: Counting,
+) -> list[metrics.Value]:
+    """Returns the values of a metric on process 0, none on the others.
+
+    Takes up to a minute, during which `counting` is told every fifth of a second, on
+    all processes, that nothing more is completed.
+    """
+
+    def compute() -> list[metrics.Value]:
+        return metric.values(samples, real) if samples and real else []
+
+    with counting(f"{metric.name} of the features", 1) as advance:
+        return compute_on_zero(compute, lambda: advance(0)) or []
 
 
 def cached(key: array_cache.Key, make: Callable[[], Arrays]) -> Arrays | None:
@@ -182,6 +203,12 @@ def chosen_indices(
     return np.random.default_rng(0).permutation(indices)
 
 
+def _moments(arrays: Arrays) -> metrics.Moments | metrics.ThinMoments:
+    if "root" in arrays:
+        return metrics.ThinMoments(arrays["mean"], arrays["root"])
+    return metrics.Moments(arrays["mean"], arrays["covariance"])
+
+
 def _key(reference: Reference, extractor: Extractor) -> dict[str, Any]:
     return {
         "rules": _RULES,
@@ -195,7 +222,7 @@ def _key(reference: Reference, extractor: Extractor) -> dict[str, Any]:
     }
 
 
-def _parts(
+def parts_of(
     reference: Reference,
     indices: Int64[np.ndarray, " n"],
     advance: Callable[[int], None],

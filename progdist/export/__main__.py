@@ -26,7 +26,7 @@ from absl import flags
 from progdist import checkpoint, cli, parallel, preflight
 from progdist.config import Config
 from progdist.diffusion.schedules import describe
-from progdist.errors import UsageError, end_on_sigterm, exit_with
+from progdist.errors import UsageError, exit_with
 from progdist.export import formats
 from progdist.export.formats import FORMATS, Card
 from progdist.model import Model, Params, param_template
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
     """Exports the model described by the flags."""
     cli.parse(FLAGS, argv, __doc__, required=("workdir", "num_steps", "out"))
     values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
-    out, names = Path(values["out"]).expanduser(), values["formats"]
+    out, names = files.expand(values["out"]), values["formats"]
     _check_formats(names)
     if out.exists():
         raise UsageError(f"--out={out}: already exists and is not overwritten")
@@ -164,5 +164,4 @@ def version() -> str:
 
 
 if __name__ == "__main__":
-    end_on_sigterm()
     exit_with(main, sys.argv)

@@ -12,7 +12,11 @@ counts network calls.
 from progdist.report.figures.curves import write_curves
 from progdist.report.figures.images import image_grid, save_png, square_grid
 from progdist.report.figures.quality import write_quality
-from progdist.report.figures.samples import write_comparison, write_samples
+from progdist.report.figures.samples import (
+    MAX_IN_GRID,
+    write_comparison,
+    write_samples,
+)
 from progdist.report.figures.trajectories import write_trajectories
 from progdist.report.page.page import write_page
 from progdist.report.page.tables import closing_table, markdown_table
@@ -21,6 +25,7 @@ from progdist.workdir.files import FormatError
 from progdist.workdir.rows import EvalRow
 
 __all__ = [
+    "MAX_IN_GRID",
     "EvalRow",
     "FormatError",
     "closing_table",

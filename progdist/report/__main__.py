@@ -8,7 +8,7 @@ in the current directory for several. An unfinished run is shown as it stands. W
 reloads itself in the browser, until all runs have ended or Ctrl-C. The watcher waits
 for runs that have not started yet. A stopped run counts as ended, so resume it before
 you start its watcher. Exit codes: 0 done; 2 bad input, in one line; 4 the page could
-not be written; 130, 143 ended by Ctrl-C or SIGTERM.
+not be written; 128 + n ended by signal n.
 """
 
 import argparse
@@ -16,9 +16,10 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from progdist.errors import UsageError, end_on_sigterm, exit_with
+from progdist.errors import UsageError, exit_with
 from progdist.report.page.page import write_page
 from progdist.report.page.watch import watch
+from progdist.workdir import files
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,8 +36,8 @@ def main(argv: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=_path)
-    parser.add_argument("--out", metavar="FILE", type=_path, help="path of the page")
+    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+")
+    parser.add_argument("--out", metavar="FILE", help="path of the page")
     parser.add_argument(
         "--watch",
         metavar="SECONDS",
@@ -44,13 +45,14 @@ def main(argv: list[str]) -> None:
         help="rewrite the page until the runs end",
     )
     flags = parser.parse_args(argv[1:])
-    if flags.out:
-        _check_out(flags.out)
+    workdirs = [files.expand(path) for path in flags.workdirs]
+    out = None if flags.out is None else files.expand(flags.out)
+    if out:
+        _check_out(out)
     if flags.watch:
-        end_on_sigterm()
-        print(watch(flags.workdirs, flags.out, flags.watch, _note))
+        print(watch(workdirs, out, flags.watch, _note))
     else:
-        print(write_page(flags.workdirs, flags.out))
+        print(write_page(workdirs, out))
 
 
 def _check_out(out: Path) -> None:
@@ -60,10 +62,6 @@ def _check_out(out: Path) -> None:
         raise UsageError(f"--out={out}: is a directory")
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out={out}: must end in .html or .htm")
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
 
 
 def _seconds(text: str) -> int:

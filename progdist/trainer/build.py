@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from progdist import data, parallel
 from progdist.checkpoint import Checkpoints
 from progdist.config import Config, plan_of
+from progdist.evaluate.extraction import Extractor
 from progdist.model import Model
 from progdist.plan import Kind, Phase
 from progdist.trainer.display import Display
@@ -25,6 +26,7 @@ class Pieces(NamedTuple):
     workdir: Path
     mesh: Mesh
     source: data.Source
+    extractors: list[Extractor]
     phases: tuple[Phase, ...]
     recipes: dict[Kind, Recipe]
     checkpoints: Checkpoints
@@ -43,13 +45,18 @@ def build(
     *,
     models: dict[Kind, Model],
     source: data.Source,
+    extractors: list[Extractor],
     interrupt: Interrupt,
     override: bool,
     stack: ExitStack,
 ) -> Pieces:
     """Builds the pieces of a run; the stack closes those that need closing."""
     mesh, phases = parallel.make_mesh(), plan_of(config)
-    display = Display(phases, jax.process_index() == 0)
+    display = Display(
+        phases,
+        jax.process_index() == 0,
+        num_samples=config.evaluation.num_samples,
+    )
     stack.callback(display.close)
     watchdog = stack.enter_context(Watchdog(float(config.stuck_seconds)))
     checkpoints = Checkpoints(
@@ -63,6 +70,7 @@ def build(
         workdir=workdir,
         mesh=mesh,
         source=source,
+        extractors=extractors,
         phases=phases,
         recipes=make_recipes(config, models, mesh),
         checkpoints=checkpoints,

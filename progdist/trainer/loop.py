@@ -130,7 +130,9 @@ class _Meter:
     def __init__(self, tally: Tally, max_skipped: int) -> None:
         self.tally = tally
         self._max_skipped = max_skipped
+        # The first update may compile, and is timed only if it is alone.
         self._count, self._since = 0, time.perf_counter()
+        self._after_first: float | None = None
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Adds an update's metrics; raises after too many non-finite ones."""
@@ -139,6 +141,7 @@ class _Meter:
         numbers = {name: getattr(values, name) for name in _NUMBERS}
         broken = [name for name, value in numbers.items() if not np.isfinite(value)]
         self._count += 1
+        self._after_first = self._after_first or time.perf_counter()
         if broken:
             self._skip(step, f"{broken[0]} is {numbers[broken[0]]}")
             return
@@ -156,7 +159,7 @@ class _Meter:
     def interval(self, step: int) -> Interval:
         """Returns the means since the last call, and starts the next interval."""
         sums, now = self.tally, time.perf_counter()
-        speed = self._count / (now - self._since)
+        speed = self._speed(now)
         self.tally = Tally(skipped=sums.skipped, skipped_in_a_row=sums.skipped_in_a_row)
         self._count, self._since = 0, now
         return Interval(
@@ -168,6 +171,12 @@ class _Meter:
             speed,
             logsnr_bins.means(sums.parts, sums.shares),
         )
+
+    def _speed(self, now: float) -> float:
+        """Returns the updates per second since the last interval."""
+        if self._after_first and self._since < self._after_first and self._count > 1:
+            return (self._count - 1) / (now - self._after_first)
+        return self._count / (now - self._since)
 
     def _skip(self, step: int, reason: str) -> None:
         self.tally = self.tally._replace(

@@ -1,7 +1,6 @@
 """End of a phase: samples, metrics and figures of its model."""
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -9,11 +8,10 @@ from jax.sharding import Mesh
 
 from progdist import checkpoint, parallel, report
 from progdist.config import Evaluation
-from progdist.evaluate import evaluator, extraction, metrics, sampling
-from progdist.evaluate.evaluator import Evaluator, Result
-from progdist.evaluate.references import Reference
+from progdist.evaluate import sampling
+from progdist.evaluate.evaluator import Evaluator, Result, line
 from progdist.evaluate.specs import SamplerSpec
-from progdist.model import ImageShape, Model, Params, param_template
+from progdist.model import Model, Params, param_template
 from progdist.plan import Phase
 from progdist.workdir import arrays, files, layout
 from progdist.workdir.journal import Journal
@@ -29,77 +27,71 @@ class PhaseEnd:
         self,
         workdir: Path,
         model_of: Callable[[Phase], Model],
-        image_shape: ImageShape,
-        mesh: Mesh,
-        evaluation: Evaluation,
-        reference: Reference,
+        settings: Evaluation,
+        evaluator: Evaluator | None,
         journal: Journal,
         note: Callable,
-        check: Callable[[], None],
     ) -> None:
         """Takes the pieces of the run.
 
-        `note` shows a message to the user. `check` is called after each batch of images
-        and may raise to end the run there.
+        Without an evaluator the models are neither sampled nor evaluated. `note` shows
+        a message to the user.
         """
-        self._workdir, self._model_of, self._mesh = workdir, model_of, mesh
-        self._evaluation, self._journal = evaluation, journal
-        self._note, self._check = note, check
+        self._workdir, self._model_of = workdir, model_of
+        self._settings, self._evaluator = settings, evaluator
+        self._journal, self._note = journal, note
         self._first = jax.process_index() == 0
-        size = evaluation.batch_size
-        self._evaluator = Evaluator(
-            mesh,
-            evaluation,
-            [extraction.make_extractor("pixels", image_shape, size)],
-            [metrics.make_metric("fd")],
-            reference._replace(counting=self._counting),
-        )
 
     def add(
         self, phase: Phase, params: Params, teacher: Phase, teacher_params: Params
     ) -> None:
         """Evaluates a phase's model, and the undistilled teacher in as many steps."""
-        n, trained = phase.num_steps, teacher.num_steps
-        gamma = self._evaluation.gamma
+        evaluator = self._evaluator
+        if not evaluator:
+            return
+        n, trained, rows = (
+            phase.num_steps,
+            teacher.num_steps,
+            self._journal.evaluations(),
+        )
         if phase.kind != "base":
-            student = SamplerSpec(phase.number, n, n, "ddim")
-            self._evaluate(phase, self._model_of(phase), params, [student])
-        baselines = [
+            model, specs = (
+                self._model_of(phase),
+                [SamplerSpec(phase.number, n, n, "ddim")],
+            )
+            self._keep(phase, evaluator.evaluate(model, params, specs, rows))
+        model, gamma = self._model_of(teacher), self._settings.gamma
+        specs = [
             SamplerSpec(0, trained, n, "ddim"),
             SamplerSpec(0, trained, n, "ancestral", gamma),
         ]
-        self._evaluate(phase, self._model_of(teacher), teacher_params, baselines)
+        self._keep(phase, evaluator.evaluate(model, teacher_params, specs, rows))
         if self._first:
             report.write_samples(self._workdir)
 
     def conclude(self, phases: Sequence[Phase]) -> None:
         """Writes the figures of the whole run and prints its table."""
-        self._save_paths(phases)
+        if self._evaluator:
+            self._save_paths(phases, self._evaluator.mesh)
         if self._first:
             report.write_quality(self._workdir)
             report.write_comparison(self._workdir)
             report.write_curves(self._workdir)
             report.write_trajectories(self._workdir)
-            self._note(report.closing_table(self._workdir))
+            if self._evaluator:
+                self._note(report.closing_table(self._workdir))
             self._note(f"figures: {self._workdir / layout.FIGURES}")
             self._journal.end("done")
             self._note(f"report: {report.write_page([self._workdir])}")
 
-    def _evaluate(
-        self,
-        phase: Phase,
-        model: Model,
-        params: Params,
-        specs: Sequence[SamplerSpec],
-    ) -> None:
+    def _keep(self, phase: Phase, results: Iterable[Result]) -> None:
         """Appends rows to eval.jsonl, after saving DDIM samples to samples/."""
-        rows = self._journal.evaluations()
-        for result in self._evaluator.evaluate(model, params, specs, rows):
+        for result in results:
             if self._first and result.rows and result.spec.sampler == "ddim":
                 self._save_samples(phase, result)
             for row in result.rows:
                 self._journal.evaluation(row, phase.end_update)
-                self._note(f"  {evaluator.line(result.spec, row)}")
+                self._note(f"  {line(result.spec, row)}")
 
     def _save_samples(self, phase: Phase, result: Result) -> None:
         spec = result.spec
@@ -112,15 +104,10 @@ class PhaseEnd:
             phase=phase.number,
         )
         role = "student" if spec.phase else "teacher"
-        grid = report.square_grid(result.images)
+        grid = report.square_grid(result.images[: report.MAX_IN_GRID])
         self._journal.images(f"samples/{role}", grid, phase.end_update)
 
-    @contextlib.contextmanager
-    def _counting(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Shows nothing: the display owns the terminal; lets a signal end the run."""
-        yield lambda count: self._check()
-
-    def _save_paths(self, phases: Sequence[Phase]) -> None:
+    def _save_paths(self, phases: Sequence[Phase], mesh: Mesh) -> None:
         """Writes the DDIM trajectories of a few samples of the last students."""
         path = self._workdir / layout.SAMPLES / "trajectories.npz"
         few = [p for p in phases[1:] if p.num_steps <= _MAX_STEPS_SHOWN]
@@ -135,8 +122,8 @@ class PhaseEnd:
             model = self._model_of(phase)
             states[f"N{phase.num_steps}"] = sampling.draw_trajectory(
                 model,
-                checkpoint.load_model(path_of_model, param_template(model, self._mesh)),
-                seed=self._evaluation.seed,
+                checkpoint.load_model(path_of_model, param_template(model, mesh)),
+                seed=self._settings.seed,
                 num_images=_NUM_PATHS,
                 num_steps=phase.num_steps,
             )

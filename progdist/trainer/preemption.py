@@ -1,10 +1,10 @@
 """Preemption: signals that stop a run, and a watchdog that ends a hung one.
 
-After the first SIGTERM or Ctrl-C the run stops between two updates, where nothing is
-lost. During a long compilation it cannot; after a grace period the process is killed,
-at the cost of the updates since the last checkpoint. A second Ctrl-C kills it at once.
-A second SIGTERM does not, since some schedulers repeat it while a run saves. The exit
-code is 128 + the signal number, as in a shell.
+After the first SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 or SIGUSR2 the run stops between two
+updates, where nothing is lost. During a long compilation it cannot; after a grace
+period the process is killed, at the cost of the updates since the last checkpoint. A
+second Ctrl-C kills it at once. The other signals do not, since some schedulers repeat
+them while a run saves. The exit code is 128 + the signal number, as in a shell.
 """
 
 import contextlib
@@ -20,10 +20,9 @@ from types import FrameType
 
 from jax.sharding import Mesh
 
-from progdist.errors import Error
+from progdist.errors import SIGNALS, Error, heard_signals
 from progdist.parallel import Vote
 
-_SIGNALS = signal.SIGINT, signal.SIGTERM
 _TICK_SECONDS = 0.1
 _RESUMES = "the same command resumes from the last checkpoint"
 
@@ -73,7 +72,7 @@ class Interrupt:
         # thread reads it.
         reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        self._before = {s: signal.signal(s, _do_nothing) for s in _SIGNALS}
+        self._before = {s: signal.signal(s, _do_nothing) for s in heard_signals()}
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
         return self
@@ -86,7 +85,7 @@ class Interrupt:
         os.close(self._writer)  # ends the thread
 
     def _listen(self, reader: int) -> None:
-        signum = _read(reader, _SIGNALS)
+        signum = _read(reader, SIGNALS)
         if signum:
             self.received = signum
             threading.Thread(target=self._end_after_grace, daemon=True).start()

@@ -16,6 +16,7 @@ from progdist.plan import Kind, Phase
 from progdist.trainer import state_machine, step as steps
 from progdist.trainer.state import (
     Snapshot,
+    averaging_rate,
     init_state,
     learning_rate,
     make_optimizer,
@@ -110,7 +111,9 @@ def _make_recipe(
             warmup_updates=settings.warmup_updates,
             anneal=settings.anneal,
         ),
-        ema_decay=settings.ema_decay,
+        ema_rate=functools.partial(
+            averaging_rate, decay=settings.ema_decay, warmup=settings.ema_warmup
+        ),
         mesh=mesh,
         state_specs=specs,
         teacher_specs=() if teacher is None else param_specs(teacher),

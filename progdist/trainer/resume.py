@@ -13,20 +13,34 @@ from progdist.config import Config, ConfigError, differences, from_json, to_json
 from progdist.data import identity
 from progdist.plan import Phase
 from progdist.trainer.state import Progress
-from progdist.workdir import layout, lock
+from progdist.workdir import layout, lock, provenance
 from progdist.workdir.files import write_bytes
+from progdist.workdir.rows import StartRow, read_typed
 
 
 def make(workdir: Path) -> None:
-    """Creates the directory of a run.
+    """Creates the directory of a run, in which everything can be written.
 
     Raises:
-      ConfigError: if it cannot be created.
+      ConfigError: if it cannot be created, or something in it stands in the way.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--workdir={workdir}: {error.strerror}") from None
+    for path in (workdir, *(workdir / name for name in layout.DIRECTORIES)):
+        if os.path.lexists(path):
+            _check_writable(path, path.is_dir(), "directory")
+    for path in (workdir / name for name in layout.FILES):
+        if os.path.lexists(path):
+            _check_writable(path, path.is_file(), "file")
+
+
+def _check_writable(path: Path, is_kind: bool, kind: str) -> None:
+    if not is_kind:
+        raise ConfigError(f"{path}: must be a {kind}; move away what is there")
+    if not os.access(path, os.W_OK | (os.X_OK if kind == "directory" else 0)):
+        raise ConfigError(f"{path}: must be writable")
 
 
 def check_same(config: Config, workdir: Path) -> None:
@@ -41,6 +55,27 @@ def check_same(config: Config, workdir: Path) -> None:
         raise ConfigError(
             f"{path} belongs to another run: {'; '.join(changed)}; --override resumes "
             "with these changes"
+        )
+
+
+def check_same_numerics(workdir: Path) -> None:
+    """Refuses to resume with an environment that makes JAX compute otherwise.
+
+    Raises:
+      ConfigError: listing the differences as old → new.
+    """
+    path, now = workdir / layout.STARTS, provenance.numerics()
+    rows = [row for row in read_typed(StartRow, path) if row.numerics is not None]
+    before = dict(rows[-1].numerics or {}) if rows else now
+    changed = [
+        f"{name}: {before.get(name, '')!r} → {now.get(name, '')!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{path}: the run began with other numerics: {'; '.join(changed)}; "
+            "--override resumes with these changes"
         )
 
 
@@ -145,6 +180,7 @@ def check_same_everywhere(
         del values["data"][field]
     for what, value in {
         "configuration": [values, override],
+        "numerics of JAX": provenance.numerics(),
         f"content of data {source.name!r}": source.fingerprint,
     }.items():
         digest = zlib.crc32(json.dumps(value, sort_keys=True).encode()) >> 1

@@ -14,7 +14,9 @@ from progdist.config import Config, defaults_of_changed
 from progdist.diffusion import logsnr_bins
 from progdist.diffusion.schedules import describe
 from progdist.errors import NonFiniteError
-from progdist.evaluate import references
+from progdist.evaluate import evaluator, references
+from progdist.evaluate.evaluator import Evaluator
+from progdist.evaluate.extraction import Extractor
 from progdist.model import Model, Params, init_params, param_template
 from progdist.plan import Phase
 from progdist.trainer import loop, recipes, resume, state_machine
@@ -33,7 +35,7 @@ from progdist.trainer.state import (
     snapshot_of,
     tree_of,
 )
-from progdist.workdir import layout, provenance
+from progdist.workdir import files, layout, provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
 from progdist.workdir.rows import MetricsRow
@@ -68,6 +70,7 @@ def run(
     source, models = preflight.open_source(config), preflight.make_models(config)
     if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
         preflight.check_teacher(config, models["base"])
+    extractors = _open_extractors(config, source)
     with ExitStack() as stack:
         own = functools.partial(_own, config, workdir, override, stack)
         parallel.on_process_zero(own)
@@ -77,11 +80,33 @@ def run(
             workdir,
             models=models,
             source=source,
+            extractors=extractors,
             interrupt=interrupt or Interrupt(),
             override=override,
             stack=stack,
         )
+        for line in preflight.long_averages(config):
+            pieces.display.note(line)
         _run(pieces, stack)
+
+
+def _open_extractors(config: Config, source: data.Source) -> list[Extractor]:
+    """Returns the extractors of the evaluation, none if it is disabled.
+
+    Raises:
+      UsageError: if a metric cannot be computed.
+      WeightsError: if weights are missing or have the wrong content.
+    """
+    evaluation = config.evaluation
+    if not evaluation.enabled:
+        return []
+    prefix = "config.evaluation."
+    counts = {
+        f"{prefix}num_samples": evaluation.num_samples,
+        f"the data's {config.data.split}": len(source),
+    }
+    evaluator.check(evaluation, counts, prefix)
+    return evaluator.open_extractors(evaluation, source.image_shape)
 
 
 def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> None:
@@ -90,6 +115,7 @@ def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> Non
     stack.enter_context(Lock(workdir))
     if not override:
         resume.check_same(config, workdir)
+        resume.check_same_numerics(workdir)
     for directory in (layout.CHECKPOINTS, layout.MODELS):
         checkpoint.clear_leftovers(workdir / directory)
 
@@ -111,18 +137,10 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     phase_end = PhaseEnd(
         pieces.workdir,
         lambda phase: pieces.recipe(phase.number).model,
-        pieces.source.image_shape,
-        pieces.mesh,
         pieces.config.evaluation,
-        references.make_reference(
-            pieces.source,
-            pieces.config.data.split,
-            pieces.config.evaluation.batch_size,
-            pieces.config.data.num_workers,
-        ),
+        _make_evaluator(pieces) if pieces.extractors else None,
         journal,
         pieces.display.note,
-        pieces.preemption.check,
     )
     state_machine.run(
         pieces.phases,
@@ -139,6 +157,24 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     phase_end.conclude(pieces.phases)
     # The others must not exit while process 0 still draws figures.
     parallel.barrier("the run is concluded")
+
+
+def _make_evaluator(pieces: Pieces) -> Evaluator:
+    config = pieces.config
+    reference = references.make_reference(
+        pieces.source,
+        config.data.split,
+        config.evaluation.batch_size,
+        config.data.num_workers,
+    )
+
+    @contextlib.contextmanager
+    def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Shows nothing: the display owns the terminal; lets a signal end the run."""
+        yield lambda count: pieces.preemption.check()
+
+    reference = reference._replace(counting=counting)
+    return Evaluator(pieces.mesh, config.evaluation, pieces.extractors, reference)
 
 
 def restore(pieces: Pieces) -> tuple[int, Snapshot]:
@@ -171,7 +207,7 @@ def _fresh(pieces: Pieces) -> Snapshot:
     recipe = pieces.recipe(0)
     params = init_params(recipe.model, pieces.config.seed, pieces.mesh)
     if pieces.config.teacher:
-        params = checkpoint.load_model(Path(pieces.config.teacher).expanduser(), params)
+        params = checkpoint.load_model(files.expand(pieces.config.teacher), params)
     state = init_state(params, recipe.optimizer, recipe.keeps_ema)
     return Snapshot(0, parallel.place(state, pieces.mesh, recipe.specs), ())
 

@@ -200,18 +200,35 @@ def learning_rate(
     return rate
 
 
+def averaging_rate(
+    step: Int[Array, ""], *, decay: float, warmup: int
+) -> Scalar | float:
+    """Returns 1 - decay_t of update `step`, with decay_t = min(decay, (1+t) / (w+t)).
+
+    With the warm-up w the average never reaches back further than a share 1 / (w - 1)
+    of the updates done; without it (0), the average of a short phase is still close to
+    the initial parameters, of which it keeps decay^t.
+    """
+    if not warmup:
+        return 1 - decay
+    return jnp.maximum(jnp.float32(1 - decay), (warmup - 1) / (warmup + step))
+
+
 def apply_gradient(
     state: TrainState,
     gradient: Params,
     optimizer: optax.GradientTransformation,
     *,
     rate: Scalar,
-    ema_decay: float,
+    ema_rate: Scalar | float,
 ) -> TrainState:
-    """Returns the state after one update."""
+    """Returns the state after one update.
+
+    The average moves by `ema_rate` of its distance to the updated parameters.
+    """
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
     ema_params = state.ema_params
     if ema_params is not None:
-        ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
+        ema_params = optax.incremental_update(params, ema_params, ema_rate)
     return TrainState(state.step + 1, params, ema_params, opt_state)

@@ -153,7 +153,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     rate: Callable[[Int[Array, ""], Int[Array, ""]], Scalar],
-    ema_decay: float,
+    ema_rate: Callable[[Int[Array, ""]], Scalar | float],
     mesh: Mesh,
     state_specs: PyTree = parallel.REPLICATED,
     teacher_specs: PyTree = parallel.REPLICATED,
@@ -164,7 +164,7 @@ def make_train_step(
       loss: per example; its mean over the global batch is minimised.
       optimizer: without a learning rate.
       rate: (step, num_updates) to the learning rate.
-      ema_decay: decay of the parameters' average, if the state keeps one.
+      ema_rate: step to the rate of the parameters' average, if the state keeps one.
       mesh: the devices; the batch is split over them. The state passed in is donated.
       state_specs: `PartitionSpec` of the state.
       teacher_specs: `PartitionSpec` of the round's `teacher_params`.
@@ -184,7 +184,11 @@ def make_train_step(
         )
         learning_rate = rate(state.step, round_.num_updates)
         after = apply_gradient(
-            state, gradient, optimizer, rate=learning_rate, ema_decay=ema_decay
+            state,
+            gradient,
+            optimizer,
+            rate=learning_rate,
+            ema_rate=ema_rate(state.step),
         )
         norms = optax.tree.norm(gradient), optax.tree.norm(after.params)
         metrics = Metrics(value, *norms, learning_rate, by_logsnr)

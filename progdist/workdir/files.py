@@ -16,10 +16,30 @@ class FormatError(InputError):
     """A malformed file; the message names it, in one line."""
 
 
+def expand(path: str | Path) -> Path:
+    """Returns the path with ~ replaced by the home directory.
+
+    Raises:
+      InputError: if it is empty, or there is no such home directory.
+    """
+    if not str(path):
+        raise InputError("'': not a path")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path}: there is no such home directory") from None
+
+
 def cache_dir() -> Path:
-    """Returns $XDG_CACHE_HOME/progdist, or ~/.cache/progdist."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return base / "progdist"
+    """Returns $XDG_CACHE_HOME/progdist, or ~/.cache/progdist.
+
+    Raises:
+      InputError: if there is neither.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    with contextlib.suppress(RuntimeError):
+        return base.expanduser() / "progdist"
+    raise InputError(f"XDG_CACHE_HOME: must be set, since {base} does not exist")
 
 
 def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> Path:

@@ -1,5 +1,6 @@
 """Provenance of a run: commit, versions, devices, changed settings."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -14,6 +15,14 @@ from progdist.workdir.journal import utc_now
 
 _PACKAGES = ("progdist", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _GIT_SECONDS = 10
+_VARIABLES = "NVIDIA_TF32_OVERRIDE", "LIBTPU_INIT_ARGS"
+_SETTINGS = (
+    "jax_default_matmul_precision",
+    "jax_optimization_level",
+    "jax_exec_time_optimization_effort",
+)
+# XLA's flags that change no result.
+_HARMLESS = "--xla_dump", "--xla_force_host_platform_device_count"
 
 
 def of_start(
@@ -43,7 +52,19 @@ def of_start(
         },
         "defaults": defaults,
         "class_names": class_names,
+        "numerics": numerics(),
     }
+
+
+def numerics() -> dict[str, str]:
+    """Returns what the user may choose and results depend on, such as XLA_FLAGS."""
+    words = sorted(os.environ.get("XLA_FLAGS", "").split())
+    chosen = {"XLA_FLAGS": " ".join(w for w in words if not w.startswith(_HARMLESS))}
+    chosen |= {name: os.environ.get(name, "") for name in _VARIABLES}
+    for name in _SETTINGS:
+        value = getattr(jax.config, name, None)
+        chosen[name.upper()] = str(value) if value not in (None, 0, "UNKNOWN") else ""
+    return {name: value for name, value in chosen.items() if value}
 
 
 def commit() -> str | None:

@@ -127,7 +127,25 @@ class Floor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalRow:
+class _Measurement:
+    """Methods of the rows of metrics."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object, with the details as fields and no gamma if None."""
+        fields = dataclasses.asdict(self)
+        details, floor = fields.pop("details"), fields.pop("floor")
+        floor = floor and _without_nulls(floor)
+        return {**_without_nulls(fields), **details, "floor": floor}
+
+    def repeats(self, other: Any) -> bool:
+        """Whether both rows measure the same quantity, whatever the value."""
+        result = {"value": 0.0, "details": {}, "floor": None}
+        one, two = (dataclasses.replace(row, **result) for row in (self, other))
+        return one == two
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRow(_Measurement):
     """A row of eval.jsonl: a metric of num_samples images and all that it depends on.
 
     Attributes:
@@ -155,7 +173,9 @@ class EvalRow:
     params: Annotated[str | None, _TEXT] = None
     output: Annotated[str | None, _TEXT] = None
     schedule: Annotated[str | None, _TEXT] = None
-    class_names: Annotated[tuple[str, ...] | None, _NAMES] = None
+    class_names: Annotated[tuple[str, ...] | None, _NAMES] = field(
+        default=None, compare=False
+    )
     num_samples: Annotated[int, _COUNT]
     seed: Annotated[int | None, _WHOLE] = None
     features: Annotated[str | None, _TEXT] = None
@@ -168,19 +188,28 @@ class EvalRow:
     details: Mapping[str, Any] = field(default_factory=dict, hash=False)
     floor: Annotated[Floor | None, _Accepted("an object", _is_object, Floor)] = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the JSON object, with the details as fields and no gamma if None."""
-        fields = dataclasses.asdict(self)
-        details, floor = fields.pop("details"), fields.pop("floor")
-        floor = floor and _without_nulls(floor)
-        return {**_without_nulls(fields), **details, "floor": floor}
 
-    def repeats(self, other: "EvalRow") -> bool:
-        """Whether both rows measure the same quantity, whatever the value."""
-        # Rows of earlier versions lack the names of their classes.
-        result = {"value": 0.0, "details": {}, "floor": None, "class_names": None}
-        one, two = (dataclasses.replace(row, **result) for row in (self, other))
-        return one == two
+@dataclass(frozen=True, kw_only=True)
+class ImagesRow(_Measurement):
+    """A metric of images from a file or folder, and all that it depends on.
+
+    Attributes:
+      images: path of the images.
+      content: digest of the images.
+      num_samples: number of images, the first ones.
+      features, weights, details, floor: as in `EvalRow`.
+    """
+
+    images: Annotated[str, _TEXT]
+    content: Annotated[str, _TEXT]
+    num_samples: Annotated[int, _COUNT]
+    features: Annotated[str, _TEXT] = ""
+    weights: Annotated[str, _TEXT] = ""
+    reference: Annotated[Reference, _Accepted("an object", _is_object, Reference)]
+    metric: Annotated[str, _TEXT]
+    value: Annotated[float, _NUMBER]
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    floor: Annotated[Floor | None, _Accepted("an object", _is_object, Floor)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +231,7 @@ class StartRow:
     devices: Annotated[dict[str, Any] | None, _OBJECT] = None
     defaults: Annotated[dict[str, Any] | None, _OBJECT] = None
     class_names: Annotated[tuple[str, ...] | None, _NAMES] = None
+    numerics: Annotated[dict[str, Any] | None, _OBJECT] = None
 
 
 def read_typed(kind: type[_Row], path: str | Path) -> list[_Row]:

@@ -112,7 +112,7 @@ class Case:
             loss,
             optimizer,
             rate=lambda *_: jnp.float32(1e-5),
-            ema_decay=0.0,
+            ema_rate=lambda _: 1.0,
             mesh=self.mesh,
         )
         state = init_state(self.params, optimizer, keep_ema=False)

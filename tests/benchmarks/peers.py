@@ -86,7 +86,7 @@ def _our_distillation(model: Model, mesh: Any, params: Any, batch: Any) -> Task:
         loss,
         optimizer,
         rate=lambda *_: jnp.float32(1e-5),
-        ema_decay=0.0,
+        ema_rate=lambda _: 1.0,
         mesh=mesh,
     )
     state = parallel.place(init_state(params, optimizer, keep_ema=False), mesh)

@@ -2,7 +2,6 @@
 
 from progdist.evaluate.features.layers import Features as Features
 from progdist.evaluate.features.networks import (
-    Name as Name,
     Network as Network,
     open_network as open_network,
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from progdist.evaluate.features.weights import WeightsError, check_sha256
-from progdist.workdir.files import cache_dir, write_whole
+from progdist.workdir.files import cache_dir, expand, write_whole
 
 URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -27,7 +27,7 @@ def inception_file(path: str = "") -> Path:
     Raises:
       WeightsError: if the file is missing, has other content, or cannot be downloaded.
     """
-    file = Path(path).expanduser() if path else download_path()
+    file = expand(path) if path else download_path()
     if not path and not file.exists():
         _download(URL, file)
     check_sha256(file, SHA256)
@@ -47,8 +47,9 @@ def _download(url: str, path: Path) -> None:
         reason = getattr(error, "reason", None) or error
         raise WeightsError(
             f"the FID's Inception could not be downloaded ({reason}); fetch {url} "
-            "elsewhere and pass it as --inception_weights=FILE, or use "
-            "--features=squeezenet, which needs no network"
+            "elsewhere and pass it as --inception_weights=FILE (of a run, "
+            "--config.evaluation.inception_weights=FILE), or use the features "
+            "squeezenet, which need no network"
         ) from None
 
 

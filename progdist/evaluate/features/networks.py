@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt8
 
+from progdist.config import FeatureNetwork as Name
 from progdist.evaluate.features import download, inception, squeezenet, weights
 from progdist.evaluate.features.layers import Features
-
-Name = Literal["inception", "inception_tf1", "squeezenet"]
 
 
 class Network(NamedTuple):

@@ -13,13 +13,14 @@ def pixel_features(
 
     Images with more than `max_side` pixels per side are first averaged over squares,
     since their covariance would not fit into memory; a remainder at the edges is
-    cropped.
+    cropped. Of an image thinner than the squares, they are as high, or wide, as it is.
     """
     b, h, w, c = images.shape
     k = _square((h, w), max_side)
-    rows, columns = h // k, w // k
-    images = images[:, : rows * k, : columns * k]
-    x = images.reshape(b, rows, k, columns, k, c).mean((2, 4))
+    high, wide = min(k, h), min(k, w)
+    rows, columns = h // high, w // wide
+    images = images[:, : rows * high, : columns * wide]
+    x = images.reshape(b, rows, high, columns, wide, c).mean((2, 4))
     return x.reshape(b, rows * columns * c) / 127.5 - 1.0
 
 

@@ -12,6 +12,7 @@ from progdist.evaluate.metrics.kernel import kernel_distance as kernel_distance
 from progdist.evaluate.metrics.moments import (
     Moments as Moments,
     Running as Running,
+    ThinMoments as ThinMoments,
     frechet_distance as frechet_distance,
 )
 from progdist.evaluate.metrics.neighbours import precision_recall as precision_recall
@@ -19,6 +20,7 @@ from progdist.evaluate.metrics.scores import RunningScores as RunningScores
 from progdist.evaluate.metrics.spec import (
     Metric as Metric,
     MetricSpec as MetricSpec,
+    Value as Value,
     combined_needs as combined_needs,
     make_metric as make_metric,
 )

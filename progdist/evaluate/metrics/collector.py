@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from progdist.evaluate.metrics.moments import Moments, Running
+from progdist.evaluate.metrics.moments import Moments, Running, ThinMoments, is_thin
 from progdist.evaluate.metrics.scores import SPLITS, RunningScores
 
 Arrays = dict[str, np.ndarray]
@@ -38,7 +38,7 @@ class Statistics(NamedTuple):
     """
 
     num: int
-    moments: Moments
+    moments: Moments | ThinMoments
     vectors: Float32[np.ndarray, "k d"]
     score: tuple[float, float]
 
@@ -46,8 +46,9 @@ class Statistics(NamedTuple):
 class Collector:
     """Gathers the features of images 0 … num - 1, which may come in any order.
 
-    Memory is bounded: sums of fixed size, and the vectors of the first images. (Only
-    the split of each image, for the score, takes a few bytes per image.)
+    Memory is bounded: sums of fixed size (or all features, if they are smaller than
+    those), and the vectors of the first images. (Only the split of each image, for the
+    score, takes a few bytes per image.)
     """
 
     def __init__(
@@ -59,6 +60,9 @@ class Collector:
     ) -> None:
         """Prepares for `num` images; with fewer than `SPLITS` there is no score."""
         self._running = Running()
+        self._count = 0
+        thin = is_thin(num, num_features)
+        self._rows = np.zeros((num if thin else 0, num_features))
         shape = min(num, needs.num_vectors), num_features
         self._vectors = np.zeros(shape, np.float32)
         scored = needs.scores and num_classes and num >= SPLITS
@@ -71,7 +75,11 @@ class Collector:
         logits: Float[np.ndarray, "b k"] | None = None,
     ) -> None:
         """Adds the features, and any class scores, of the images at `indices`."""
-        self._running.add(features)
+        self._count += len(features)
+        if len(self._rows):
+            self._rows[indices] = features
+        else:
+            self._running.add(features)
         early = indices < len(self._vectors)
         self._vectors[indices[early]] = features[early]
         if logits is not None and self._scores is not None:
@@ -79,16 +87,15 @@ class Collector:
 
     def sums(self) -> Arrays:
         """Returns the sums as arrays; `merge` combines those of several collectors."""
-        width = self._vectors.shape[1]
-        mean, squares = np.zeros(width), np.zeros((width, width))
-        if self._running.count:
-            mean, squares = self._running.centred()
-        arrays = {
-            "count": np.array(self._running.count),
-            "mean": mean,
-            "squares": squares,
-            "vectors": self._vectors,
-        }
+        arrays = {"count": np.array(self._count), "vectors": self._vectors}
+        if len(self._rows):
+            arrays["rows"] = self._rows
+        else:
+            width = self._vectors.shape[1]
+            mean, squares = np.zeros(width), np.zeros((width, width))
+            if self._count:
+                mean, squares = self._running.centred()
+            arrays |= {"mean": mean, "squares": squares}
         if self._scores is not None:
             arrays["scores"] = self._scores.sums
         return arrays
@@ -96,16 +103,23 @@ class Collector:
 
 def merge(num: int, parts: list[Arrays]) -> Statistics:
     """Returns the statistics of `num` images from the sums of several collectors."""
-    running = Running()
-    for part in parts:
-        other = Running.of(int(part["count"]), part["mean"], part["squares"])
-        running = running.merge(other)
-    if running.count != num:
-        raise ValueError(f"features of {running.count} images, expected {num}")
+    count = sum(int(part["count"]) for part in parts)
+    if count != num:
+        raise ValueError(f"features of {count} images, expected {num}")
     score = float("nan"), float("nan")
     if "scores" in parts[0]:
         scores = RunningScores(num, parts[0]["scores"].shape[1] - 1)
         scores.sums = np.sum([part["scores"] for part in parts], axis=0)
         score = scores.result()
     vectors = np.asarray(np.sum([part["vectors"] for part in parts], axis=0))
-    return Statistics(num, running.result(), vectors, score)
+    return Statistics(num, _moments(parts), vectors, score)
+
+
+def _moments(parts: list[Arrays]) -> Moments | ThinMoments:
+    if "rows" in parts[0]:
+        return ThinMoments.of(np.asarray(np.sum([part["rows"] for part in parts], 0)))
+    running = Running()
+    for part in parts:
+        other = Running.of(int(part["count"]), part["mean"], part["squares"])
+        running = running.merge(other)
+    return running.result()

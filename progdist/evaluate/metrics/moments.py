@@ -1,17 +1,71 @@
 """The Fréchet distance, and the moments it needs, gathered batch by batch."""
 
-from typing import NamedTuple
+import dataclasses
+import functools
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float
 
+_CHEAP = 512  # features; the roots of so small a covariance take no time
 
-class Moments(NamedTuple):
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Moments:
     """Mean and covariance of features, in float64."""
 
     mean: Float[np.ndarray, " d"]
     covariance: Float[np.ndarray, "d d"]
+
+    @property
+    def trace(self) -> float:
+        """Trace of the covariance."""
+        return float(np.trace(self.covariance))
+
+    @functools.cached_property
+    def root(self) -> Float[np.ndarray, "d r"]:
+        """R such that R Rᵀ is the covariance, without the null directions."""
+        # NumPy's, since SciPy's keep all other Python threads waiting.
+        values, vectors = np.linalg.eigh(self.covariance)
+        rounding = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
+        positive = values > rounding
+        if not positive.any():
+            return np.zeros((len(values), 1))
+        return vectors[:, positive] * np.sqrt(values[positive])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ThinMoments:
+    """Moments of fewer images than features: the covariance is known by its root.
+
+    Attributes:
+      mean: mean of the features.
+      root: deviations from it over √(n - 1), so that root rootᵀ is the covariance.
+    """
+
+    mean: Float[np.ndarray, " d"]
+    root: Float[np.ndarray, "d n"]
+
+    @property
+    def trace(self) -> float:
+        """Trace of the covariance."""
+        return float(np.sum(self.root**2))
+
+    @classmethod
+    def of(cls, features: Float[np.ndarray, "n d"]) -> "ThinMoments":
+        """Returns the moments of features, with the unbiased covariance.
+
+        Raises:
+          ValueError: if there are fewer than two features.
+        """
+        _check_count(len(features))
+        x = features.astype(np.float64)
+        mean = x.mean(0)
+        return cls(mean, (x - mean).T / np.sqrt(len(x) - 1))
+
+
+def is_thin(num: int, num_features: int) -> bool:
+    """Whether `ThinMoments` of so many images take less time than `Moments`."""
+    return num < num_features and num_features > _CHEAP
 
 
 class Running:
@@ -53,8 +107,7 @@ class Running:
         Raises:
           ValueError: if there are fewer than two features.
         """
-        if self.count < 2:
-            raise ValueError(f"moments of {self.count} features; at least 2 are needed")
+        _check_count(self.count)
         mean, squares = self.centred()
         return Moments(mean, squares / (self.count - 1))
 
@@ -79,24 +132,18 @@ class Running:
         )
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+def frechet_distance(a: Moments | ThinMoments, b: Moments | ThinMoments) -> float:
     """Returns |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½) (Dowson & Landau 1982).
 
     With C = R Rᵀ the trace of the root is the sum of the singular values of R_aᵀ R_b.
     These are exact to rounding; square roots of the eigenvalues of C_a C_b would lose
     half of the digits.
     """
-    roots = _root(a.covariance).T @ _root(b.covariance)
-    cross = np.sum(scipy.linalg.svdvals(roots))
-    trace = np.trace(a.covariance) + np.trace(b.covariance)
-    return float(np.sum((a.mean - b.mean) ** 2) + trace - 2.0 * cross)
+    cross = float(np.sum(np.linalg.svd(a.root.T @ b.root, compute_uv=False)))
+    trace = a.trace + b.trace
+    return float(np.sum((a.mean - b.mean) ** 2)) + trace - 2.0 * cross
 
 
-def _root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d r"]:
-    """Returns R such that R Rᵀ is the covariance, without the null directions."""
-    values, vectors = scipy.linalg.eigh(covariance, driver="evd")
-    rounding = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
-    positive = values > rounding
-    if not positive.any():
-        return np.zeros((len(values), 1))
-    return vectors[:, positive] * np.sqrt(values[positive])
+def _check_count(count: int) -> None:
+    if count < 2:
+        raise ValueError(f"moments of {count} features; at least 2 are needed")

@@ -1,15 +1,15 @@
 """The metrics, each as one record."""
 
 from collections.abc import Callable, Collection
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
+from progdist.config import Metric
 from progdist.evaluate.metrics import neighbours, scores
 from progdist.evaluate.metrics.collector import MAX_VECTORS, Needs, Statistics
 from progdist.evaluate.metrics.kernel import kernel_distance
 from progdist.evaluate.metrics.moments import frechet_distance
 from progdist.evaluate.metrics.neighbours import precision_recall
 
-Metric = Literal["fd", "kid", "is", "pr"]
 Value = tuple[float, dict[str, Any]]
 """A value, and further details of it by name."""
 

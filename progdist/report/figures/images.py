@@ -12,6 +12,7 @@ from progdist.workdir.files import write_whole
 
 _MIN_PIXELS = 48  # below this an 8x8 digit cannot be read on a screen
 _WHITE = 255
+_MAX_ASPECT = 8
 _MAX_EXACT, _QUALITY = 32, 90
 
 
@@ -39,8 +40,13 @@ def image_grid(
 
 
 def least_upscale(h: int, w: int, pixels: int = _MIN_PIXELS) -> int:
-    """Returns the smallest integer factor that makes both sides at least `pixels`."""
-    return max(1, -(-pixels // min(h, w)))
+    """Returns the smallest integer factor that makes both sides at least `pixels`.
+
+    The longer side of thin images stays below `_MAX_ASPECT` times that, so that a
+    figure of many fits into memory.
+    """
+    most = max(1, _MAX_ASPECT * pixels // max(h, w))
+    return max(1, min(-(-pixels // min(h, w)), most))
 
 
 def square_grid(images: UInt8[np.ndarray, "n h w ch"]) -> UInt8[np.ndarray, "H W ch"]:

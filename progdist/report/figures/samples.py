@@ -19,7 +19,7 @@ from progdist.report.read.samples import Samples, load_samples
 from progdist.report.text import steps_text
 from progdist.workdir import layout
 
-_MAX_IN_GRID = 100
+MAX_IN_GRID = 100
 _LETTER_WIDTH = 9.6  # pixels, as are the next five
 _GAP = 4
 _LABEL_GAP = 14
@@ -44,7 +44,7 @@ def write_samples(workdir: str | Path, columns: int = 10) -> Path | None:
     phases = load_samples(workdir, "phase")
     for samples in phases:
         path = Path(workdir, layout.SAMPLES, f"phase_{samples.phase:02d}.png")
-        save_png(path, square_grid(samples.images[:_MAX_IN_GRID]))
+        save_png(path, square_grid(samples.images[:MAX_IN_GRID]))
     if not phases:
         return None
     block = Block("", _stack(phases, columns))

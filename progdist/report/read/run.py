@@ -59,9 +59,10 @@ class Run(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the plan's last student has been trained and evaluated."""
-        if not self.plan:
-            return bool(self.starts) and self.starts[-1].end == "done"
+        """Whether the run has ended, or its last student is trained and evaluated."""
+        ended = bool(self.starts) and self.starts[-1].end == "done"
+        if ended or not self.plan:
+            return ended
         last = self.plan[-1]
         measured = any(row["phase"] == last.number for row in self.measures)
         return measured and self.updates >= last.end_update
