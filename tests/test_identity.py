@@ -176,6 +176,7 @@ FLAGS = [
     "--config.distill.long_rounds=0",
     "--config.net.num_classes=2",
     "--config.net.ch_mult=(1,)",
+    "--config.base.ema_decay=0",
     "--config.log_every=1",
     "--config.save_every=1",
 ]

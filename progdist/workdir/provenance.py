@@ -51,8 +51,8 @@ def of_start(
             "processes": jax.process_count(),
         },
         "defaults": defaults,
-        "class_names": class_names,
         "numerics": numerics(),
+        "class_names": class_names,
     }
 
 

@@ -126,6 +126,10 @@ class Floor:
     count: Annotated[int, _POSITIVE]
 
 
+# Results, and what the rows of earlier versions lack.
+_NOT_COMPARED = "value", "details", "floor", "class_names"
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Measurement:
     """Methods of the rows of metrics."""
@@ -139,8 +143,10 @@ class _Measurement:
 
     def repeats(self, other: Any) -> bool:
         """Whether both rows measure the same quantity, whatever the value."""
-        result = {"value": 0.0, "details": {}, "floor": None}
-        one, two = (dataclasses.replace(row, **result) for row in (self, other))
+        one, two = (
+            {name: v for name, v in vars(row).items() if name not in _NOT_COMPARED}
+            for row in (self, other)
+        )
         return one == two
 
 
@@ -230,8 +236,8 @@ class StartRow:
     host: Annotated[str | None, _TEXT] = None
     devices: Annotated[dict[str, Any] | None, _OBJECT] = None
     defaults: Annotated[dict[str, Any] | None, _OBJECT] = None
-    class_names: Annotated[tuple[str, ...] | None, _NAMES] = None
     numerics: Annotated[dict[str, Any] | None, _OBJECT] = None
+    class_names: Annotated[tuple[str, ...] | None, _NAMES] = None
 
 
 def read_typed(kind: type[_Row], path: str | Path) -> list[_Row]:
