@@ -15,7 +15,7 @@ from typing import get_args
 
 import numpy as np
 
-from progdist.data.batches import in_memory
+from progdist.data import pixels
 from progdist.data.idx import open_idx
 from progdist.data.settings import ImageShape, LabelRule, Name
 from progdist.data.source import (
@@ -92,7 +92,7 @@ def open_source(
             raise DataError(f"data.name={name!r} is not one of {names}")
     _check_shape(source, image_shape)
     fits = len(source) * math.prod(source.image_shape) <= MAX_BYTES_IN_MEMORY
-    return in_memory(source, num_workers) if fits else source
+    return pixels.read(source, num_workers) if fits else source
 
 
 def _check_shape(source: Source, image_shape: ImageShape | None) -> None:
