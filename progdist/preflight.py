@@ -5,6 +5,7 @@ value and rule; batches that the devices cannot share; and unsuitable data or te
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -190,8 +191,15 @@ def open_data(settings: Data, num_classes: int = 0) -> data.Source:
     )
 
 
-def check_teacher(config: Config, model: Model) -> None:
-    """Refuses a teacher with another network, parameterization or schedule.
+def check_teacher(
+    config: Config, model: Model, class_names: Sequence[str] = ()
+) -> None:
+    """Refuses a teacher with another network, parameterization, schedule or classes.
+
+    Args:
+      config: names the teacher, if any.
+      model: model of the teacher's parameters.
+      class_names: names of the data's classes.
 
     Raises:
       CheckpointError: if it is missing, or belongs to another network.
@@ -210,6 +218,19 @@ def check_teacher(config: Config, model: Model) -> None:
             f"config.teacher={path}: its num_steps is {card['num_steps']}, the "
             f"configuration has {config.distill.start_steps}"
         )
+    if model.num_classes:
+        _check_classes(path, card.get("class_names", ()), class_names)
+
+
+def _check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> None:
+    """Refuses a model whose class of some number has another name in the data."""
+    for number, (their, our) in enumerate(zip(theirs, ours, strict=False)):
+        # Classes without names are called by their numbers.
+        if their != our and str(number) not in (their, our):
+            raise ConfigError(
+                f"config.teacher={path}: its class {number} is {their!r}, that of the "
+                f"data {our!r}"
+            )
 
 
 def check_card(model: Model, path: Path, card: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+from contextlib import nullcontext
 
 import flax.serialization
 import jax
@@ -14,8 +15,8 @@ from progdist import checkpoint, cli, parallel, sample
 from progdist.config import ConfigError
 from progdist.errors import NonFiniteError
 from progdist.evaluate import __main__ as evaluate
-from progdist.model import init_params
-from progdist.preflight import check, make_model
+from progdist.model import init_params, param_shapes
+from progdist.preflight import check, check_teacher, make_model
 from progdist.trainer import recipes
 from progdist.trainer.run import run as run_config
 
@@ -209,6 +210,29 @@ def test_a_student_is_no_teacher_for_other_steps_than_its_own(finished, tmp_path
         ConfigError, match="its num_steps is 2, the configuration has 4"
     ):
         run(tmp_path / "w", teacher=str(checkpoint.model_dir(finished, 1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "refused"),
+    [
+        (["zero", "one", "two"], False),
+        (["0", "1", "2"], False),  # without names
+        (["zero", "two", "one"], True),
+    ],
+)
+def test_a_teacher_whose_classes_have_other_numbers_is_refused(
+    tmp_path, theirs, refused
+):
+    config = get_config("smoke")
+    config.net.num_classes = 3
+    config.teacher = str(tmp_path / "teacher")
+    model = make_model(config)
+    params = jax.tree.map(lambda s: jax.numpy.zeros(s.shape), param_shapes(model))
+    facts = {"num_steps": 4, "phase": 0, "class_names": theirs}
+    checkpoint.save_model(tmp_path / "teacher", params, facts)
+    message = "its class 1 is 'two', that of the data 'one'"
+    with pytest.raises(ConfigError, match=message) if refused else nullcontext():
+        check_teacher(config, model, ["zero", "one", "two"])
 
 
 def test_a_released_student_is_no_teacher_for_other_steps_than_its_own(

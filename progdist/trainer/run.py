@@ -69,7 +69,7 @@ def run(
     preflight.check_devices(config, jax.device_count())
     source, models = preflight.open_source(config), preflight.make_models(config)
     if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
-        preflight.check_teacher(config, models["base"])
+        preflight.check_teacher(config, models["base"], source.class_names)
     extractors = _open_extractors(config, source)
     with ExitStack() as stack:
         own = functools.partial(_own, config, workdir, override, stack)
