@@ -100,7 +100,24 @@ def files_in(root):
     return [path for path in root.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("stray", ["tram/1.png", "extra/notes.txt", "stray.png"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_splits_and_labels_may_lie_in_one_more_directory(root, packed):
+    files = {"set/train/a/1.png": picture(0), "set/train/b/1.png": picture(1)}
+    files |= {"set/val/a/1.png": picture(0), "readme.txt": b""}
+    other = {f"set/{name}": c for name, c in dataset_json(["1.png", 7]).items()}
+    other |= {"set/1.png": picture(0), "set/readme.txt": b""}
+    if packed:
+        one, two = (write_zip(root / f"{len(f)}.zip", f) for f in (files, other))
+    else:
+        one, two = fill(root / "one", files), fill(root / "two", other)
+    assert labels_of(open_folder(one)) == [0, 1]
+    assert len(open_folder(one, split="validation")) == 1
+    assert labels_of(open_folder(two)) == [7]
+
+
+@pytest.mark.parametrize(
+    "stray", ["tram/1.png", "extra/notes.txt", "stray.png", "dataset.json"]
+)
 def test_what_lies_beside_the_splits_is_named(root, refusal, stray):
     fill(root, {"train/1.png": GOOD, "test/1.png": GOOD, stray: GOOD})
     name = stray.partition("/")[0]
