@@ -157,7 +157,7 @@ def test_chunks_are_classes_only_if_that_is_said(root, refusal):
     assert labels_of(open_folder(root, labels="folders")) == [0, 1]
     says = f"must be 0, since {root} has no labels: 00000 is a chunk, unless data.lab"
     assert says in refusal(root, "--config.net.num_classes=2")
-    fill(root, {"0002/1.png": GOOD})  # of another length: these are names
+    fill(root, {"000002/1.png": GOOD})  # of another length: these are names
     assert open_folder(root).num_classes == 3
 
 

@@ -6,6 +6,7 @@ only on the file names; the first examples are a fair sample.
 """
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -122,7 +123,7 @@ class FolderSource:
 
 
 def _open_files(path: Path) -> Files:
-    return open_archive(path) if path.is_file() else Directory(path)
+    return open_archive(path) if os.path.isfile(path) else Directory(path)
 
 
 def _judge(where: str, listing: Listing, bad: dict[int, str], skip_bad: float) -> None:
