@@ -87,9 +87,10 @@ def rows(workdir, name):
     return found
 
 
-def differences(one, other):
+def differences(one, other, updates=30):
     """Names of what differs between two finished runs."""
-    last = [checkpoint.fingerprint(run / "checkpoints" / "30") for run in (one, other)]
+    paths = [run / "checkpoints" / str(updates) for run in (one, other)]
+    last = [checkpoint.fingerprint(path) for path in paths]
     found = [name for name in last[0] if last[0][name] != last[1][name]]
     for model in sorted(path.name for path in (one / "models").iterdir()):
         cards = [checkpoint.read_card(run / "models" / model) for run in (one, other)]
