@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from progdist import main
-from progdist.data import DataError, open_source, sources
+from progdist.data import DataError, batches, open_source, sources
 from tests.commands import answer
 from tests.originals import image_of
 from tests.pictures import GOOD, SHAPE, encoded, fill, open_folder
@@ -113,6 +113,8 @@ def test_splits_and_labels_may_lie_in_one_more_directory(root, packed):
     assert labels_of(open_folder(one)) == [0, 1]
     assert len(open_folder(one, split="validation")) == 1
     assert labels_of(open_folder(two)) == [7]
+    three = fill(root / "three", {"a/1.png": GOOD, "readme.txt": b""})
+    assert open_folder(three).class_names == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +267,10 @@ def test_an_archive_has_the_examples_of_its_folder(root, monkeypatch):
     np.testing.assert_array_equal(*(s.take(np.arange(12)).image for s in (one, other)))
     assert labels_of(one) == labels_of(other) == [i % 3 for i in range(12)]
     assert one.fingerprint == other.fingerprint
+    # From many threads at once.
+    pairs = zip(*(batches(s, 0, 0, 60, 5, True) for s in (one, other)), strict=True)
+    for ours, theirs in pairs:
+        np.testing.assert_array_equal(ours.image, theirs.image)
 
 
 def flagged(path):
