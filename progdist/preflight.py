@@ -189,8 +189,9 @@ def open_source(config: Config) -> data.Source:
         if source.num_classes:
             rule = f"0 or {source.num_classes}, the number of classes of the data"
         _require(False, "config.net.num_classes", classes, rule)
-    # A split of TFDS need not hold all the classes that its features declare.
-    empty = data.empty_classes(source) if classes and config.data.name != "tfds" else []
+    # These declare their classes, and need not hold an image of each.
+    is_declared = config.data.name in ("tfds", "random")
+    empty = data.empty_classes(source) if classes and not is_declared else []
     if empty:
         others = f" and {len(empty) - 1} others" if empty[1:] else ""
         rule = f"0, since the data has no image of class {empty[0]!r}{others}"
@@ -199,7 +200,7 @@ def open_source(config: Config) -> data.Source:
 
 
 def open_data(settings: Data, num_classes: int = 0) -> data.Source:
-    """Opens data, for a network of `num_classes` classes.
+    """Opens data, for a network with this number of classes; 0 for any network.
 
     Raises:
       DataError: if it is missing, malformed or of another shape.

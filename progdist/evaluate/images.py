@@ -31,7 +31,7 @@ def open_images(path: Path, image_shape: ImageShape, num_workers: int) -> data.S
     if not path.is_dir():
         return _open_file(path, image_shape)
     settings = {"image_shape": image_shape, "num_workers": num_workers}
-    source = data.open_source("folder", dir=str(path), **settings)
+    source = data.open_source("folder", dir=str(path), labels="none", **settings)
     for name in list_images(path).names:
         file = path / os.fsdecode(name)
         with Image.open(file) as image:

@@ -179,7 +179,9 @@ class EvalRow(_Measurement):
     params: Annotated[str | None, _TEXT] = None
     output: Annotated[str | None, _TEXT] = None
     schedule: Annotated[str | None, _TEXT] = None
-    class_names: Annotated[tuple[str, ...] | None, _NAMES] = None
+    class_names: Annotated[tuple[str, ...] | None, _NAMES] = field(
+        default=None, compare=False
+    )
     num_samples: Annotated[int, _COUNT]
     seed: Annotated[int | None, _WHOLE] = None
     features: Annotated[str | None, _TEXT] = None
