@@ -15,6 +15,7 @@ from progdist.diffusion.settings import Parameterization, ScheduleName, Weight
 from progdist.errors import InputError
 from progdist.nets.settings import NetConfig, UNetConfig
 from progdist.plan import Phase, make_plan
+from progdist.workdir.files import FormatError, read_regular
 
 Anneal = Literal["none", "linear"]
 Metric = Literal["fd", "kid", "is", "pr"]
@@ -251,14 +252,16 @@ def from_json(path: Path) -> Config:
       ConfigError: if the file is missing, is not JSON, or has unknown fields.
     """
     try:
-        return _from_dict(Config, _current(json.loads(path.read_text())))
+        return _from_dict(Config, _current(json.loads(read_regular(path))))
+    except FormatError as error:
+        raise ConfigError(str(error)) from None
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file; is this the workdir of a run?"
         ) from None
     except (
-        json.JSONDecodeError,
-        UnicodeDecodeError,
+        ValueError,
+        RecursionError,
         TypeError,
         KeyError,
         AttributeError,

@@ -5,6 +5,8 @@ value and rule; batches that the devices cannot share; and unsuitable data or te
 """
 
 import dataclasses
+import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +47,8 @@ def check(config: Config) -> None:
     _check_training(config.base, "config.base")
     _check_training(config.distill, "config.distill")
     _check_rounds(config.distill)
+    length = plan_of(config)[-1].end_update
+    _require(length < 2**31, "updates of all phases", length, "below 2**31")
     _check_evaluation(config.evaluation)
     _check_seed(config.seed, "config.seed")
     _at_least(config, "config", 1, "log_every", "save_every", "keep_checkpoints")
@@ -150,6 +154,26 @@ def check_devices(config: Config, num_devices: int) -> None:
         _require(size % num_devices == 0, f"config.{name}.batch_size", size, rule)
 
 
+def check_memory(config: Config, num_processes: int) -> None:
+    """Refuses batches and samples whose images alone exceed this machine's memory.
+
+    Raises:
+      ConfigError: naming the field.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    pixels = math.prod(config.data.image_shape)
+    sizes = {
+        f"{name}.batch_size": 4 * getattr(config, name).batch_size // num_processes
+        for name in ("base", "distill", "evaluation")
+    }
+    sizes["evaluation.num_samples"] = config.evaluation.num_samples
+    for field, size in sizes.items():
+        node, name = field.split(".")
+        value = getattr(getattr(config, node), name)
+        rule = f"such that its images fit into the memory of {memory:,} bytes"
+        _require(size * pixels <= memory, f"config.{field}", value, rule)
+
+
 def open_source(config: Config) -> data.Source:
     """Opens the configured data.
 
@@ -165,8 +189,9 @@ def open_source(config: Config) -> data.Source:
         if source.num_classes:
             rule = f"0 or {source.num_classes}, the number of classes of the data"
         _require(False, "config.net.num_classes", classes, rule)
-    # A split of TFDS need not hold all the classes that its features declare.
-    empty = data.empty_classes(source) if classes and config.data.name != "tfds" else []
+    # These declare their classes, and need not hold an image of each.
+    is_declared = config.data.name in ("tfds", "random")
+    empty = data.empty_classes(source) if classes and not is_declared else []
     if empty:
         others = f" and {len(empty) - 1} others" if empty[1:] else ""
         rule = f"0, since the data has no image of class {empty[0]!r}{others}"
@@ -175,7 +200,7 @@ def open_source(config: Config) -> data.Source:
 
 
 def open_data(settings: Data, num_classes: int = 0) -> data.Source:
-    """Opens data, for a network of `num_classes` classes.
+    """Opens data, for a network with this number of classes; 0 for any network.
 
     Raises:
       DataError: if it is missing, malformed or of another shape.
@@ -292,6 +317,8 @@ def _check_types(node: Any, path: str) -> None:
         else:
             ok = type(value) is hint or (hint is float and type(value) is int)
             _require(ok, field, value, f"of type {hint.__name__}")
+            ok = type(value) is not int or abs(value) < 2**32
+            _require(ok, field, value, "below 2**32")
 
 
 def _check_tuple(value: Any, hint: Any, field: str) -> None:
@@ -371,6 +398,9 @@ def _check_rounds(distill: Distillation) -> None:
     _at_least(distill, path, 0, "long_rounds")
     if distill.long_rounds:
         _at_least(distill, path, 1, "long_num_updates")
+    most = plan.MOST_STEPS
+    ok = distill.start_steps <= most
+    _require(ok, f"{path}.start_steps", distill.start_steps, f"at most {most:,}")
     try:
         rounds = plan.num_rounds(distill.start_steps, distill.end_steps, distill.ratio)
     except ValueError as error:

@@ -474,6 +474,64 @@ DATA = [
         ("more than announced passes", "file.read(size + 1)", "file.read(size)"),
         ("any type passes", "header[:4] != bytes((0, 0, 8, num_dims))", "header[3:4] != bytes((num_dims,))"),
     ),
+    *_mutants(
+        "progdist/data/identity.py",
+        "test_identity.py",
+        ("arrays of any content", "digest.update(np.ascontiguousarray(part).data)", "pass"),
+        ("bytes of any content", "            digest.update(part)\n", "            pass\n"),
+        ("a time that can be set", "status.st_ctime_ns, status.st_ino", "0, 0"),
+    ),
+    *_mutants(
+        "progdist/data/folder.py",
+        "test_identity.py",
+        ("digests left out", "            digests[usable],\n", ""),
+        ("labels left out", "            labels.labels[usable],\n", ""),
+        ("names of classes left out", "            identity.text(labels.class_names),\n", ""),
+    ),
+    *_mutants(
+        "progdist/data/records.py",
+        "test_identity.py",
+        ("newer files believed", "and status.st_mtime_ns <= written", ""),
+        ("any size believed", "if size not in (None, status.st_size):", "if False:"),
+    ),
+    *_mutants(
+        "progdist/data/tfds.py",
+        "test_identity.py",
+        ("any examples of a file", "part.skip, part.take", "0, 0"),
+        ("any content of a file", "digests.get(name, b\"\").hex()", "\"\""),
+    ),
+    *_mutants(
+        "progdist/data/cache.py",
+        "test_data_cache.py test_identity.py",
+        ("all good if one is", "arrays[\"stamps\"][rows] == stamps", "np.ones(len(stamps), bool)"),
+        ("not sorted", "rows = rows[np.argsort(stamps[rows])]", "rows = rows[::-1]"),
+    ),
+    *_mutants(
+        "progdist/data/labels.py",
+        "test_labels.py",
+        ("in the order of characters", "key=natural)", "key=str)"),
+        ("chunks are classes", "if rule == \"auto\" and _are_chunks(classes):", "if False:"),
+        ("any length of a chunk", "same_length = len(set(map(len, names))) == 1", "same_length = True"),
+        ("images without a label", "if unlabelled is not None:", "if False:"),
+        ("true is a class", "list(map(type, entry)) == [str, int]", "isinstance(entry[1], int)"),
+        ("negative classes", "if 0 <= number < MAX_CLASSES:", "if number < MAX_CLASSES:"),
+    ),
+    *_mutants(
+        "progdist/data/splits.py",
+        "test_labels.py",
+        ("others beside splits ignored", "            raise DataError(\n                f\"{where}: {printable(name)} lies", "            print(\n                f\"{where}: {printable(name)} lies"),
+        ("the first of two directories", "if len(chosen) > 1:", "if False:"),
+        ("case counts", "if name.lower() in names:", "if name in names:"),
+        ("unwrapped always", "if labels.FILE in inner.entries() or _splits_among(inner.entries()):", "if True:"),
+    ),
+    *_mutants(
+        "progdist/data/archive.py",
+        "test_labels.py",
+        ("encrypted members read", "if member.flag_bits & _ENCRYPTED:", "if False:"),
+        ("members of any size", "        check_size(member.file_size)\n", ""),
+        ("the last of a name", "if name in members and not member.is_dir():", "if False:"),
+        ("names with dots", "if part not in (b\"\", b\".\")", "if part"),
+    ),
 ]
 
 EVALUATE = [
@@ -505,6 +563,9 @@ EVALUATE = [
         ("not about the mean", "self._squares - self.count * np.outer(mean, mean)", "self._squares"),
         ("not shifted", "shift = x.mean(0) if self._shift is None else self._shift", "shift = 0 * x[0]"),
         ("small directions cut off", "np.finfo(np.float64).eps", "np.finfo(np.float32).eps"),
+        ("few images not about their mean", "(x - mean).T", "x.T"),
+        ("biased covariance of few images", "np.sqrt(len(x) - 1)", "np.sqrt(len(x))"),
+        ("few images the long way", "return num < num_features", "return False"),
     ),
     *_mutants(
         "progdist/evaluate/metrics/kernel.py",
@@ -538,6 +599,7 @@ EVALUATE = [
         "test_metrics.py",
         ("a range of 256", "/ 127.5 - 1.0", "/ 128 - 1.0"),
         ("named by the square", "max(image_shape[:2]) // square", "square"),
+        ("no pixels of thin images", "high, wide = min(k, h), min(k, w)", "high, wide = k, k"),
     ),
     *_mutants(
         "progdist/evaluate/metrics/collector.py",
@@ -584,6 +646,35 @@ EVALUATE = [
         ("never computed again", "any(row.repeats(blank) for row in rows)", "bool(rows)"),
         ("gamma ignored", "spec.gamma or 0.0", "0.0"),
         ("too many images kept", "if first < settings.grid_images:", "if True:"),
+    ),
+    *_mutants(
+        "progdist/evaluate/evaluator.py",
+        "test_main.py test_evaluate.py",
+        ("too few images pass", "if count < metric.minimum:", "if False:"),
+        ("scores of pixels pass", "if metric.needs.scores and \"pixels\" in settings.features:", "if False:"),
+    ),
+    *_mutants(
+        "progdist/evaluate/background.py",
+        "test_background.py",
+        ("not interruptible", "            task.join(_TICK_SECONDS)", "            task.join()"),
+        ("errors lost", "raise self._error", "pass"),
+    ),
+    *_mutants(
+        "progdist/evaluate/images.py",
+        "test_evaluate.py",
+        ("any size passes", "if shape != expected:", "if False:"),
+    ),
+    *_mutants(
+        "progdist/evaluate/__main__.py",
+        "test_evaluate.py",
+        ("data where it was", "given.get(\"data_dir\", config.data.dir)", "config.data.dir"),
+        ("rows in the workdir alone", "    return out\n\n\ndef _evaluate_models", "    return workdir / layout.EVALUATIONS\n\n\ndef _evaluate_models"),
+        ("a read-only workdir is not seen", "not os.access(workdir, os.W_OK)", "False"),
+    ),
+    *_mutants(
+        "progdist/trainer/resume.py",
+        "test_main.py",
+        ("what stands in the way is not seen", "if not is_kind:", "if False:"),
     ),
     *_mutants(
         "progdist/evaluate/sampling.py",

@@ -10,7 +10,7 @@ import pytest
 
 from progdist import checkpoint, main
 from progdist.config import ConfigError
-from progdist.data import open_source, records, sources
+from progdist.data import DataError, open_source, records, sources
 from progdist.trainer import resume
 from progdist.trainer.state import Progress
 from tests.commands import ROOT, answer
@@ -102,6 +102,16 @@ def fingerprint_of(settings):
     return source.fingerprint
 
 
+def with_another_byte(root, settings):
+    (path,) = root.glob("cifar10/*/cifar10-test.array_record*")
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content + b"\0")
+        open_source(**settings)
+    finally:
+        path.write_bytes(content)
+
+
 def files_below(dir):
     return [path for path in dir.rglob("*") if path.is_file()]
 
@@ -161,6 +171,8 @@ def test_recorded_digests_of_records_are_used_until_a_file_is_newer(
         assert fingerprint_of(settings) == first
     make_records(root, True)  # newer than the digests
     assert fingerprint_of(settings) != first
+    with pytest.raises(DataError, match="131,073 bytes, not 131,072 as in digests"):
+        with_another_byte(root, settings)
     (dir / "digests.json").write_text("nonsense")
     assert fingerprint_of(settings) != first
 
@@ -176,6 +188,7 @@ FLAGS = [
     "--config.distill.long_rounds=0",
     "--config.net.num_classes=2",
     "--config.net.ch_mult=(1,)",
+    "--config.base.ema_decay=0",
     "--config.log_every=1",
     "--config.save_every=1",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from progdist import main
-from progdist.data import DataError, open_source, sources
+from progdist.data import DataError, batches, open_source, sources
 from tests.commands import answer
 from tests.originals import image_of
 from tests.pictures import GOOD, SHAPE, encoded, fill, open_folder
@@ -101,7 +101,26 @@ def files_in(root):
     return [path for path in root.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("stray", ["tram/1.png", "extra/notes.txt", "stray.png"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_splits_and_labels_may_lie_in_one_more_directory(root, packed):
+    files = {"set/train/a/1.png": picture(0), "set/train/b/1.png": picture(1)}
+    files |= {"set/val/a/1.png": picture(0), "readme.txt": b""}
+    other = {f"set/{name}": c for name, c in dataset_json(["1.png", 7]).items()}
+    other |= {"set/1.png": picture(0), "set/readme.txt": b""}
+    if packed:
+        one, two = (write_zip(root / f"{len(f)}.zip", f) for f in (files, other))
+    else:
+        one, two = fill(root / "one", files), fill(root / "two", other)
+    assert labels_of(open_folder(one)) == [0, 1]
+    assert len(open_folder(one, split="validation")) == 1
+    assert labels_of(open_folder(two)) == [7]
+    three = fill(root / "three", {"a/1.png": GOOD, "readme.txt": b""})
+    assert open_folder(three).class_names == ("a",)
+
+
+@pytest.mark.parametrize(
+    "stray", ["tram/1.png", "extra/notes.txt", "stray.png", "dataset.json"]
+)
 def test_what_lies_beside_the_splits_is_named(root, refusal, stray):
     fill(root, {"train/1.png": GOOD, "test/1.png": GOOD, stray: GOOD})
     name = stray.partition("/")[0]
@@ -141,7 +160,7 @@ def test_chunks_are_classes_only_if_that_is_said(root, refusal):
     assert labels_of(open_folder(root, labels="folders")) == [0, 1]
     says = f"must be 0, since {root} has no labels: 00000 is a chunk, unless data.lab"
     assert says in refusal(root, "--config.net.num_classes=2")
-    fill(root, {"0002/1.png": GOOD})  # of another length: these are names
+    fill(root, {"000002/1.png": GOOD})  # of another length: these are names
     assert open_folder(root).num_classes == 3
 
 
@@ -249,6 +268,10 @@ def test_an_archive_has_the_examples_of_its_folder(root, monkeypatch):
     np.testing.assert_array_equal(*(s.take(np.arange(12)).image for s in (one, other)))
     assert labels_of(one) == labels_of(other) == [i % 3 for i in range(12)]
     assert one.fingerprint == other.fingerprint
+    # From many threads at once.
+    pairs = zip(*(batches(s, 0, 0, 60, 5, True) for s in (one, other)), strict=True)
+    for ours, theirs in pairs:
+        np.testing.assert_array_equal(ours.image, theirs.image)
 
 
 def flagged(path):

@@ -24,6 +24,7 @@ from progdist.data.order import permutation
 from progdist.data.settings import ImageShape, LabelRule
 from progdist.data.source import Batch, DataError
 from progdist.data.splits import select_split
+from progdist.workdir.files import expand
 
 
 def open_folder(
@@ -44,7 +45,7 @@ def open_folder(
     Raises:
       DataError: if there are no images, or too many bad ones; lists these.
     """
-    files = select_split(_open_files(Path(os.path.expanduser(dir)).absolute()), split)
+    files = select_split(_open_files(expand(dir).absolute()), split)
     listing = files.listing()
     ignored = listing.ignored_files()
     if not listing.names:
@@ -142,7 +143,7 @@ def _say_once(line: str) -> None:
 
 
 def _open_files(path: Path) -> Files:
-    return open_archive(path) if path.is_file() else Directory(path)
+    return open_archive(path) if os.path.isfile(path) else Directory(path)
 
 
 def _judge(where: str, listing: Listing, bad: dict[int, str], skip_bad: float) -> None:

@@ -10,8 +10,8 @@ network) belong in DIR/downloads/manual under their published names; TFDS verifi
 
 With --image_size the images are cropped to the centre, resized and stored as PNG.
 LSUN is read with `lmdb`, since the `tensorflow_io` that TFDS uses does not load with a
-current TensorFlow. Prints the directory of the output. Exit codes: 0 done; 2 bad input,
-in one line.
+current TensorFlow. Digests of the files are written beside them. Prints the directory
+of the output. Exit codes: 0 done; 2 bad input, in one line.
 """
 
 import importlib

@@ -11,7 +11,6 @@ mnist, fashion_mnist: `progdist.data.idx`. folder: `progdist.data.folder`. array
 
 import math
 from importlib import resources
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -27,6 +26,7 @@ from progdist.data.source import (
     numbered_classes,
 )
 from progdist.workdir.arrays import read_images
+from progdist.workdir.files import expand
 
 # Decoded data up to this size is held in memory, where a batch is one numpy gather.
 # CIFAR-10 (150 MB) is held, ImageNet 64x64 (16 GB) is not.
@@ -61,8 +61,8 @@ def open_source(
       skip_bad: share of a folder's files that may be bad and left out.
       num_workers: number of decoding threads.
       labels: rule for the labels of a folder; see `progdist.data.labels`.
-      num_classes: number of classes that the network needs; 0 for none. Determines the
-        number of classes of "random".
+      num_classes: number of classes that the network needs; 0 for any. It is that of
+        "random".
       background: colour behind transparent pixels of a folder; "" refuses them.
       min_size: least height and width of a folder's images.
 
@@ -129,7 +129,7 @@ def open_arrays(split: str, path: str) -> ArraySource:
     if split != "train":
         raise DataError(f"data 'arrays' has the split 'train' only, not {split!r}")
     try:
-        images, labels = read_images(Path(path).expanduser())
+        images, labels = read_images(expand(path))
     except FileNotFoundError:
         raise DataError(f"data.dir={path}: no such file") from None
     if labels is None:
@@ -142,9 +142,8 @@ def open_arrays(split: str, path: str) -> ArraySource:
 def make_random(
     split: str, image_shape: ImageShape, num_classes: int = 10
 ) -> ArraySource:
-    """Returns at least 256 images of uniform noise, of all classes; always the same."""
+    """Returns 256 images of uniform noise with labels below 10, always the same."""
     rng = np.random.default_rng(0 if split == "train" else 1)
-    count = max(256, num_classes)
-    images = rng.integers(0, 256, (count, *image_shape), np.uint8)
-    labels = np.arange(count, dtype=np.int32) % num_classes
+    images = rng.integers(0, 256, (256, *image_shape), np.uint8)
+    labels = rng.integers(0, 10, 256, np.int32) % num_classes
     return ArraySource("random", images, labels, numbered_classes(num_classes))

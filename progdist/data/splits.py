@@ -1,5 +1,9 @@
-"""Splits of a folder of images: its directories called train, validation and test."""
+"""Splits of a folder of images: its directories called train, validation and test.
 
+The folder, or its splits, may be wrapped in one more directory, as archives often are.
+"""
+
+from progdist.data import labels
 from progdist.data.listing import Files, is_image, printable
 from progdist.data.source import DataError
 
@@ -21,8 +25,9 @@ def select_split(files: Files, split: str) -> Files:
       DataError: if there is no such split, two directories are the same split, or
         other directories or images lie beside the splits.
     """
+    files = _unwrapped(files)
     entries = files.entries()
-    splits = [name for name, is_dir in entries.items() if is_dir and _split_of(name)]
+    splits = _splits_among(entries)
     if splits:
         _check_alone(files.where, entries, splits)
     wanted = _split_of(split)
@@ -38,6 +43,25 @@ def select_split(files: Files, split: str) -> Files:
     raise DataError(f"{files.where}: has no split {split!r}; it has {there}")
 
 
+def _unwrapped(files: Files) -> Files:
+    """Returns the one directory of a folder if it holds splits or a file of labels."""
+    entries = files.entries()
+    names = [n for n, is_dir in entries.items() if is_dir or _is_data(n)]
+    if len(names) == 1 and entries[names[0]] and not _split_of(names[0]):
+        inner = files.below(names[0])
+        if labels.FILE in inner.entries() or _splits_among(inner.entries()):
+            return inner
+    return files
+
+
+def _is_data(name: str) -> bool:
+    return name == labels.FILE or is_image(name.encode(errors="replace"))
+
+
+def _splits_among(entries: dict[str, bool]) -> list[str]:
+    return [name for name, is_dir in entries.items() if is_dir and _split_of(name)]
+
+
 def _split_of(name: str) -> str | None:
     """Returns the split that a name stands for; None for any other name."""
     for split, names in NAMES.items():
@@ -48,7 +72,7 @@ def _split_of(name: str) -> str | None:
 
 def _check_alone(where: str, entries: dict[str, bool], splits: list[str]) -> None:
     for name, is_dir in entries.items():
-        if name not in splits and (is_dir or is_image(name.encode(errors="replace"))):
+        if name not in splits and (is_dir or _is_data(name)):
             raise DataError(
                 f"{where}: {printable(name)} lies beside the splits "
                 f"{', '.join(map(printable, splits))}; move it away"

@@ -9,7 +9,7 @@ from PIL import Image
 from progdist import data
 from progdist.data.listing import list_images
 from progdist.data.settings import ImageShape
-from progdist.workdir import array_cache, arrays
+from progdist.workdir import arrays
 from progdist.workdir.arrays import shape_text
 from progdist.workdir.files import FormatError
 
@@ -31,7 +31,7 @@ def open_images(path: Path, image_shape: ImageShape, num_workers: int) -> data.S
     if not path.is_dir():
         return _open_file(path, image_shape)
     settings = {"image_shape": image_shape, "num_workers": num_workers}
-    source = data.open_source("folder", dir=str(path), **settings)
+    source = data.open_source("folder", dir=str(path), labels="none", **settings)
     for name in list_images(path).names:
         file = path / os.fsdecode(name)
         with Image.open(file) as image:
@@ -46,9 +46,7 @@ def _open_file(path: Path, image_shape: ImageShape) -> data.Source:
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file or folder") from None
     _check_shape(path, images.shape[1:], image_shape)
-    digest = array_cache.digest_of({"images": images})
-    labels = np.zeros(len(images), np.int32)
-    return data.ArraySource(str(path), images, labels, origin=digest)
+    return data.ArraySource(str(path), images, np.zeros(len(images), np.int32))
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], expected: ImageShape) -> None:

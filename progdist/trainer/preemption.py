@@ -185,13 +185,13 @@ class Preemption:
         return Interrupted(self._signal, where)
 
     def check(self) -> None:
-        """Stops between two batches of samples after a signal.
+        """Stops within an evaluation after a signal.
 
         Raises:
           Interrupted: if any process received a signal.
         """
         if self.stops():
-            raise self.interrupted("between two batches of samples")
+            raise self.interrupted("within an evaluation")
 
 
 def _read(reader: int, signals: tuple[int, ...]) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-from progdist.workdir.files import FormatError
+from progdist.workdir.files import FormatError, read_regular
 
 NUM_BINS = 21  # as in progdist.diffusion.logsnr_bins, which must not be imported
 _MAX_DEPTH = 20  # levels; anything nested deeper cannot be shown
@@ -179,7 +179,9 @@ class EvalRow(_Measurement):
     params: Annotated[str | None, _TEXT] = None
     output: Annotated[str | None, _TEXT] = None
     schedule: Annotated[str | None, _TEXT] = None
-    class_names: Annotated[tuple[str, ...] | None, _NAMES] = None
+    class_names: Annotated[tuple[str, ...] | None, _NAMES] = field(
+        default=None, compare=False
+    )
     num_samples: Annotated[int, _COUNT]
     seed: Annotated[int | None, _WHOLE] = None
     features: Annotated[str | None, _TEXT] = None
@@ -317,7 +319,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     # Bytes, since an interrupted write can end inside a character.
-    *lines, tail = path.read_bytes().split(b"\n")
+    *lines, tail = read_regular(path).split(b"\n")
     rows = [
         parse(line, f"{path}, line {number}")
         for number, line in enumerate(lines, start=1)
