@@ -88,8 +88,6 @@ def run(
             override=override,
             stack=stack,
         )
-        for line in preflight.long_averages(config):
-            pieces.display.note(line)
         _run(pieces, stack)
 
 
@@ -131,6 +129,8 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
         lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
     )
     journal = _open_journal(pieces, global_step, stack)
+    for line in preflight.long_averages(pieces.config):
+        pieces.display.note(line)
     phase_end = PhaseEnd(
         pieces.workdir,
         lambda phase: pieces.recipe(phase.number).model,
