@@ -60,9 +60,12 @@ class Run(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has ended, or its last student is trained and evaluated."""
+        """Whether the plan's last student has been trained and evaluated.
+
+        Without evaluation, or without a plan, whether the last start ended.
+        """
         ended = bool(self.starts) and self.starts[-1].end == "done"
-        if ended or not self.plan:
+        if not self.plan or not self.settings.get("evaluation.enabled", True):
             return ended
         last = self.plan[-1]
         measured = any(row["phase"] == last.number for row in self.measures)
