@@ -13,13 +13,13 @@ from ml_collections import config_flags
 
 from progdist.config import Config
 from progdist.errors import Error, UsageError, last_line
+from progdist.plan import MOST_STEPS as MOST_STEPS
 from progdist.workdir import compile_cache, files
 
 _RENAMED = {
     "config.model.output": "config.parameterization",
     "config.model.": "config.net.",
 }
-MOST_STEPS = 2**24  # sampler steps; float32 holds all integers up to this
 _LEAST_ROWS = 16  # batch rows per CPU device; fewer are not worth a device
 
 
@@ -100,7 +100,7 @@ def parse(
     if {"--help", "-h"} & set(argv[1:]):
         print(f"{about}\n{values.get_help()}")
         sys.exit(0)
-    _check_renamed(argv)
+    _check_names(argv)
     values.unparse_flags()  # resets flags of an earlier call in this process
     try:
         rest = values(argv)[1:]
@@ -118,10 +118,15 @@ def parse(
     return rest
 
 
-def _check_renamed(argv: Sequence[str]) -> None:
-    """Refuses flags of version 0.1.0 that have been renamed."""
+def _check_names(argv: Sequence[str]) -> None:
+    """Refuses flags of version 0.1.0 that have been renamed, and a colon in a folder.
+
+    ml_collections takes what follows the first colon of --config for the variant.
+    """
     for word in argv:
-        name = word.lstrip("-").partition("=")[0]
+        name, _, value = word.lstrip("-").partition("=")
+        if name == "config" and "/" in value.partition(":")[2]:
+            raise UsageError(f"--config={value}: its path must not hold a colon")
         for old, new in _RENAMED.items():
             if name.startswith(old):
                 raise UsageError(f"--{name}: is --{name.replace(old, new)} now")

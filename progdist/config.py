@@ -15,6 +15,7 @@ from progdist.diffusion.settings import Parameterization, ScheduleName, Weight
 from progdist.errors import InputError
 from progdist.nets.settings import NetConfig, UNetConfig
 from progdist.plan import Phase, make_plan
+from progdist.workdir.files import FormatError, read_regular
 
 Anneal = Literal["none", "linear"]
 Metric = Literal["fd", "kid", "is", "pr"]
@@ -56,6 +57,9 @@ class Data:
       tfds_name: TFDS dataset and its config, for name "tfds".
       image_shape: (height, width, channels).
       flip: mirror a random half of the images, left to right.
+      background: colour behind transparent pixels of a folder, as a name or #rrggbb;
+        "" refuses transparent images.
+      min_size: least height and width of a folder's images; 0 for any.
       skip_bad: share of a folder's files that may be bad and left out.
       labels: labels of a folder: "auto" takes those of dataset.json, else directories
         for classes unless they are chunks such as 00000; "folders" always takes the
@@ -69,6 +73,8 @@ class Data:
     tfds_name: str = ""
     image_shape: ImageShape = (8, 8, 1)
     flip: bool = False
+    background: str = ""
+    min_size: int = 0
     skip_bad: float = 0.0
     labels: LabelRule = "auto"
     num_workers: int = 8
@@ -246,14 +252,16 @@ def from_json(path: Path) -> Config:
       ConfigError: if the file is missing, is not JSON, or has unknown fields.
     """
     try:
-        return _from_dict(Config, _current(json.loads(path.read_text())))
+        return _from_dict(Config, _current(json.loads(read_regular(path))))
+    except FormatError as error:
+        raise ConfigError(str(error)) from None
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file; is this the workdir of a run?"
         ) from None
     except (
-        json.JSONDecodeError,
-        UnicodeDecodeError,
+        ValueError,
+        RecursionError,
         TypeError,
         KeyError,
         AttributeError,

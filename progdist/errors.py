@@ -102,27 +102,44 @@ def last_line(error: Exception) -> str:
     return lines[-1].strip().removeprefix("progdist.config.ConfigError: ")
 
 
-def is_lost_process(error: Exception) -> bool:
-    """Whether JAX reports that a peer of this process is gone."""
-    return (
-        _is_distributed()
-        and isinstance(error, sys.modules["jax"].errors.JaxRuntimeError)
-        and not str(error).startswith(_OWN_FAULTS)
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or str(error).startswith(_OWN_FAULTS[0])
+
+
+def _is_lost_process(error: BaseException) -> bool:
+    """Whether an error, or its cause, is JAX's report that a peer is gone."""
+    if not _is_distributed():
+        return False
+    jax_error = sys.modules["jax"].errors.JaxRuntimeError
+    return any(
+        isinstance(one, jax_error) and not str(one).startswith(_OWN_FAULTS)
+        for one in _causes(error)
     )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yields an error, the members of a group, and their causes."""
+    yield error
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    for one in (*inner, error.__cause__):
+        if one:
+            yield from _causes(one)
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
     """Returns message and exit code of an error; no message for one in the program."""
     match error:
         case Error():
-            return str(error), error.exit_code
+            return str(error), 5 if _is_lost_process(error) else error.exit_code
         case OSError():
             return f"{error.filename or 'a file'}: {error.strerror or error}", 4
         case KeyboardInterrupt():
             return "interrupted", 130
         case SystemExit(code=int(code)) if code > 128:
             return f"stopped by {signal.Signals(code - 128).name}", code
-        case Exception() if is_lost_process(error):
+        case Exception() if _is_out_of_memory(error):
+            return f"out of memory ({last_line(error)})", 2
+        case Exception() if _is_lost_process(error):
             return f"another process was lost ({last_line(error)})", 5
     return "", 1
 

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, get_args
 
 from progdist.errors import InputError
 
+MOST_STEPS = 2**24  # sampler steps; float32 holds all integers up to this
 Kind = Literal["base", "distill"]
 
 # Passes of the trained network per update; a backward pass counts as two.
@@ -128,6 +129,8 @@ def read_plan(path: Path) -> tuple[Phase, ...]:
       InputError: if it is not a plan.
     """
     try:
+        if path.exists() and not path.is_file():  # reading a pipe could block
+            raise ValueError("not a regular file")
         phases = tuple(Phase(**row) for row in json.loads(path.read_bytes()))
         for kind, *numbers in phases:
             if kind not in get_args(Kind) or not all(type(n) is int for n in numbers):

@@ -5,9 +5,14 @@ value and rule; batches that the devices cannot share; and unsuitable data or te
 """
 
 import dataclasses
+import math
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from PIL import ImageColor
 
 from progdist import checkpoint, data, model as models, plan
 from progdist.config import (
@@ -42,6 +47,8 @@ def check(config: Config) -> None:
     _check_training(config.base, "config.base")
     _check_training(config.distill, "config.distill")
     _check_rounds(config.distill)
+    length = plan_of(config)[-1].end_update
+    _require(length < 2**31, "updates of all phases", length, "below 2**31")
     _check_evaluation(config.evaluation)
     _check_seed(config.seed, "config.seed")
     _at_least(config, "config", 1, "log_every", "save_every", "keep_checkpoints")
@@ -147,6 +154,26 @@ def check_devices(config: Config, num_devices: int) -> None:
         _require(size % num_devices == 0, f"config.{name}.batch_size", size, rule)
 
 
+def check_memory(config: Config, num_processes: int) -> None:
+    """Refuses batches and samples whose images alone exceed this machine's memory.
+
+    Raises:
+      ConfigError: naming the field.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    pixels = math.prod(config.data.image_shape)
+    sizes = {
+        f"{name}.batch_size": 4 * getattr(config, name).batch_size // num_processes
+        for name in ("base", "distill", "evaluation")
+    }
+    sizes["evaluation.num_samples"] = config.evaluation.num_samples
+    for field, size in sizes.items():
+        node, name = field.split(".")
+        value = getattr(getattr(config, node), name)
+        rule = f"such that its images fit into the memory of {memory:,} bytes"
+        _require(size * pixels <= memory, f"config.{field}", value, rule)
+
+
 def open_source(config: Config) -> data.Source:
     """Opens the configured data.
 
@@ -188,6 +215,8 @@ def open_data(settings: Data, num_classes: int = 0) -> data.Source:
         settings.num_workers,
         settings.labels,
         num_classes,
+        settings.background,
+        settings.min_size,
     )
 
 
@@ -288,6 +317,8 @@ def _check_types(node: Any, path: str) -> None:
         else:
             ok = type(value) is hint or (hint is float and type(value) is int)
             _require(ok, field, value, f"of type {hint.__name__}")
+            ok = type(value) is not int or abs(value) < 2**32
+            _require(ok, field, value, "below 2**32")
 
 
 def _check_tuple(value: Any, hint: Any, field: str) -> None:
@@ -312,9 +343,18 @@ def _check_data(data: Data) -> None:
         _require(bool(data.dir), "config.data.dir", "", "a directory or zip of images")
     if data.name == "arrays":
         _require(bool(data.dir), "config.data.dir", "", "an .npz or .npy file")
+    rule = "a colour name or #rrggbb, or empty"
+    ok = not data.background or _is_colour(data.background)
+    _require(ok, "config.data.background", data.background, rule)
     ok = 0 <= data.skip_bad < 1
     _require(ok, "config.data.skip_bad", data.skip_bad, "at least 0, below 1")
     _at_least(data, "config.data", 1, "num_workers")
+    _at_least(data, "config.data", 0, "min_size")
+
+
+def _is_colour(text: str) -> bool:
+    hexadecimal = re.fullmatch("#[0-9a-fA-F]{6}", text)
+    return bool(hexadecimal) or text.lower() in ImageColor.colormap
 
 
 def _check_evaluation(evaluation: Evaluation) -> None:
@@ -358,6 +398,9 @@ def _check_rounds(distill: Distillation) -> None:
     _at_least(distill, path, 0, "long_rounds")
     if distill.long_rounds:
         _at_least(distill, path, 1, "long_num_updates")
+    most = plan.MOST_STEPS
+    ok = distill.start_steps <= most
+    _require(ok, f"{path}.start_steps", distill.start_steps, f"at most {most:,}")
     try:
         rounds = plan.num_rounds(distill.start_steps, distill.end_steps, distill.ratio)
     except ValueError as error:

@@ -1,15 +1,18 @@
-"""Kills runs at twenty places, resumes them, and compares with one left alone.
+"""Ends runs at twenty places, resumes them, and compares with one left alone.
 
   python -m tests.faults
 
-prints a line a place. Each run is killed once, by step, and started again by the same
-command; then parameters, average, optimiser, teacher and progress of its last
-checkpoint, the models of all phases, and its rows of numbers must be the same, bit for
-bit. Three mutants, which lose a part of the checkpoint, must be found out.
+prints a line a place. Each run is killed once, or stopped by a signal, by step, and
+started again by the same command; then parameters, average, optimiser, teacher and
+progress of its last checkpoint, the models of all phases, and its rows of numbers must
+be the same, bit for bit. Three mutants, which lose a part of the checkpoint, must be
+found out.
 """
 
+import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +33,8 @@ FLAGS = [
     "--config.distill.ema_decay=0.9",
 ]
 QUIET = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
-KILLED, TERMINATED = -9, 143
+# The signals that stop a run, in turn.
+STOPS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
 # The phases end at updates 10, 20 and 30, and every fifth is saved.
 PLACES = [
     ("compilation", 1),
@@ -100,10 +104,13 @@ def differences(one, other, updates=30):
     return found
 
 
-def kill_and_resume(alone, workdir, place, number, mutant=""):
+def kill_and_resume(alone, workdir, place, number, mutant="", signum=signal.SIGKILL):
     """Returns what differs in the end, from a run that was left alone."""
-    killed = start(workdir, place, number)
-    if killed.returncode != (TERMINATED if "terminated" in place else KILLED):
+    if "terminated" in place:
+        signum = signal.SIGTERM
+    killed = start(workdir, place, number, f"--signal={signum.name}")
+    is_killed = signum == signal.SIGKILL
+    if killed.returncode != (-signum if is_killed else 128 + signum):
         return [f"did not end: {killed.returncode} {killed.stderr[-500:]}"]
     resumed = start(workdir, "nowhere", 0, *([f"--mutant={mutant}"] if mutant else []))
     if resumed.returncode:
@@ -119,16 +126,18 @@ def main():
     ):
         runs = Path(name)
         alone = run_alone(runs / "alone")
-        jobs = [
-            (f"{place} {number}", place, number, "")
-            for place, number in PLACES + POLITE
-        ] + [(f"without {m}", place, number, m) for m, place, number in MUTANTS]
+        jobs = [(f"{place} {k}", place, k) for place, k in PLACES + POLITE]
+        jobs += [
+            (f"{place} {k} {signum.name}", place, k, "", signum)
+            for (place, k), signum in zip(PLACES, itertools.cycle(STOPS), strict=False)
+        ]
+        jobs += [(f"without {m}", place, k, m) for m, place, k in MUTANTS]
         found = pool.map(
             lambda job: kill_and_resume(alone, runs / job[0], *job[1:]), jobs
         )
         wrong = 0
-        for (title, *_, mutant), differs in zip(jobs, found, strict=True):
-            wrong += bool(differs) != bool(mutant)
+        for (title, *_), differs in zip(jobs, found, strict=True):
+            wrong += bool(differs) != title.startswith("without")
             print(f"{title:22} {', '.join(differs) or 'bit-equal'}", flush=True)
     seconds = time.monotonic() - began
     print(f"{len(jobs) - wrong} of {len(jobs)} as they should be, {seconds:.0f} s")

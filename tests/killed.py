@@ -1,9 +1,9 @@
-"""Runs `progdist.main` and kills it, by SIGKILL or SIGTERM, at a given place.
+"""Runs `progdist.main` and kills or stops it at a given place.
 
-  python -m tests.killed PLACE NUMBER [--mutant=NAME] -- FLAGS
+  python -m tests.killed PLACE NUMBER [--signal=SIGTERM] [--mutant=NAME] -- FLAGS
 
 NUMBER is a global step for update, write, seal, row and terminated; it counts from 1
-otherwise.
+otherwise. The signal is SIGKILL if none is given.
 A mutant loses a part of every checkpoint when it is restored.
 """
 
@@ -29,10 +29,16 @@ from progdist.workdir.journal import Journal
 
 UPDATES = [0]  # done by this process, or before it
 STORES = []  # its checkpoints
+SIGNALS = [signal.SIGKILL]  # the last one ends it
 
 
 def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), SIGNALS[-1])
+
+
+def is_killed():
+    """Whether it ends on the spot, as in the middle of a row."""
+    return SIGNALS[-1] == signal.SIGKILL
 
 
 def die_soon(seconds):
@@ -138,8 +144,9 @@ def at_row(number):
 
     def act(journal, row):
         if row.global_step == number:
-            with journal._metrics.open("a") as file:
-                file.write('{"global_step": 1')
+            if is_killed():
+                with journal._metrics.open("a") as file:
+                    file.write('{"global_step": 1')
             die()
 
     before(Journal, "metrics", act)
@@ -149,8 +156,9 @@ def at_evaluation(number):
     """With half of the row on disk."""
 
     def act(journal, *_):
-        with journal._evaluations.open("a") as file:
-            file.write('{"metric": "F')
+        if is_killed():
+            with journal._evaluations.open("a") as file:
+                file.write('{"metric": "F')
         die()
 
     before(Journal, "evaluation", counted(number, act))
@@ -226,7 +234,11 @@ if __name__ == "__main__":
     remember_start()
     PhaseEnd.conclude = lambda *_: None  # the figures: nothing of them is compared
     for word in words[2:]:
-        losing(word.removeprefix("--mutant="))
+        option, _, value = word.partition("=")
+        if option == "--signal":
+            SIGNALS.append(signal.Signals[value])
+        else:
+            losing(value)
     if words[0] != "nowhere":
         PLACES[words[0]](int(words[1]))
     exit_with(main.main, sys.argv)

@@ -507,13 +507,6 @@ DATA = [
         ("not sorted", "rows = rows[np.argsort(stamps[rows])]", "rows = rows[::-1]"),
     ),
     *_mutants(
-        "progdist/data/pixels.py",
-        "test_data_cache.py",
-        ("any shape", "\"shape\": source.image_shape", "\"shape\": 0"),
-        ("any content", "[source.name, source.fingerprint]", "[source.name]"),
-        ("never removed", "if total > MAX_BYTES:", "if False:"),
-    ),
-    *_mutants(
         "progdist/data/labels.py",
         "test_labels.py",
         ("in the order of characters", "key=natural)", "key=str)"),
@@ -543,6 +536,23 @@ DATA = [
 
 EVALUATE = [
     *_mutants(
+        "progdist/sample.py",
+        "test_sample.py",
+        ("resumed within a batch", "kept - kept % config.evaluation.batch_size", "kept"),
+        ("images kept are written", "if number >= kept:", "if True:", "", "they are written again with the same bytes"),
+        ("signals ignored between images", "            if interrupt.received:\n                interrupt.heard()\n                where", "            if False:\n                interrupt.heard()\n                where"),
+        ("no bound on a grid", "num > _MAX_GRID_IMAGES or num_pixels > _MAX_GRID_PIXELS", "False"),
+    ),
+    *_mutants(
+        "progdist/workdir/image_folder.py",
+        "test_sample.py",
+        ("another request resumed", "if earlier.get(name) != value", "if False"),
+        ("files of others replaced", "earlier is None and any(", "False and any("),
+        ("images of others removed", "num_kept, earlier[\"num\"])", "num_kept, 10**9)"),
+        ("files of others are counted", "if strangers:", "if False:"),
+        ("empty images kept", "lambda p: sizes.get(p.name)", "lambda p: p.name in sizes"),
+    ),
+    *_mutants(
         "progdist/evaluate/metrics/moments.py",
         "test_metrics.py",
         ("half of the cross term", "trace - 2.0 * cross", "trace - cross"),
@@ -553,6 +563,9 @@ EVALUATE = [
         ("not about the mean", "self._squares - self.count * np.outer(mean, mean)", "self._squares"),
         ("not shifted", "shift = x.mean(0) if self._shift is None else self._shift", "shift = 0 * x[0]"),
         ("small directions cut off", "np.finfo(np.float64).eps", "np.finfo(np.float32).eps"),
+        ("few images not about their mean", "(x - mean).T", "x.T"),
+        ("biased covariance of few images", "np.sqrt(len(x) - 1)", "np.sqrt(len(x))"),
+        ("few images the long way", "return num < num_features", "return False"),
     ),
     *_mutants(
         "progdist/evaluate/metrics/kernel.py",
@@ -586,6 +599,7 @@ EVALUATE = [
         "test_metrics.py",
         ("a range of 256", "/ 127.5 - 1.0", "/ 128 - 1.0"),
         ("named by the square", "max(image_shape[:2]) // square", "square"),
+        ("no pixels of thin images", "high, wide = min(k, h), min(k, w)", "high, wide = k, k"),
     ),
     *_mutants(
         "progdist/evaluate/metrics/collector.py",
@@ -632,6 +646,35 @@ EVALUATE = [
         ("never computed again", "any(row.repeats(blank) for row in rows)", "bool(rows)"),
         ("gamma ignored", "spec.gamma or 0.0", "0.0"),
         ("too many images kept", "if first < settings.grid_images:", "if True:"),
+    ),
+    *_mutants(
+        "progdist/evaluate/evaluator.py",
+        "test_main.py test_evaluate.py",
+        ("too few images pass", "if count < metric.minimum:", "if False:"),
+        ("scores of pixels pass", "if metric.needs.scores and \"pixels\" in settings.features:", "if False:"),
+    ),
+    *_mutants(
+        "progdist/evaluate/background.py",
+        "test_background.py",
+        ("not interruptible", "            task.join(_TICK_SECONDS)", "            task.join()"),
+        ("errors lost", "raise self._error", "pass"),
+    ),
+    *_mutants(
+        "progdist/evaluate/images.py",
+        "test_evaluate.py",
+        ("any size passes", "if shape != expected:", "if False:"),
+    ),
+    *_mutants(
+        "progdist/evaluate/__main__.py",
+        "test_evaluate.py",
+        ("data where it was", "given.get(\"data_dir\", config.data.dir)", "config.data.dir"),
+        ("rows in the workdir alone", "    return out\n\n\ndef _evaluate_models", "    return workdir / layout.EVALUATIONS\n\n\ndef _evaluate_models"),
+        ("a read-only workdir is not seen", "not os.access(workdir, os.W_OK)", "False"),
+    ),
+    *_mutants(
+        "progdist/trainer/resume.py",
+        "test_main.py",
+        ("what stands in the way is not seen", "if not is_kind:", "if False:"),
     ),
     *_mutants(
         "progdist/evaluate/sampling.py",

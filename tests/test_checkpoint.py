@@ -63,6 +63,39 @@ def restore(directory, template=None):
     return found and (progress_of(found[1]), snapshot_of(*found), warnings)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"phase": "1"},
+        {"step": -1},
+        {"tally": {"loss": 0.0, "colour": 1}},
+        {"tally": {"loss": "0.0"}},
+        {"tally": {"parts": [0.0]}},
+        {"tally": None},
+        {"data": 3},
+        {"phase": None, "epoch": 2},
+    ],
+)
+def test_a_card_of_another_version_is_refused_in_one_line(change):
+    facts = facts_of(snapshot(), 13) | {"seal": "of another version"}
+    assert progress_of(facts).global_step == 13
+    with pytest.raises(CheckpointError, match=r"^checkpoint 13: .* another version"):
+        progress_of(facts | change)
+
+
+@READING_DAMAGE
+def test_a_description_of_another_version_is_refused_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(trees, "make_card", lambda facts, _: facts | sealed(facts))
+    save(tmp_path, 3)
+    with pytest.raises(CheckpointError, match=r"3: .* another version"):
+        restore(tmp_path)
+    assert (tmp_path / "3").exists()
+
+
+def sealed(facts):
+    return {"seal": digests.seal(facts)}
+
+
 def flip(path, rng):
     """Turns one bit."""
     data = bytearray(path.read_bytes() or b"\0")

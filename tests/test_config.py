@@ -1,10 +1,13 @@
 import dataclasses
 import importlib
 import json
+import os
 
 import jax
 import pytest
 
+from progdist import checkpoint
+from progdist.checkpoint import CheckpointError
 from progdist.config import (
     Config,
     ConfigError,
@@ -14,8 +17,19 @@ from progdist.config import (
     plan_of,
     to_json,
 )
+from progdist.errors import InputError
 from progdist.model import param_shapes
-from progdist.preflight import check, check_devices, long_averages, make_model
+from progdist.plan import read_plan
+from progdist.preflight import (
+    check,
+    check_devices,
+    check_memory,
+    long_averages,
+    make_model,
+)
+from progdist.workdir.files import FormatError
+from progdist.workdir.lock import owner_of
+from progdist.workdir.rows import read_rows
 
 LSUN = {
     "num_parameters": 139_578_502,
@@ -173,6 +187,13 @@ def test_another_variant_is_refused():
         ("distill.long_num_updates", 0, "config.distill.long_num_updates=0"),
         ("evaluation.gamma", 1.5, "config.evaluation.gamma=1.5: must be 0 to 1"),
         ("evaluation.num_samples", 1, "must be at least 2"),
+        ("distill.start_steps", 2**25, "must be at most 16,777,216"),
+        ("base.num_updates", 2**31, r"updates of all phases=.*: must be below 2\*\*31"),
+        ("log_every", 2**32, r"config.log_every=4294967296: must be below 2\*\*32"),
+        ("net.num_res_blocks", 10**9, "config.net.num_res_blocks=.*: must be <= 100"),
+        ("evaluation.metrics", ("fid",), "must be names of fd, kid, is, pr, at least"),
+        ("evaluation.metrics", ["fd"], r"metrics=\['fd'\]: must be names of fd, kid"),
+        ("evaluation.features", (), r"features=\(\): must be names of pixels, incep"),
     ],
 )
 def test_a_bad_value_is_refused_by_field_value_and_rule(field, value, message):
@@ -190,23 +211,58 @@ def test_a_batch_that_the_devices_cannot_share_is_refused():
         check_devices(load("digits"), 6)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("base.batch_size", 10**9), ("evaluation.num_samples", 10**13)]
+)
+def test_images_that_exceed_the_memory_are_refused(field, value):
+    config = load("digits")
+    check_memory(config, 1)
+    node, name = field.split(".")
+    setattr(getattr(config, node), name, value)
+    with pytest.raises(ConfigError, match=f"config.{field}={value}: .* the memory"):
+        check_memory(config, 1)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_json_keeps_everything(tmp_path, name):
     (tmp_path / "config.json").write_text(to_json(load(name)))
     assert from_json(tmp_path / "config.json") == load(name)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"sede": 1}', '{"data": 3}', "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{", '{"sede": 1}', '{"data": 3}', "\xff"),
+        f'{{"seed": {"9" * 5000}}}',
+        "[" * 100_000,
+    ],
+)
 def test_another_file_is_refused_by_its_name(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text.encode("latin1"))
     with pytest.raises(ConfigError, match=r"config\.json: not a configuration"):
         from_json(tmp_path / "config.json")
 
 
+def test_a_pipe_is_not_read(tmp_path):
+    """Its reader would wait for a writer."""
+    for name in ("config.json", "eval.jsonl", "plan.json", "lock"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match=r"config\.json: is not a regular file"):
+        from_json(tmp_path / "config.json")
+    with pytest.raises(FormatError, match=r"eval\.jsonl: is not a regular file"):
+        read_rows(tmp_path / "eval.jsonl")
+    with pytest.raises(InputError, match=r"plan\.json: not a plan"):
+        read_plan(tmp_path / "plan.json")
+    with pytest.raises(CheckpointError, match=r"lock: holds no model"):
+        checkpoint.check_model(tmp_path / "lock", {})
+    assert owner_of(tmp_path) == {}
+
+
 def test_differences_name_old_and_new_of_what_matters():
     old, new = load("digits"), load("digits")
     new.base.learning_rate, new.data = 0.5, Data(dir="/elsewhere")
     new.keep_checkpoints += 1
+    new.evaluation.metrics, new.evaluation.enabled = ("kid",), False
     assert differences(old, new) == ["base.learning_rate: 0.001 → 0.5"]
     assert differences(old, dataclasses.replace(old)) == []
 

@@ -235,6 +235,24 @@ def test_golden_bytes_of_mnist(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        ("train-images.idx3-ubyte", "train-labels-idx1-ubyte/train-labels-idx1-ubyte"),
+        ("train-images.idx3-ubyte/train-images.idx3-ubyte", "train-labels.idx1-ubyte"),
+    ],
+)
+def test_idx_files_of_an_archive_lie_in_directories_below_home(
+    names, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, content in zip(names, (IMAGES, LABELS), strict=True):
+        path = tmp_path / "mnist" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    assert len(open_source("mnist", "train", "~/mnist")) == 2
+
+
+@pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"", "first bytes are none"),

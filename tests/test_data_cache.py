@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from progdist.data import DataError, cache, images, inspection, pixels
+from progdist.data import DataError, cache, images, inspection
 from progdist.data.listing import Directory, list_images
 from tests.originals import image_of
 from tests.pictures import GOOD, encoded, fill, open_folder
@@ -21,7 +21,9 @@ def tried(monkeypatch):
     """Sizes of the files that are decoded to be tried."""
     sizes, verify = [], images.verify
     monkeypatch.setattr(
-        images, "verify", lambda content: sizes.append(len(content)) or verify(content)
+        images,
+        "verify",
+        lambda content, *rules: sizes.append(len(content)) or verify(content, *rules),
     )
     return sizes
 
@@ -112,10 +114,10 @@ def test_what_was_tried_is_kept_when_it_is_interrupted(root, tried, monkeypatch)
     fill(root, {f"{i:02d}.png": GOOD for i in range(40)})
     verify = images.verify
 
-    def interrupted(content):
+    def interrupted(content, rules):
         if len(tried) == 20:
             raise SystemExit(1)
-        verify(content)
+        return verify(content, rules)
 
     monkeypatch.setattr(images, "verify", interrupted)
     with pytest.raises(DataError, match="a thread that reads data failed: SystemExit"):
@@ -157,49 +159,11 @@ def test_ten_thousand_files_stay_cheap(root, monkeypatch):
     held = sys.getsizeof(listing.names) + sum(map(sys.getsizeof, listing.names))
     assert held + listing.stamps.nbytes < 80 * 10_001
     decoded = []
-    monkeypatch.setattr(images, "verify", decoded.append)
+    monkeypatch.setattr(
+        images, "verify", lambda content, _: decoded.append(content) or 0
+    )
     assert inspection.inspect(files, listing, 8).bad == {}
     assert len(decoded) == 10_001
     assert inspection.inspect(files, files.listing(), 8).bad == {}
     assert len(decoded) == 10_001
     assert cache.path_of(str(root)).stat().st_size < 50 * 10_001
-
-
-def test_pixels_are_decoded_again_only_for_another_content_or_shape(root, monkeypatch):
-    monkeypatch.setattr(pixels, "MIN_BYTES", 0)
-    fill(root, {f"{i % 2}/{i}.png": encoded(image_of(i, 4, 6)) for i in range(5)})
-    first, decode = open_folder(root), images.decode
-    with monkeypatch.context() as patch:
-        patch.setattr(images, "decode", None)
-        again = open_folder(root)
-    for one, other in zip(*(s.take(np.arange(5)) for s in (first, again)), strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert again.class_names == first.class_names == ("0", "1")
-    assert again.fingerprint == first.fingerprint
-    shapes = []
-    monkeypatch.setattr(
-        images, "decode", lambda *args: shapes.append(args[1]) or decode(*args)
-    )
-    open_folder(root, (2, 2, 3))
-    assert shapes == [(2, 2, 3)] * 5
-    fill(root, {"0/0.png": GOOD})
-    image, _ = open_folder(root).take(np.arange(5))
-    assert sum(np.array_equal(each, image_of(1, 4, 6)) for each in image) == 2
-
-
-def test_pixels_that_were_not_used_for_longest_are_removed(root, monkeypatch, tmp_path):
-    monkeypatch.setattr(pixels, "MIN_BYTES", 0)
-    fill(root, {"1.png": GOOD})
-    directory = tmp_path / "cache/progdist/pixels"
-    open_folder(root, (2, 2, 3))
-    (oldest,) = directory.iterdir()
-    monkeypatch.setattr(pixels, "MAX_BYTES", 2 * oldest.stat().st_size)
-    os.utime(oldest, ns=(0, 0))
-    open_folder(root, (2, 2, 1))
-    assert len(set(directory.iterdir())) == 2
-    open_folder(root, (2, 2, 3))  # which is used now
-    (other,) = set(directory.iterdir()) - {oldest}
-    os.utime(other, ns=(0, 0))
-    open_folder(root, (1, 2, 1))
-    assert oldest.exists()
-    assert not other.exists()

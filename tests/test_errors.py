@@ -5,7 +5,11 @@ import signal
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from progdist.checkpoint import SaveError
+from progdist.errors import exit_with
 
 COMMAND = """
 import sys, time
@@ -91,6 +95,32 @@ def test_what_is_printed_arrives(tmp_path):
         "→ 2\n",
     )
     assert text.read_text() == "→ 1\n"
+
+
+def test_a_save_that_lost_a_process_is_worth_another_attempt(monkeypatch, capsys):
+    """A launcher restarts after 5, and not after 4."""
+
+    def save(argv):
+        try:
+            try:
+                raise jax.errors.JaxRuntimeError(argv[0])
+            except jax.errors.JaxRuntimeError as error:
+                raise ExceptionGroup("saving", [OSError("x"), error]) from None
+        except ExceptionGroup as error:
+            raise SaveError("could not be written") from error
+
+    def code_of(reason):
+        with pytest.raises(SystemExit) as end:
+            exit_with(save, [reason])
+        return end.value.code
+
+    lost = "UNAVAILABLE: The following tasks are unhealthy"
+    assert code_of(lost) == 4  # alone
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    assert code_of(lost) == 5
+    assert code_of("RESOURCE_EXHAUSTED: Out of memory") == 4
+    assert capsys.readouterr().err == "progdist: could not be written\n" * 3
 
 
 @pytest.mark.parametrize(

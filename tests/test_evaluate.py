@@ -1,53 +1,37 @@
 """The command that measures any round of a run."""
 
-import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import scipy.linalg
-from PIL import Image
 
-from configs.digits import get_config
-from progdist import checkpoint, cli, data, model, parallel, preflight, report, sample
+from progdist import cli, data, report, sample
 from progdist.config import ConfigError, from_json, to_json
-from progdist.errors import UsageError, exit_with
+from progdist.errors import UsageError
 from progdist.evaluate import __main__ as evaluate, evaluator
 from progdist.report import save_png
+from progdist.workdir.files import FormatError
 from progdist.workdir.lock import Lock
 from progdist.workdir.rows import read_rows
 from tests import faults, test_processes
+from tests.commands import answer
+from tests.models import write_models
 
 ROOT = Path(__file__).parents[1]
+# ml_collections loads a configuration by a method that Python means to remove.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Models of three phases, of 4, 2 and 1 steps, with parameters at random."""
     workdir = tmp_path_factory.mktemp("runs") / "digits"
-    config = get_config("smoke")
-    config.evaluation.num_samples = 32
-    config.evaluation.batch_size = 31  # on one device, which compiles faster
-    mesh = parallel.make_mesh(jax.devices()[:1])
-    shapes = model.param_shapes(preflight.make_model(config))
-    for phase, num_steps in enumerate((4, 2, 1)):
-        path = checkpoint.model_dir(workdir, phase, num_steps)
-        rng = np.random.default_rng(phase)
-        params = parallel.place(
-            jax.tree.map(
-                lambda s, rng=rng: np.float32(0.1) * rng.normal(size=s.shape), shapes
-            ),
-            mesh,
-        )
-        params = jax.tree.map(lambda leaf: leaf.astype("float32"), params)
-        facts = {"num_steps": num_steps, "schedule": "cosine", "output": "v"}
-        checkpoint.save_model(path, params, facts)
-    (workdir / "config.json").write_text(to_json(config))
-    return workdir
+    return write_models(workdir)
 
 
 @pytest.fixture
@@ -180,19 +164,134 @@ def test_a_workdir_in_use_is_left_alone(workdir, monkeypatch):
         (["--num_steps=1", "--sampler=heun"], "--sampler=heun: makes 2 network calls"),
         (["--gammas=2", "--sampler=ancestral"], "--gammas=2.0: must be 0 to 1"),
         (["--num=1"], "num=1"),
+        (["--metrics="], "--metrics: name at least one of fd, kid, is, pr"),
+        (["--data_dir=D"], "--data_dir: the data 'digits' has no directory"),
+        (["--out=a.txt"], "--out=a.txt: must be a file in .jsonl"),
+        (["--out=."], "--out=.: must be a file in .jsonl"),
+        (["--out=no/a.jsonl"], "--out=no/a.jsonl: there is no directory no"),
+        (["--images=none.npz"], "none.npz: no such file or folder"),
+        (["--images=README.md"], "README.md: not a whole npz file"),
+        (["--images=configs"], "configs: holds no image"),
+        (["--images=a.npz", "--seed=0"], "--seed: does not go with --images"),
+        (["--images=.github/digits_quality.png"], "not a whole npz file"),
+        (
+            ["--config=configs/digits.py"],
+            "--config: goes with --images, without",
+        ),
         (["--split=test"], "data 'digits' has the split 'train' only"),
         (["--features=inception", "--inception_weights=none"], "none: No such file"),
     ],
 )
 def test_a_mistake_is_one_line(flags, message, workdir, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)
-    with pytest.raises(SystemExit) as ended:
-        exit_with(evaluate.main, ["progdist", f"--workdir={workdir}", *flags])
-    error = capsys.readouterr().err
-    assert ended.value.code == 2
+    code, error = answer(
+        evaluate,
+        f"--workdir={workdir}",
+        *flags,
+        capsys=capsys,
+        monkeypatch=monkeypatch,
+    )
+    assert code == 2
     assert message in error
     assert error.count("\n") == 1
     assert not rows(workdir)
+
+
+def test_rows_go_to_another_file_and_the_workdir_may_be_read_only(
+    workdir, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(
+        os, "access", lambda path, _: workdir not in (path, path.parent)
+    )
+    flags, inside = [f"--workdir={workdir}", "--num_steps=1"], workdir / "rows.jsonl"
+    with pytest.raises(UsageError, match=r"is not writable; --out=FILE\.jsonl puts"):
+        command(evaluate, *flags, monkeypatch=monkeypatch)
+    with pytest.raises(UsageError, match=r"run/rows\.jsonl: is not writable"):
+        command(evaluate, *flags, f"--out={inside}", monkeypatch=monkeypatch)
+    flags.append(f"--out={tmp_path}/rows.jsonl")
+    with Lock(workdir):
+        command(evaluate, *flags, monkeypatch=monkeypatch)
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    assert "already evaluated" in capsys.readouterr().out
+    assert not rows(workdir)
+    (row,) = read_rows(tmp_path / "rows.jsonl")
+    assert (row["num_steps"], row["metric"]) == (1, "FD-pixels")
+
+
+@pytest.fixture
+def drawn(workdir, tmp_path, monkeypatch):
+    """Images of the last student: a file and a folder."""
+    for out in ("all.npz", "each/"):
+        flags = [f"--workdir={workdir}", "--num_steps=1", "--num=32"]
+        command(sample, *flags, f"--out={tmp_path}/{out}", monkeypatch=monkeypatch)
+    return tmp_path
+
+
+def test_images_from_elsewhere_have_the_metrics_of_the_same_samples(
+    workdir, drawn, monkeypatch, capsys
+):
+    flags = [f"--workdir={workdir}", "--metrics=fd,pr"]
+    command(evaluate, *flags, "--num_steps=1", monkeypatch=monkeypatch)
+    expected = [(r["metric"], r["value"], r["floor"]) for r in rows(workdir)]
+    for images in ("all.npz", "each"):
+        out = drawn / f"{images}.jsonl"
+        more = [f"--images={drawn}/{images}", f"--out={out}"]
+        command(evaluate, *flags, *more, monkeypatch=monkeypatch)
+        found = list(read_rows(out))
+        for row, (metric, value, floor) in zip(found, expected, strict=True):
+            assert (row["metric"], row["floor"]) == (metric, floor)
+            assert row["value"] == pytest.approx(value, rel=1e-9)
+            assert row["reference"]["data"] == "digits"
+            assert (row["images"], row["num_samples"]) == (f"{drawn}/{images}", 32)
+    capsys.readouterr()
+    command(evaluate, *flags, *more, monkeypatch=monkeypatch)
+    assert capsys.readouterr().out == f"{drawn}/each: already evaluated\n"
+    (drawn / "each/000003.png").unlink()  # others than before
+    command(evaluate, *flags, *more, monkeypatch=monkeypatch)
+    assert [row["num_samples"] for row in read_rows(out)] == [32] * 3 + [31] * 3
+
+
+def test_images_need_no_run(drawn, monkeypatch, capsys):
+    def outcome(*flags):
+        argv = [f"--images={drawn}/all.npz", "--config=configs/digits.py", *flags]
+        return answer(evaluate, *argv, capsys=capsys, monkeypatch=monkeypatch)
+
+    argv = ["progdist", f"--images={drawn}/all.npz", "--config=configs/digits.py"]
+    monkeypatch.chdir(ROOT)
+    command(evaluate, *argv[1:], "--num=20", monkeypatch=monkeypatch)
+    assert f"{drawn}/all.npz" in capsys.readouterr().out
+    assert "--num=33: there are 32 images in" in outcome("--num=33")[1]
+    data_of = ("--config.data.name=random", "--config.data.image_shape=(8, 8, 3)")
+    message = "all.npz: images are (8, 8, 1), the data's are (8, 8, 3)\n"
+    code, error = outcome(*data_of)
+    assert (code, error.endswith(message)) == (2, True)
+    message = "not the 3 of --images"
+    np.savez(drawn / "all.npz", arr_0=np.zeros((3, 8, 8, 1), np.uint8))
+    assert message in outcome("--metrics=pr")[1]
+
+
+def test_images_of_a_folder_have_the_size_of_the_data(workdir, drawn, monkeypatch):
+    save_png(drawn / "each/000003.png", np.zeros((8, 9, 1), np.uint8))
+    flags = [f"--workdir={workdir}", f"--images={drawn}/each"]
+    with pytest.raises(
+        FormatError, match=r"3\.png: images are \(8, 9, 1\), the data's"
+    ):
+        command(evaluate, *flags, monkeypatch=monkeypatch)
+
+
+def test_data_that_moved_is_found_by_its_directory(workdir, tmp_path, monkeypatch):
+    config = from_json(workdir / "config.json")
+    config.data.name, config.data.dir = "folder", str(tmp_path / "before")
+    (workdir / "config.json").write_text(to_json(config))
+    rng = np.random.default_rng(0)
+    for i in range(9):
+        image = rng.integers(0, 256, (8, 8, 1), np.uint8)
+        save_png(tmp_path / f"moved/{i}.png", image)
+    flags = [f"--workdir={workdir}", "--num_steps=1"]
+    with pytest.raises(ValueError, match="before: No such file"):
+        command(evaluate, *flags, monkeypatch=monkeypatch)
+    flags.append(f"--data_dir={tmp_path}/moved")
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    assert rows(workdir)[0]["reference"]["count"] == 9
 
 
 def test_a_model_of_another_schedule_is_refused(workdir, monkeypatch):
@@ -218,43 +317,6 @@ def test_a_few_images_have_no_floor(workdir, tmp_path, monkeypatch):
     assert (row["floor"], row["reference"]["count"]) == (None, 3)
     with pytest.raises(UsageError, match="not the 3 of the data's train"):
         command(evaluate, *flags, "--metrics=pr", monkeypatch=monkeypatch)
-
-
-def test_a_directory_that_is_not_finished_is_not_left(workdir, monkeypatch, tmp_path):
-    save, calls = report.save_png, []
-
-    def fail(path, image):
-        calls.append(path)
-        if len(calls) == 5:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(path, image)
-
-    monkeypatch.setattr(report, "save_png", fail)
-    flags = [f"--workdir={workdir}", "--num_steps=1", "--num=10"]
-    with pytest.raises(OSError, match="No space left") as failed:
-        command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
-    assert failed.value.filename == f"{tmp_path}/each"
-    assert not list(tmp_path.glob("*each*"))
-
-
-def test_a_directory_of_files_holds_the_same_images(workdir, monkeypatch, tmp_path):
-    flags = [f"--workdir={workdir}", "--num_steps=1", "--num=40"]
-    command(sample, *flags, f"--out={tmp_path}/all.npz", monkeypatch=monkeypatch)
-    command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
-    with np.load(tmp_path / "all.npz") as stored:
-        images = stored["arr_0"]
-    paths = sorted((tmp_path / "each").iterdir())
-    assert [p.name for p in paths[:2]] == ["000000.png", "000001.png"]
-    files = np.stack([np.asarray(Image.open(path)) for path in paths])
-    np.testing.assert_array_equal(files, images[..., 0])
-    with pytest.raises(UsageError, match="exists and is not empty"):
-        command(sample, *flags, f"--out={tmp_path}/each/", monkeypatch=monkeypatch)
-
-
-def test_a_sampler_of_two_calls_a_step_takes_no_odd_number(workdir, monkeypatch):
-    flags = [f"--workdir={workdir}", "--num_steps=1", "--out=a.png", "--sampler=heun"]
-    with pytest.raises(UsageError, match="makes 2 network calls per step"):
-        command(sample, *flags, monkeypatch=monkeypatch)
 
 
 def test_the_report_takes_the_best_gamma_and_a_students_own_steps(tmp_path):

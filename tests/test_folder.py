@@ -13,7 +13,7 @@ from progdist.data import ArraySource, DataError, batches, images, sources
 from progdist.data.listing import list_images, printable
 from progdist.nets.settings import UNetConfig
 from tests.originals import image_of
-from tests.pictures import BAD, GOOD, PIXELS, SHAPE, encoded, fill, open_folder
+from tests.pictures import BAD, CLEAR, GOOD, PIXELS, SHAPE, encoded, fill, open_folder
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -58,7 +58,7 @@ def test_a_share_may_be_left_out_and_is_named(root, capsys):
 def test_without_any_image_it_says_what_would_be_one(root):
     for name in ("notes.txt", ".hidden.png", ".git/a.png"):
         fill(root, {name: GOOD})
-    with pytest.raises(DataError, match=r"holds no image \(.png, .jpg, .jpeg, .webp\)"):
+    with pytest.raises(DataError, match=r"no image \(.png, .*\); ignored 1 .txt$"):
         open_folder(root)
     with pytest.raises(DataError, match=r"nowhere: No such file or directory"):
         open_folder(root / "nowhere")
@@ -130,8 +130,68 @@ def test_a_name_is_one_printable_line(root):
 
 @pytest.mark.parametrize("name", ["a.PNG", "a.Jpg", "a.JPEG", "a.webp", "d.png/a.jpg"])
 def test_what_counts_as_an_image(root, name):
-    fill(root, {name: GOOD, "a.gif": GOOD, "png": GOOD, "b.png.txt": GOOD})
+    fill(root, {name: GOOD, "a.heic": GOOD, "png": GOOD, "b.png.txt": GOOD})
     assert list(list_images(root).names) == [name.encode()]
+
+
+def test_other_files_are_counted_in_one_line(root, capsys):
+    names = [
+        "1.TXT",
+        "b/2.txt",
+        "c/3.txt",
+        "4.psd",
+        "b/Makefile",
+        "\n.x\n",
+        ".hidden.y",
+    ]
+    names += ["b/dataset.json", "b/request.json", "Thumbs.db", ".git/a.txt"]
+    fill(root, dict.fromkeys(names, b"") | {"c/1.png": GOOD})
+    open_folder(root)
+    open_folder(root)
+    expected = f"{root}: ignored 3 .txt, 1 no suffix, 1 .psd, 1 .x\\n\n"
+    assert capsys.readouterr().err == expected
+    fill(root, {f"{i}.{i}": b"" for i in range(12)})
+    open_folder(root)
+    assert "ignored 3 .txt, 1 no suffix, 1 .0, 1 .1, 1 .10, 11 others\n" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_background_and_a_least_size_decide_what_is_good(root):
+    fill(root, {"clear.png": encoded(CLEAR), "good.png": GOOD})
+    fill(root, {"small.png": encoded(image_of(1, 3, 9))})
+    assert len(open_folder(root, background="red", min_size=3)) == 3
+    with pytest.raises(DataError, match=r"1 of 3 .*\n  clear.png: transparent in"):
+        open_folder(root)  # the others are known to be good, that one is not
+    with pytest.raises(DataError, match=r"1 of 3 .*\n  small.png: 9x3 pixels, below"):
+        open_folder(root, background="red", min_size=4)
+    red, blue = (open_folder(root, background=c) for c in ("red", "blue"))
+    assert red.fingerprint != blue.fingerprint
+    assert not np.array_equal(
+        red.take(np.arange(3)).image, blue.take(np.arange(3)).image
+    )
+
+
+@pytest.mark.parametrize(("highest", "warns"), [(1023, True), (16384, False)])
+def test_images_of_fewer_bits_in_sixteen_are_warned_of_once(
+    root, highest, warns, capsys
+):
+    for i in range(3):
+        levels = np.full((4, 6), highest - i, np.uint16)
+        fill(root, {f"{i}.png": encoded(levels), "8 bits.png": GOOD})
+    open_folder(root)
+    line = f"{root}: 16-bit images: highest value found 1023; scale the values to 0..65"
+    assert (line in capsys.readouterr().err) == warns
+
+
+@pytest.mark.parametrize("colour", ["blood", "#12345", "#12345678", "rgb(1,2,3)", "#"])
+def test_a_background_is_a_colour(colour):
+    for good in ("", "White", "#00fFa0"):
+        preflight.check(Config(data=Data(background=good)))
+    with pytest.raises(ConfigError, match="must be a colour name or #rrggbb, or empty"):
+        preflight.check(Config(data=Data(background=colour)))
+    with pytest.raises(ConfigError, match="min_size=-1: must be at least 0"):
+        preflight.check(Config(data=Data(min_size=-1)))
 
 
 def test_printable_keeps_letters_and_escapes_the_rest():

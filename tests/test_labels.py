@@ -60,6 +60,7 @@ def refusal(capsys, monkeypatch, tmp_path):
             f"--config.data.dir={dir}",
             *flags,
         ]
+        capsys.readouterr()
         code, error = answer(main, *flags, capsys=capsys, monkeypatch=monkeypatch)
         assert (code, error.count("\n")) == (2, 1)
         assert not workdir.exists()

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import socket
@@ -8,7 +10,9 @@ import time
 
 import pytest
 
+from progdist.diffusion import logsnr_bins
 from progdist.workdir import lock
+from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock, LockError
 from tests.waiting import wait_until
 
@@ -87,6 +91,26 @@ def test_an_owner_touches_its_lock(tmp_path, monkeypatch):
     with Lock(tmp_path):
         before = (tmp_path / "lock").stat().st_mtime_ns
         wait_until(lambda: (tmp_path / "lock").stat().st_mtime_ns > before)
+
+
+def test_an_owner_that_was_suspended_notices_its_successor(tmp_path, monkeypatch):
+    """On a file system without locks; the successor's record stays."""
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    owner = Lock(tmp_path)
+    owner.check()  # not the owner yet
+    with owner:
+        journal = Journal(tmp_path, 0, logsnr_bins.EDGES, check=owner.check)
+        journal.start({"global_step": 0})
+        leave_note_of_another_host(tmp_path)
+        with pytest.raises(LockError, match="taken over by process 1 on elsewhere"):
+            journal.start({"global_step": 1})
+        journal.close(LockError)
+    assert (tmp_path / "starts.jsonl").read_text() == '{"global_step": 0}\n'
+    assert lock.owner_of(tmp_path)["host"] == "elsewhere"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
-from progdist import cli, cluster, fingerprint, main, sample
+from progdist import cli, cluster, fingerprint, main, report, sample
 from progdist.config import Config
 from progdist.errors import Error, InputError, UsageError
 from tests.commands import answer
@@ -19,6 +20,12 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 DIGITS = "--config=configs/digits.py:smoke"
 CLUSTER = [DIGITS, "--workdir=W", "--distributed"]
+INCEPTION = [
+    "--config.evaluation.features=inception",
+    "--config.evaluation.inception_weights=none.pth",
+]
+FEW = ["--config.evaluation.num_samples=9", "--config.evaluation.grid_images=9"]
+ONE = ["--config.data.name=folder", "--config.data.dir=W/one"]
 SECOND = ["--num_processes=2", "--process_id=1"]
 
 
@@ -28,6 +35,11 @@ SECOND = ["--num_processes=2", "--process_id=1"]
         ([], "--config is missing"),
         ([DIGITS], "--workdir is missing"),
         ([DIGITS, "--workdir="], "--workdir is missing"),
+        ([DIGITS, "--workdir=W[1]"], "w[1]: must not hold any of *?["),
+        (
+            ["--config=a:b/digits.py:smoke", "--workdir=W"],
+            "--config=a:b/digits.py:smoke: its path must not hold a colon",
+        ),
         ([DIGITS, "--workdir=~no-user/w"], "~no-user/w: there is no such home"),
         (
             [DIGITS, "--workdir=W", "--config.teacher=~no-user/w"],
@@ -63,6 +75,34 @@ SECOND = ["--num_processes=2", "--process_id=1"]
             "below",
         ),
         (
+            [DIGITS, "--workdir=W", "--config.evaluation.metrics=fd,fid"],
+            "--config.evaluation.metrics=fd,fid: 'fid' is not one of fd, kid, is, pr",
+        ),
+        (
+            [DIGITS, "--workdir=W", "--config.evaluation.features=vgg"],
+            "'vgg' is not one of pixels, inception, inception_tf1, squeezenet",
+        ),
+        (
+            [DIGITS, "--workdir=W", "--config.evaluation.metrics=()"],
+            "config.evaluation.metrics=(): must be names of fd, kid, is, pr, at least",
+        ),
+        (
+            [DIGITS, "--workdir=W", "--config.evaluation.metrics=('fd', 'is')"],
+            "config.evaluation.metrics=is: needs a network's config.evaluation.feat",
+        ),
+        (
+            [DIGITS, "--workdir=W", *INCEPTION, "--config.evaluation.metrics=is"],
+            "none.pth: No such file or directory",
+        ),
+        (
+            [DIGITS, "--workdir=W", *INCEPTION, *FEW, "--config.evaluation.metrics=is"],
+            "needs at least 10 images, not the 9 of config.evaluation.num_samples",
+        ),
+        (
+            [DIGITS, "--workdir=W", *ONE, "--config.evaluation.metrics=fd,kid"],
+            "evaluation.metrics=fd: needs at least 2 images, not the 1 of the data's t",
+        ),
+        (
             [DIGITS, "--workdir=W", "--config.data.name=mnist"],
             "data 'mnist': set data.dir",
         ),
@@ -71,6 +111,8 @@ SECOND = ["--num_processes=2", "--process_id=1"]
 def test_a_mistake_is_one_line_and_code_2(
     flags, message, capsys, monkeypatch, tmp_path
 ):
+    report.save_png(tmp_path / "one/a.png", np.zeros((8, 8, 1), np.uint8))
+    flags = [f.replace("=W/one", f"={tmp_path}/one") for f in flags]
     flags = [f.replace("=W", f"={tmp_path / 'w'}") for f in flags]
     code, error = answer(main, *flags, capsys=capsys, monkeypatch=monkeypatch)
     assert code == 2
@@ -78,6 +120,50 @@ def test_a_mistake_is_one_line_and_code_2(
     assert error.startswith("progdist: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "w").exists()
+
+
+def test_a_link_to_nothing_is_no_workdir(capsys, monkeypatch, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    flags = [DIGITS, f"--workdir={tmp_path / 'link'}"]
+    code, error = answer(main, *flags, capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.endswith("link: is a link to nothing\n")
+
+
+@pytest.mark.parametrize("name", ["samples", "figures", "models", "tensorboard"])
+def test_a_file_in_the_place_of_a_directory_is_named_at_the_start(
+    name, capsys, monkeypatch, tmp_path
+):
+    (tmp_path / name).touch()
+    flags = [DIGITS, f"--workdir={tmp_path}"]
+    code, error = answer(main, *flags, capsys=capsys, monkeypatch=monkeypatch)
+    message = f"progdist: {tmp_path}/{name}: must be a directory; move away what is"
+    assert (code, error.startswith(message)) == (2, True)
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", ["eval.jsonl", "report.html"])
+def test_a_directory_in_the_place_of_a_file_is_named_at_the_start(
+    name, capsys, monkeypatch, tmp_path
+):
+    (tmp_path / name).mkdir()
+    flags = [DIGITS, f"--workdir={tmp_path}"]
+    code, error = answer(main, *flags, capsys=capsys, monkeypatch=monkeypatch)
+    message = f"progdist: {tmp_path}/{name}: must be a file; move away what is there\n"
+    assert (code, error) == (2, message)
+
+
+@pytest.mark.parametrize("name", ["", "figures"])
+def test_a_directory_that_is_not_writable_is_named_at_the_start(
+    name, capsys, monkeypatch, tmp_path
+):
+    path = tmp_path / name
+    path.mkdir(exist_ok=True)
+    # The tests may run as root, who may write everywhere.
+    monkeypatch.setattr(os, "access", lambda p, _: Path(p) != path)
+    flags = [DIGITS, f"--workdir={tmp_path}"]
+    code, error = answer(main, *flags, capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, error) == (2, f"progdist: {path}: must be writable\n")
 
 
 @pytest.mark.parametrize(

@@ -36,15 +36,14 @@ def start():
     for process in started:
         process.kill()
         process.wait(timeout=30)
-        for stream in (process.stdin, process.stdout, process.stderr):
-            stream.close()
+        process.stdout.close()
+        process.stderr.close()
 
 
 def _start(started, body, grace, prefix=()):
     code = START.format(grace=grace, body=body.strip())
     process = subprocess.Popen(
         [*prefix, sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -123,7 +122,7 @@ def test_a_signal_is_heard_where_nobody_listens(start):
 
 
 def test_a_closed_terminal_does_not_stop_a_run_under_nohup(start):
-    process = start("sys.stdin.readline(); sys.exit(7)", 0.1, prefix=["nohup"])
+    process = start("time.sleep(1); sys.exit(7)", 0.1, prefix=["nohup"])
     process.send_signal(signal.SIGHUP)
     code, said = end(process)
     assert code == 7

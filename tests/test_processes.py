@@ -1,8 +1,10 @@
 """Runs of several processes, joined over loopback."""
 
 import json
+import signal
 import socket
 import subprocess
+import sys
 import time
 
 import jax
@@ -136,6 +138,24 @@ def test_a_peer_that_hangs_is_noticed_and_shown(tmp_path):
     assert 5 in codes
     assert "progdist: no progress for 60 seconds" in "".join(said)
     assert "in wait" in said[1]
+
+
+def test_a_process_says_for_whom_it_waits_and_a_signal_ends_it(tmp_path):
+    code = "import sys; from progdist import cluster, main, errors; "
+    code += "cluster.ANNOUNCE_SECONDS = 0.2; errors.exit_with(main.main, sys.argv)"
+    flags = [*faults.FLAGS, f"--workdir={tmp_path / 'w'}", *clusters(3)[0]]
+    command = [sys.executable, "-c", code, *flags]
+    with subprocess.Popen(command, **faults.QUIET) as process:
+        try:
+            said = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            code = process.wait(timeout=60)
+        finally:
+            process.kill()
+    where = flags[-4].removeprefix("--coordinator=")
+    assert said == f"progdist: waiting for 2 other processes of the run at {where}\n"
+    assert code == -signal.SIGINT
+    assert not (tmp_path / "w").exists()
 
 
 def test_processes_of_different_configurations_are_refused(tmp_path):

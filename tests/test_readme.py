@@ -27,8 +27,9 @@ def in_small(command: str, runs: Path) -> list[str]:
         word = word.replace("runs/", f"{runs}/").replace("steps_64", "steps_4")
         if word.startswith("--config=") and not word.endswith(":smoke"):
             word += ":smoke"
-        if word.startswith("--out="):
-            word = word.replace("--out=", f"--out={runs}/")
+        for flag in ("--out=", "--images="):
+            if word.startswith(flag):
+                word = word.replace(flag, f"{flag}{runs}/")
         words[i] = word
     return words
 
@@ -82,6 +83,9 @@ def test_a_command_that_writes_a_page_runs(command, runs):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if ".evaluate" in c])
 def test_a_command_that_measures_runs(command, runs):
+    if "--images" in command and not (runs / "images.npz").exists():
+        drawn = next(c for c in COMMANDS if "--out=images.npz" in c)
+        run(re.sub(r"--num_steps=\d+", "--num_steps=2", drawn), runs)
     run(command.replace("--num_steps=8,16,32", "--num_steps=2"), runs)
 
 

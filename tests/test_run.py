@@ -17,8 +17,10 @@ from progdist.errors import NonFiniteError
 from progdist.evaluate import __main__ as evaluate
 from progdist.model import init_params, param_shapes
 from progdist.preflight import check, check_teacher, make_model
-from progdist.trainer import recipes
+from progdist.report.read.run import load
+from progdist.trainer import recipes, resume
 from progdist.trainer.run import run as run_config
+from tests.workdirs import write_jsonl
 
 NAMES = [
     "digits",
@@ -168,6 +170,62 @@ def test_a_finished_run_is_left_as_it_is(finished):
     before = rows(finished, "metrics.jsonl"), rows(finished, "eval.jsonl")
     run(finished)
     assert (rows(finished, "metrics.jsonl"), rows(finished, "eval.jsonl")) == before
+
+
+def test_lost_rows_of_metrics_are_told_and_noted(finished, tmp_path, capsys):
+    workdir = tmp_path / "w"
+    shutil.copytree(finished, workdir)
+    (workdir / "metrics.jsonl").unlink()
+    run(workdir)
+    last = checkpoint.snapshot_steps(workdir / "checkpoints")[0]
+    assert f"lacks rows of updates 1 to {last}" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert rows(workdir, "starts.jsonl")[-2]["missing_rows"] == [[0, last]]
+
+
+@pytest.mark.parametrize(
+    ("steps", "until", "gaps"),
+    [
+        ([], 0, []),
+        ([], 9, []),  # saved by a signal, before the first row
+        ([], 20, [(0, 20)]),
+        ([10, 20, 23, 33], 33, []),
+        ([10, 20, 23, 33], 20, []),
+        ([10, 30, 40, 50], 50, [(10, 30)]),
+        ([20, 30, 40], 60, [(0, 20), (40, 60)]),
+        ([40, 80, 120], 121, []),  # of a start that wrote fewer rows
+    ],
+)
+def test_a_gap_in_the_rows_is_longer_than_an_interval(steps, until, gaps, tmp_path):
+    row = {"phase": 0, "num_steps": 1, "loss": 1.0, "learning_rate": 1.0}
+    steps = [row | {"global_step": step, "step": step} for step in steps]
+    write_jsonl(tmp_path / "metrics.jsonl", steps)
+    assert resume.missing_rows(tmp_path, until, log_every=10) == gaps
+
+
+def test_without_evaluation_nothing_is_drawn_and_metrics_may_change_later(
+    finished, tmp_path, capsys
+):
+    """The end of the last phase is done again, since its rows are gone."""
+    workdir = tmp_path / "w"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "samples")
+    (workdir / "eval.jsonl").unlink()
+    config = get_config("smoke")
+    config.evaluation.enabled = False
+    run_config(config, workdir)
+    assert not (workdir / "samples").exists()
+    assert not (workdir / "eval.jsonl").exists()
+    assert load(workdir).is_finished
+    assert "<svg" in (workdir / "report.html").read_text()
+    config = get_config("smoke")
+    config.evaluation.metrics = ("kid", "fd")
+    run_config(config, workdir)
+    found, before = rows(workdir, "eval.jsonl"), rows(finished, "eval.jsonl")
+    assert [row for row in found if row["metric"] == "FD-pixels"] == before[-3:]
+    assert {row["metric"] for row in found} == {"FD-pixels", "KID-pixels"}
+    assert len(found) == 6
 
 
 def test_a_given_teacher_skips_its_training(finished, tmp_path):

@@ -14,7 +14,7 @@ from progdist.checkpoint.trees import Params
 
 _SAFE = ".safetensors"
 # Fields of a card that are not text; a safetensors file stores them as JSON.
-_VALUES = "num_steps", "phase", "num_classes", "image_shape"
+_VALUES = "num_steps", "phase", "num_classes", "image_shape", "class_names"
 
 
 def read(path: Path, shapes: Params) -> tuple[Params, dict[str, Any]]:

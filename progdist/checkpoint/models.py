@@ -83,7 +83,7 @@ def read_card(path: Path) -> dict[str, Any]:
         raise _no_model(path)
     digests.check_manifest(path)
     card = trees.read_card(path)
-    if "num_steps" not in card:
+    if type(card.get("num_steps")) is not int:
         raise _no_model(path)
     return card
 

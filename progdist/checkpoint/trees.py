@@ -30,6 +30,7 @@ def read_card(where: Path) -> Card:
     """Returns the card of a tree, without its seal.
 
     Raises:
+      CheckpointError: if another version of the program wrote it.
       DamageError: if it is missing, or changed since it was written.
     """
     try:
@@ -40,6 +41,12 @@ def read_card(where: Path) -> Card:
         raise DamageError(f"{where}: is incomplete ({reason(error)})") from error
     if sealed != digests.seal(card):
         raise DamageError(f"{where}: its description is damaged")
+    try:
+        leaves_on(card)
+    except (KeyError, AttributeError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{where}: its card is that of another version of progdist"
+        ) from None
     return card
 
 

@@ -14,7 +14,13 @@ import numpy as np
 
 from progdist.data import identity
 from progdist.data.images import ImageError
-from progdist.data.listing import Listing, check_size, is_image, is_skipped, printable
+from progdist.data.listing import (
+    Listing,
+    check_size,
+    is_skipped,
+    printable,
+    select_images,
+)
 from progdist.data.source import DataError
 
 _ENCRYPTED = 1  # bit of a member's flags
@@ -60,13 +66,13 @@ class Archive:
     def listing(self) -> Listing:
         """Lists the images."""
         whole = identity.stamp(b"", os.stat(self.path))
-        names = sorted(
+        names, ignored = select_images(
             name.removeprefix(self.prefix)
             for name, member in self.members.items()
-            if member and name.startswith(self.prefix) and is_image(name)
+            if member and name.startswith(self.prefix)
         )
         stamps = (identity.short_digest(b"%d %s" % (whole, name)) for name in names)
-        return Listing(names, np.fromiter(stamps, np.uint64, len(names)))
+        return Listing(names, np.fromiter(stamps, np.uint64, len(names)), ignored)
 
     def read(self, name: bytes) -> bytes:
         """Reads a member; refuses one that is encrypted, damaged or too large."""

@@ -6,6 +6,7 @@ only on the file names; the first examples are a fair sample.
 """
 
 import dataclasses
+import functools
 import os
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 
 from progdist.data import identity, images, inspection
 from progdist.data.archive import open_archive
-from progdist.data.images import ImageError
+from progdist.data.images import ImageError, Rules
 from progdist.data.labels import read_labels
 from progdist.data.listing import SUFFIXES, Directory, Files, Listing, printable
 from progdist.data.order import permutation
@@ -34,25 +35,31 @@ def open_folder(
     num_workers: int,
     label_rule: LabelRule,
     num_classes: int,
+    rules: Rules,
 ) -> "FolderSource":
     """Lists the images of a folder, and checks those not known to be good.
 
-    The arguments are those of `progdist.data.open_source`.
+    The arguments are those of `progdist.data.open_source`. Says on stderr which files
+    are ignored.
 
     Raises:
       DataError: if there are no images, or too many bad ones; lists these.
     """
     files = select_split(_open_files(expand(dir).absolute()), split)
     listing = files.listing()
+    ignored = listing.ignored_files()
     if not listing.names:
-        raise DataError(f"{files.where}: holds no image ({', '.join(SUFFIXES)})")
+        rest = f"; {ignored}" if ignored else ""
+        raise DataError(f"{files.where}: holds no image ({', '.join(SUFFIXES)}){rest}")
+    if ignored:
+        _say_once(f"{files.where}: {ignored}")
     labels = read_labels(files, listing.names, label_rule)
     if num_classes and not labels.class_names:
         raise DataError(
             f"config.net.num_classes={num_classes}: must be 0, since {files.where} has "
             f"no labels: {labels.reason}"
         )
-    bad, digests = inspection.inspect(files, listing, num_workers)
+    bad, digests = inspection.inspect(files, listing, num_workers, rules)
     if bad:
         _judge(files.where, listing, bad, skip_bad)
     usable = np.delete(np.arange(len(listing.names)), list(bad))
@@ -69,7 +76,9 @@ def open_folder(
             digests[usable],
             labels.labels[usable],
             identity.text(labels.class_names),
+            *([rules.background.encode()] if rules.background else []),
         ),
+        rules.background,
     )
 
 
@@ -83,7 +92,9 @@ class FolderSource:
       labels: class of each example; 0 without classes.
       class_names: names of the classes, by label; empty if the folder has none.
       image_shape: (height, width, channels) after cropping and resizing.
-      fingerprint: digest of names, contents, labels and classes of all files in use.
+      fingerprint: digest of names, contents, labels and classes of all files in use,
+        and of the background.
+      background: colour behind transparent pixels; "" refuses them.
     """
 
     files: Files
@@ -92,6 +103,7 @@ class FolderSource:
     class_names: tuple[str, ...]
     image_shape: ImageShape
     fingerprint: str
+    background: str = ""
     name: str = "folder"
 
     @property
@@ -115,11 +127,19 @@ class FolderSource:
             name = self.names[index]
             try:
                 encoded = self.files.read(name)
-                image[row] = images.decode(encoded, self.image_shape, triangle, True)
+                image[row] = images.decode(
+                    encoded, self.image_shape, triangle, True, self.background
+                )
             except ImageError as error:
                 where = f"{self.files.where}/{printable(name)}"
                 raise DataError(f"{where}: {error}") from error
         return Batch(image, self.labels[indices])
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    """Prints a line on stderr; a run opens its data several times."""
+    print(line, file=sys.stderr)
 
 
 def _open_files(path: Path) -> Files:

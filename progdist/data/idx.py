@@ -43,7 +43,7 @@ def open_idx(
     """Opens images of 28x28x1 from the idx files in `dir`."""
     if split not in _PREFIXES:
         raise DataError(f"data {name!r} has the splits train and test, not {split!r}")
-    dir = dir or _DEFAULT_DIRS[name]
+    dir = os.path.expanduser(dir) or _DEFAULT_DIRS[name]
     if not dir:
         raise DataError(f"data {name!r}: {_HINTS[name]}")
     images = read_idx(_path(name, split, dir, "images-idx3"), 3)[..., None]
@@ -104,9 +104,10 @@ def _read_shape(file: io.BufferedIOBase, path: Path, num_dims: int) -> tuple[int
 def _path(name: str, split: str, dir: str, part: str) -> Path:
     """Returns the file of a part, plain or gzipped."""
     plain = f"{_PREFIXES[split]}-{part}-ubyte"
-    # Copies of the original files may have a dot before "idx".
+    # Copies of the original files may have a dot before "idx", or lie in a directory
+    # of the same name.
     for stem in (plain, plain.replace("-idx", ".idx")):
-        for path in (Path(dir, stem), Path(dir, stem + ".gz")):
+        for path in (Path(dir, stem), Path(dir, stem + ".gz"), Path(dir, stem, stem)):
             if path.is_file():
                 return path
     raise DataError(f"no {plain}(.gz) in {Path(dir).absolute()}; {_HINTS[name]}")

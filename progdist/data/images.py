@@ -10,7 +10,9 @@ unnoticed.
 
 import contextlib
 import threading
+import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -47,6 +49,23 @@ _MODES = {1: "L", 3: "RGB"}
 one_large = threading.RLock()
 
 
+class Rules(NamedTuple):
+    """Rules by which images are accepted.
+
+    Attributes:
+      background: colour behind transparent pixels; "" refuses them.
+      min_size: least height and width, in pixels.
+    """
+
+    background: str = ""
+    min_size: int = 0
+
+    def stamp(self) -> int:
+        """Returns a number that changes with the images accepted; 0 by default."""
+        rules = self._replace(background="x" * bool(self.background))
+        return zlib.crc32(repr(rules).encode()) if rules != Rules() else 0
+
+
 def decode(
     encoded: bytes,
     image_shape: ImageShape,
@@ -81,13 +100,8 @@ def decode(
     return np.asarray(pixels, np.uint8).reshape(image_shape)
 
 
-def verify(encoded: bytes, background: str = "", min_size: int = 0) -> int:
-    """Refuses what `decode` refuses, small images, and PNGs that are damaged.
-
-    Args:
-      encoded: the whole file.
-      background: as for `decode`.
-      min_size: least height and width, in pixels.
+def verify(encoded: bytes, rules: Rules = Rules()) -> int:  # noqa: B008, immutable
+    """Refuses what `decode` and the rules refuse, and PNGs that are damaged.
 
     Returns:
       A bound on the values of a 16-bit image, exact for grey; 0 for 8 bits.
@@ -96,11 +110,11 @@ def verify(encoded: bytes, background: str = "", min_size: int = 0) -> int:
       ImageError: with the reason.
     """
     with reasons(), _opened(encoded, least=32) as (image, full, _):
-        if min(full) < min_size:
+        if min(full) < rules.min_size:
             size = f"{full[0]}x{full[1]} pixels"
-            raise ImageError(f"{size}, below data.min_size={min_size}")
+            raise ImageError(f"{size}, below data.min_size={rules.min_size}")
         deep = colours.is_16_bit(image)
-        colours.opaque(image, background)
+        colours.opaque(image, rules.background)
         highest = colours.highest(image) if deep else 0
     if encoded.startswith(headers.PNG):
         with open_image(encoded) as image, reasons():

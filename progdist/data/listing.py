@@ -1,8 +1,8 @@
 """Image files below a directory, in an order that depends only on their names.
 
 Names are bytes, as in the file system, and relative to the directory. Hidden files and
-directories (".name") and by-products of other programs are skipped, as are files with
-other suffixes.
+directories (".name") and by-products of other programs are skipped; files with other
+suffixes are counted.
 
 Links to files and directories are followed, but no directory (by device and inode) is
 entered twice, so loops end and no image counts twice. A directory takes precedence over
@@ -11,7 +11,8 @@ links to it.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -22,9 +23,14 @@ from progdist.data import identity, images
 from progdist.data.images import ImageError
 from progdist.data.source import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 _ENDS = tuple(suffix.encode() for suffix in SUFFIXES)
-_BY_PRODUCTS = b"__MACOSX", b"lost+found", b"@eaDir"
+_BY_PRODUCTS = b"__MACOSX", b"lost+found", b"@eaDir", b"Thumbs.db", b"desktop.ini"
+_BESIDE = b"dataset.json", b"request.json"  # written beside images
+_MOST_KINDS = 5
 
 
 class Listing(NamedTuple):
@@ -33,10 +39,20 @@ class Listing(NamedTuple):
     Attributes:
       names: relative to the directory, ascending.
       stamps: of name, size, times and inode; 0 for a broken link.
+      ignored: number of other files by suffix, in lower case.
     """
 
     names: list[bytes]
     stamps: UInt64[np.ndarray, " n"]
+    ignored: Counter[bytes]
+
+    def ignored_files(self) -> str:
+        """Returns "ignored 3 .txt, 1 .psd", or "" if no file is ignored."""
+        kinds = sorted(self.ignored.items(), key=lambda kind: (-kind[1], kind[0]))
+        names = [f"{n:,} {printable(s) or 'no suffix'}" for s, n in kinds[:_MOST_KINDS]]
+        rest = sum(count for _, count in kinds[_MOST_KINDS:])
+        names += [f"{rest:,} others"] if rest else []
+        return f"ignored {', '.join(names)}" if names else ""
 
 
 @runtime_checkable
@@ -121,9 +137,21 @@ def list_images(root: str | os.PathLike[str]) -> Listing:
       DataError: if a directory cannot be read.
     """
     top = os.fsencode(root)
-    names = sorted(_walk(top))
+    names, ignored = select_images(_walk(top))
     stamps = (_stamp(os.path.join(top, name), name) for name in names)
-    return Listing(names, np.fromiter(stamps, np.uint64, len(names)))
+    return Listing(names, np.fromiter(stamps, np.uint64, len(names)), ignored)
+
+
+def select_images(names: Iterable[bytes]) -> tuple[list[bytes], Counter[bytes]]:
+    """Returns the names of images, ascending, and the number of others by suffix."""
+    chosen, ignored = list[bytes](), Counter[bytes]()
+    for name in names:
+        lower = name.lower()
+        if lower.endswith(_ENDS):
+            chosen.append(name)
+        elif os.path.basename(lower) not in _BESIDE:
+            ignored[os.path.splitext(lower)[1]] += 1
+    return sorted(chosen), ignored
 
 
 def is_image(name: bytes) -> bool:
@@ -159,7 +187,7 @@ def is_dir(entry: os.DirEntry[Any]) -> bool:
 
 
 def _walk(root: bytes) -> Iterator[bytes]:
-    """Yields the names of the images, in no particular order."""
+    """Yields the names of the files, in no particular order."""
     entered: set[tuple[int, int]] = set()
     below, links = [b""], list[bytes]()
     while below or links:
@@ -171,7 +199,7 @@ def _walk(root: bytes) -> Iterator[bytes]:
             name = here + entry.name
             if is_dir(entry):
                 (links if entry.is_symlink() else below).append(name + b"/")
-            elif is_image(name):
+            else:
                 yield name
 
 

@@ -15,7 +15,7 @@ from typing import get_args
 
 import numpy as np
 
-from progdist.data import pixels
+from progdist.data.batches import in_memory
 from progdist.data.idx import open_idx
 from progdist.data.settings import ImageShape, LabelRule, Name
 from progdist.data.source import (
@@ -43,6 +43,8 @@ def open_source(
     num_workers: int = 8,
     labels: LabelRule = "auto",
     num_classes: int = 0,
+    background: str = "",
+    min_size: int = 0,
 ) -> Source:
     """Opens data; loads it into memory if it is small enough.
 
@@ -61,6 +63,8 @@ def open_source(
       labels: rule for the labels of a folder; see `progdist.data.labels`.
       num_classes: number of classes that the network needs; 0 for any. It is that of
         "random".
+      background: colour behind transparent pixels of a folder; "" refuses them.
+      min_size: least height and width of a folder's images.
 
     Raises:
       DataError: if the data is missing, malformed or of another shape.
@@ -77,10 +81,11 @@ def open_source(
         case "folder":
             # Imported on use, as are the image formats.
             from progdist.data.folder import open_folder
+            from progdist.data.images import Rules
 
             if not dir or not image_shape:
                 raise DataError("data 'folder': set data.dir and data.image_shape")
-            rules = labels, num_classes
+            rules = labels, num_classes, Rules(background, min_size)
             source = open_folder(dir, split, image_shape, skip_bad, num_workers, *rules)
         case "tfds":
             # Imported on use: the reader of TFDS is an optional package.
@@ -92,7 +97,7 @@ def open_source(
             raise DataError(f"data.name={name!r} is not one of {names}")
     _check_shape(source, image_shape)
     fits = len(source) * math.prod(source.image_shape) <= MAX_BYTES_IN_MEMORY
-    return pixels.read(source, num_workers) if fits else source
+    return in_memory(source, num_workers) if fits else source
 
 
 def _check_shape(source: Source, image_shape: ImageShape | None) -> None:

@@ -49,7 +49,7 @@ from progdist.evaluate.evaluator import Evaluator
 from progdist.evaluate.images import open_images
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import param_template
-from progdist.workdir import journal, layout
+from progdist.workdir import files, journal, layout
 from progdist.workdir.lock import Lock
 from progdist.workdir.rows import EvalRow, ImagesRow, read_typed
 
@@ -96,15 +96,15 @@ def main(argv: list[str]) -> None:
     sampler_specs = _plan(config, workdir, values) if values["images"] is None else []
     cluster.join(parsed)
     cli.prepare_devices(config, values["num_processes"] or 1)
+    preflight.check_memory(config, jax.process_count())
     if values["images"] is not None:
         _evaluate_images(config, values, out)
         return
+    lock = Lock(workdir)
     with ExitStack() as stack:
         if not values["out"]:
-            parallel.on_process_zero(
-                lambda: stack.enter_context(Lock(workdir)) and None
-            )
-        _evaluate_models(config, workdir, out, sampler_specs)
+            parallel.on_process_zero(lambda: stack.enter_context(lock) and None)
+        _evaluate_models(config, workdir, out, sampler_specs, lock)
 
 
 def _open(parsed: flags.FlagValues, values: dict[str, Any]) -> tuple[Path, Config]:
@@ -195,7 +195,7 @@ def _check_out(workdir: Path, values: dict[str, Any]) -> Path:
                 "elsewhere"
             )
         return workdir / layout.EVALUATIONS
-    out = Path(values["out"]).expanduser()
+    out = files.expand(values["out"])
     if out.suffix != ".jsonl" or out.is_dir():
         raise UsageError(f"--out={out}: must be a file in .jsonl")
     if not out.absolute().parent.is_dir():
@@ -206,7 +206,11 @@ def _check_out(workdir: Path, values: dict[str, Any]) -> Path:
 
 
 def _evaluate_models(
-    config: Config, workdir: Path, out: Path, sampler_specs: Sequence[SamplerSpec]
+    config: Config,
+    workdir: Path,
+    out: Path,
+    sampler_specs: Sequence[SamplerSpec],
+    lock: Lock,
 ) -> None:
     """Evaluates one model after another; process 0 writes the rows."""
     groups = {
@@ -224,12 +228,13 @@ def _evaluate_models(
             model_dir, param_template(model, evaluation.mesh)
         )
         for result in evaluation.evaluate(model, params, group, rows):
+            lock.check()
             _write(out, result.spec, result.rows)
 
 
 def _evaluate_images(config: Config, values: dict[str, Any], out: Path) -> None:
     """Compares images with the data; process 0 writes the rows, if there is --out."""
-    path, settings = Path(values["images"]).expanduser(), config.evaluation
+    path, settings = files.expand(values["images"]), config.evaluation
     workers = config.data.num_workers
     source = open_images(path, config.data.image_shape, workers)
     num = values["num"] or len(source)

@@ -75,7 +75,7 @@ def write(
     template = param_template(model, parallel.make_mesh(jax.devices()[:1]))
     params = checkpoint.load_model(model_path, template)
     params = jax.tree.map(np.asarray, params)
-    card = _card(config, model, origin["phase"], params, num_steps)
+    card = _card(config, model, origin.get("phase", 0), params, num_steps)
     if "class_names" in origin:
         card["class_names"] = origin["class_names"]
     out.parent.mkdir(parents=True, exist_ok=True)

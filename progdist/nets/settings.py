@@ -9,6 +9,7 @@ from typing import Any, Literal
 DType = Literal["float32", "bfloat16"]
 ImageShape = tuple[int, int, int]
 
+_MOST_BLOCKS = 100  # a level; more compile for hours
 _SMOKE_CHANNELS, _SMOKE_LEVELS = 16, 2
 
 
@@ -50,6 +51,7 @@ class UNetConfig:
         """
         for field in ("emb_ch", "num_res_blocks", "num_heads", "patch_size"):
             _require(getattr(self, field) >= 1, self, field, "at least 1")
+        _require(self.num_res_blocks <= _MOST_BLOCKS, self, "num_res_blocks", "<= 100")
         for field in ("head_dim", "num_classes"):
             _require(getattr(self, field) >= 0, self, field, "at least 0")
         _require(self.ch >= 4 and self.ch % 2 == 0, self, "ch", "even, >= 4")

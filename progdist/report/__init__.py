@@ -10,7 +10,12 @@ counts network calls.
 """
 
 from progdist.report.figures.curves import write_curves
-from progdist.report.figures.images import image_grid, save_png, square_grid
+from progdist.report.figures.images import (
+    image_grid,
+    least_upscale,
+    save_png,
+    square_grid,
+)
 from progdist.report.figures.quality import write_quality
 from progdist.report.figures.samples import (
     MAX_IN_GRID,
@@ -30,6 +35,7 @@ __all__ = [
     "FormatError",
     "closing_table",
     "image_grid",
+    "least_upscale",
     "markdown_table",
     "read_evaluations",
     "save_png",

@@ -17,6 +17,7 @@ from progdist.trainer.display import Display
 from progdist.trainer.preemption import Interrupt, Preemption, Watchdog
 from progdist.trainer.recipes import Recipe, make_recipes
 from progdist.workdir import layout
+from progdist.workdir.lock import Lock
 
 
 class Pieces(NamedTuple):
@@ -32,6 +33,7 @@ class Pieces(NamedTuple):
     checkpoints: Checkpoints
     display: Display
     preemption: Preemption
+    lock: Lock
     override: bool
 
     def recipe(self, phase: int) -> Recipe:
@@ -47,6 +49,7 @@ def build(
     source: data.Source,
     extractors: list[Extractor],
     interrupt: Interrupt,
+    lock: Lock,
     override: bool,
     stack: ExitStack,
 ) -> Pieces:
@@ -55,7 +58,7 @@ def build(
     display = Display(
         phases,
         jax.process_index() == 0,
-        num_samples=config.evaluation.num_samples,
+        num_samples=config.evaluation.enabled * config.evaluation.num_samples,
     )
     stack.callback(display.close)
     watchdog = stack.enter_context(Watchdog(float(config.stuck_seconds)))
@@ -76,5 +79,6 @@ def build(
         checkpoints=checkpoints,
         display=display,
         preemption=Preemption(interrupt, watchdog, mesh),
+        lock=lock,
         override=override,
     )

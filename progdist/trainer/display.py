@@ -105,7 +105,8 @@ class Display:
     def note(self, text: RenderableType) -> None:
         """Prints a message above the bars."""
         if self._active:
-            self._console.print(text, highlight=False, markup=False)
+            is_line = isinstance(text, str)  # which must not be broken into several
+            self._console.print(text, highlight=False, markup=False, soft_wrap=is_line)
 
     def close(self) -> None:
         """Stops drawing and leaves the bars on the terminal."""

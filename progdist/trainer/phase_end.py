@@ -67,6 +67,7 @@ class PhaseEnd:
         ]
         self._keep(phase, evaluator.evaluate(model, teacher_params, specs, rows))
         if self._first:
+            self._journal.check()
             report.write_samples(self._workdir)
 
     def conclude(self, phases: Sequence[Phase]) -> None:
@@ -74,6 +75,7 @@ class PhaseEnd:
         if self._evaluator:
             self._save_paths(phases, self._evaluator.mesh)
         if self._first:
+            self._journal.check()
             report.write_quality(self._workdir)
             report.write_comparison(self._workdir)
             report.write_curves(self._workdir)
@@ -94,6 +96,7 @@ class PhaseEnd:
                 self._note(f"  {line(result.spec, row)}")
 
     def _save_samples(self, phase: Phase, result: Result) -> None:
+        self._journal.check()
         spec = result.spec
         kind = "phase" if spec.phase == phase.number else "baseline"
         arrays.write_images(

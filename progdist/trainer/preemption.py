@@ -46,8 +46,17 @@ class Interrupt:
       received: number of the first signal; 0 until one arrives.
     """
 
-    def __init__(self, grace_seconds: float = 8.0) -> None:
-        """Takes the grace period after a signal, in seconds."""
+    def __init__(
+        self, grace_seconds: float = 8.0, task: str = "update", end: str = _RESUMES
+    ) -> None:
+        """Takes the grace period after a signal, in seconds, and words of messages.
+
+        Args:
+          grace_seconds: time after which the process is killed.
+          task: name of what is finished first; "" to stop without a message.
+          end: consequence of being killed.
+        """
+        self._task, self._end = task, end
         self.received = 0
         self._grace = grace_seconds
         self._heard = threading.Event()
@@ -90,9 +99,11 @@ class Interrupt:
             self.received = signum
             threading.Thread(target=self._end_after_grace, daemon=True).start()
             name = signal.Signals(signum).name
-            _say(f"{name}: stopping after this update; Ctrl-C (again) ends at once")
+            if self._task:
+                after = f"{name}: stopping after this {self._task}"
+                _say(f"{after}; Ctrl-C (again) ends at once")
             if _read(reader, (signal.SIGINT,)):
-                _say(f"ended at once; {_RESUMES}")
+                _say(f"ended at once; {self._end}")
                 os._exit(128 + signal.SIGINT)
         os.close(reader)
 
@@ -101,7 +112,7 @@ class Interrupt:
         while not self._heard.wait(_TICK_SECONDS):
             left = self._grace if self._busy else left - _TICK_SECONDS
             if left <= 0:
-                _say(f"ended within a long step; {_RESUMES}")
+                _say(f"ended within a long step; {self._end}")
                 os._exit(128 + self.received)
 
 
@@ -174,13 +185,13 @@ class Preemption:
         return Interrupted(self._signal, where)
 
     def check(self) -> None:
-        """Stops between two batches of samples after a signal.
+        """Stops within an evaluation after a signal.
 
         Raises:
           Interrupted: if any process received a signal.
         """
         if self.stops():
-            raise self.interrupted("between two batches of samples")
+            raise self.interrupted("within an evaluation")
 
 
 def _read(reader: int, signals: tuple[int, ...]) -> int:

@@ -1,8 +1,10 @@
 """Checks of the files that an earlier start left in the workdir."""
 
+import glob
 import itertools
 import json
 import os
+import statistics
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -15,15 +17,23 @@ from progdist.plan import Phase
 from progdist.trainer.state import Progress
 from progdist.workdir import layout, lock, provenance
 from progdist.workdir.files import write_bytes
-from progdist.workdir.rows import StartRow, read_typed
+from progdist.workdir.rows import MetricsRow, StartRow, read_typed
 
 
 def make(workdir: Path) -> None:
     """Creates the directory of a run, in which everything can be written.
 
     Raises:
-      ConfigError: if it cannot be created, or something in it stands in the way.
+      ConfigError: if it cannot be created or read back, or something in it stands in
+        the way.
     """
+    if glob.has_magic(str(workdir)):
+        raise ConfigError(
+            f"--workdir={workdir}: must not hold any of *?[, which Orbax takes for a "
+            "pattern"
+        )
+    if workdir.is_symlink() and not workdir.exists():
+        raise ConfigError(f"--workdir={workdir}: is a link to nothing")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -96,6 +106,20 @@ def keep_plan(config: Config, phases: Sequence[Phase], workdir: Path) -> None:
         write_bytes(workdir / layout.PLAN, plan.to_json(phases).encode())
     except OSError as error:
         raise ConfigError(f"{error.filename or path}: {error.strerror}") from None
+
+
+def missing_rows(
+    workdir: Path, global_step: int, log_every: int
+) -> list[tuple[int, int]]:
+    """Returns the gaps of metrics.jsonl up to an update, as pairs of updates.
+
+    A gap is longer than `log_every`, and than most intervals between rows.
+    """
+    rows = read_typed(MetricsRow, workdir / layout.METRICS)
+    steps = [row.global_step for row in rows if row.global_step <= global_step]
+    intervals = list(itertools.pairwise([0, *steps, global_step]))
+    usual = statistics.median(b - a for a, b in intervals[:-1]) if steps else 0
+    return [(a, b) for a, b in intervals if b - a > max(usual, log_every)]
 
 
 def check_progress(phases: Sequence[Phase], progress: Progress, workdir: Path) -> None:

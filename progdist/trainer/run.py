@@ -67,12 +67,14 @@ def run(
       Interrupted: if a signal asked it to stop; the state is saved.
     """
     preflight.check_devices(config, jax.device_count())
+    preflight.check_memory(config, jax.process_count())
     source, models = preflight.open_source(config), preflight.make_models(config)
     if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
         preflight.check_teacher(config, models["base"], source.class_names)
     extractors = _open_extractors(config, source)
     with ExitStack() as stack:
-        own = functools.partial(_own, config, workdir, override, stack)
+        lock = Lock(workdir)
+        own = functools.partial(_own, config, workdir, override, lock, stack)
         parallel.on_process_zero(own)
         resume.check_same_everywhere(config, workdir, source, override)
         pieces = build(
@@ -82,11 +84,10 @@ def run(
             source=source,
             extractors=extractors,
             interrupt=interrupt or Interrupt(),
+            lock=lock,
             override=override,
             stack=stack,
         )
-        for line in preflight.long_averages(config):
-            pieces.display.note(line)
         _run(pieces, stack)
 
 
@@ -109,10 +110,12 @@ def _open_extractors(config: Config, source: data.Source) -> list[Extractor]:
     return evaluator.open_extractors(evaluation, source.image_shape)
 
 
-def _own(config: Config, workdir: Path, override: bool, stack: ExitStack) -> None:
+def _own(
+    config: Config, workdir: Path, override: bool, lock: Lock, stack: ExitStack
+) -> None:
     """Locks the workdir for this run and removes unfinished writes of earlier ones."""
     resume.make(workdir)
-    stack.enter_context(Lock(workdir))
+    stack.enter_context(lock)
     if not override:
         resume.check_same(config, workdir)
         resume.check_same_numerics(workdir)
@@ -125,15 +128,9 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     parallel.on_process_zero(
         lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
     )
-    first = jax.process_index() == 0
-    journal = Journal(pieces.workdir, global_step, logsnr_bins.EDGES, first)
-    stack.push(journal.close)
-    defaults = defaults_of_changed(pieces.config)
-    parallel.on_process_zero(
-        lambda: journal.start(
-            provenance.of_start(defaults, global_step, _class_names(pieces))
-        )
-    )
+    journal = _open_journal(pieces, global_step, stack)
+    for line in preflight.long_averages(pieces.config):
+        pieces.display.note(line)
     phase_end = PhaseEnd(
         pieces.workdir,
         lambda phase: pieces.recipe(phase.number).model,
@@ -157,6 +154,33 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     phase_end.conclude(pieces.phases)
     # The others must not exit while process 0 still draws figures.
     parallel.barrier("the run is concluded")
+
+
+def _open_journal(pieces: Pieces, global_step: int, stack: ExitStack) -> Journal:
+    """Opens the journal and records the start; the stack closes it."""
+    journal = Journal(
+        pieces.workdir,
+        global_step,
+        logsnr_bins.EDGES,
+        jax.process_index() == 0,
+        pieces.lock.check,
+    )
+    stack.push(journal.close)
+    parallel.on_process_zero(lambda: _record_start(pieces, journal, global_step))
+    return journal
+
+
+def _record_start(pieces: Pieces, journal: Journal, global_step: int) -> None:
+    """Appends the row of this start; warns of lost rows of metrics, and notes them."""
+    config, workdir = pieces.config, pieces.workdir
+    row = provenance.of_start(
+        defaults_of_changed(config), global_step, _class_names(pieces)
+    )
+    gaps = resume.missing_rows(workdir, global_step, config.log_every)
+    for before, last in gaps:
+        updates = f"updates {before + 1} to {last}"
+        pieces.display.note(f"{workdir / layout.METRICS}: lacks rows of {updates}")
+    journal.start(row | ({"missing_rows": gaps} if gaps else {}))
 
 
 def _make_evaluator(pieces: Pieces) -> Evaluator:
@@ -222,6 +246,7 @@ def _train(
     def save(step: int, state: TrainState, tally: loop.Tally) -> None:
         snapshot_now = Snapshot(phase.number, state, teacher_params, tally)
         global_step = phase.first_update + step
+        pieces.lock.check()
         facts = facts_of(snapshot_now, global_step, pieces.source.fingerprint)
         with pieces.preemption.saving():
             pieces.checkpoints.save(global_step, tree_of(snapshot_now), facts)
@@ -307,6 +332,7 @@ def _finish(
     snapshot: Snapshot,
 ) -> None:
     """Saves the finished model, then evaluates it and the base model."""
+    pieces.lock.check()
     with pieces.preemption.saving():
         pieces.checkpoints.wait()
     params = sampling_params(snapshot.state)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from progdist.checkpoint import CheckpointError
 from progdist.config import Anneal
 from progdist.diffusion import logsnr_bins
 from progdist.model import Params
@@ -115,8 +116,30 @@ def facts_of(snapshot: Snapshot, global_step: int, data: str = "") -> dict[str, 
 
 
 def progress_of(facts: dict[str, Any]) -> Progress:
-    """Returns the position recorded by `facts_of`."""
-    return Progress(*(facts[field] for field in Progress._fields))
+    """Returns the position recorded by `facts_of`.
+
+    Raises:
+      CheckpointError: if the facts are those of another version of the program.
+    """
+    progress = None
+    try:
+        progress = Progress(*(facts[field] for field in Progress._fields))
+        tally = tally_from_json(facts["tally"])
+        sums = [*tally.parts, *tally.shares]
+        is_valid = (
+            [type(value) for value in progress] == [int, int, int, str]
+            and min(progress[:3]) >= 0
+            and len(sums) == 2 * len(_EMPTY)
+            and all(type(value) in (int, float) for value in [*tally[:-2], *sums])
+        )
+    except (KeyError, TypeError):
+        is_valid = False
+    if progress is None or not is_valid:
+        raise CheckpointError(
+            f"checkpoint {facts.get('global_step')}: its card is that of another "
+            "version of progdist; resume with the version that wrote it"
+        )
+    return progress
 
 
 def snapshot_of(tree: dict[str, Any], facts: dict[str, Any]) -> Snapshot:

@@ -42,6 +42,18 @@ def cache_dir() -> Path:
     raise InputError(f"XDG_CACHE_HOME: must be set, since {base} does not exist")
 
 
+def read_regular(path: Path) -> bytes:
+    """Returns the content of a regular file; reading a pipe could block for ever.
+
+    Raises:
+      FormatError: if it is a pipe, a device or a directory.
+      OSError: if it cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise FormatError(f"{path}: is not a regular file")
+    return path.read_bytes()
+
+
 def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> Path:
     """Fills a temporary file and renames it to `path`; returns the path.
 

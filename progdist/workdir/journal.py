@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from progdist.errors import InputError
 from progdist.workdir import layout
 from progdist.workdir.events import Events
 from progdist.workdir.files import FormatError, write_bytes
@@ -36,6 +37,7 @@ class Journal:
         global_step: int,
         edges: Sequence[float],
         active: bool = True,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Opens the journal of a run that resumes from `global_step`.
 
@@ -44,8 +46,9 @@ class Journal:
           global_step: updates that the run has done.
           edges: edges of the log-SNR bins, one more than there are bins.
           active: whether this process writes.
+          check: called before each write; may raise to prevent it.
         """
-        self._active, self._edges = active, edges
+        self._active, self._edges, self.check = active, edges, check
         self._metrics = workdir / layout.METRICS
         self._evaluations = workdir / layout.EVALUATIONS
         self._starts = workdir / layout.STARTS
@@ -61,16 +64,19 @@ class Journal:
     def start(self, row: dict[str, Any]) -> None:
         """Appends a row of starts.jsonl."""
         if self._active:
+            self.check()
             append(self._starts, row)
 
     def end(self, how: str) -> None:
         """Appends the end of this start to starts.jsonl."""
         if self._active:
+            self.check()
             append(self._starts, {"end": how, "time": utc_now()})
 
     def metrics(self, row: MetricsRow) -> None:
         """Appends a row of metrics.jsonl, and its numbers to TensorBoard."""
         if self._active:
+            self.check()
             append(self._metrics, row.to_json())
             names = "loss", "learning_rate", "grad_norm", "skipped", "steps_per_second"
             scalars = {f"train/{name}": getattr(row, name) for name in names}
@@ -82,6 +88,7 @@ class Journal:
     def evaluation(self, row: EvalRow, global_step: int) -> None:
         """Appends a row of eval.jsonl, and its value to TensorBoard."""
         if self._active:
+            self.check()
             append(self._evaluations, row.to_json())
             name = f"{row.metric}/{row.role}_{row.sampler}"
             self._events.scalars({name: row.value}, global_step)
@@ -91,6 +98,7 @@ class Journal:
     ) -> None:
         """Shows a grid of images in TensorBoard."""
         if self._active:
+            self.check()
             self._events.image(name, grid, global_step)
 
     def evaluations(self) -> list[EvalRow]:
@@ -104,8 +112,9 @@ class Journal:
     def close(self, error: type[BaseException] | None = None, *_: object) -> None:
         """Flushes; records the error that ended the run. For `ExitStack.push`."""
         if error:
-            # Must not hide the error that ended the run, such as a full disk.
-            with contextlib.suppress(OSError):
+            # Must not hide the error that ended the run, such as a full disk or a lock
+            # that was taken over.
+            with contextlib.suppress(OSError, InputError):
                 self.end(error.__name__)
         if self._active:
             self._events.close()

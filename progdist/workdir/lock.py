@@ -2,7 +2,8 @@
 
 The owner holds an exclusive lock on the file `lock`, which is released when it dies,
 and touches the file every two seconds. On a file system that does not share locks
-between machines, a run on another machine sees the file change.
+between machines, a run on another machine sees the file change. An owner that was
+suspended may find its record replaced; it must check before it writes.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 from progdist.errors import InputError
+from progdist.workdir.files import read_regular
 
 _TOUCH_SECONDS, _WATCH_SECONDS = 2.0, 7.0
 _SILENT_SECONDS = 60.0  # other machines may see a change with a delay
@@ -32,6 +34,7 @@ class Lock:
     def __init__(self, workdir: Path) -> None:
         """Prepares the lock of an existing directory."""
         self._path = workdir / "lock"
+        self._record = b""  # as in the file; empty while not the owner
         self._released = threading.Event()
 
     def __enter__(self) -> "Lock":
@@ -47,8 +50,30 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self._released.set()
-        os.ftruncate(self._file, 0)
+        if self._is_owner():
+            os.ftruncate(self._file, 0)
+        self._record = b""
         os.close(self._file)
+
+    def check(self) -> None:
+        """Refuses to go on without the lock, if this process had acquired it.
+
+        Raises:
+          LockError: if another run has taken it over.
+        """
+        if self._record and not self._is_owner():
+            owner = _describe(owner_of(self._path.parent))
+            raise LockError(
+                f"{self._path.parent}: was taken over by {owner} while this process "
+                "was suspended"
+            )
+
+    def _is_owner(self) -> bool:
+        """Whether the record in the file is still ours, or cannot be read."""
+        try:
+            return read_regular(self._path) == self._record
+        except (OSError, ValueError):
+            return True
 
     def _acquire(self) -> None:
         owner, free = owner_of(self._path.parent), _try_lock(self._file)
@@ -64,8 +89,9 @@ class Lock:
             "host": socket.gethostname(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         }
+        self._record = json.dumps(note).encode()
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, json.dumps(note).encode(), 0)
+        os.pwrite(self._file, self._record, 0)
         os.fsync(self._file)
 
     def _is_touched(self) -> bool:
@@ -79,7 +105,7 @@ class Lock:
         return False
 
     def _touch(self) -> None:
-        while not self._released.wait(_TOUCH_SECONDS):
+        while not self._released.wait(_TOUCH_SECONDS) and self._is_owner():
             with contextlib.suppress(OSError):
                 os.utime(self._path)
 
@@ -110,7 +136,7 @@ class Owner:
 def owner_of(workdir: Path) -> dict[str, str]:
     """Returns the owner's record (pid, host, since); empty without an owner."""
     try:
-        record = json.loads((workdir / "lock").read_bytes()[:4096])
+        record = json.loads(read_regular(workdir / "lock")[:4096])
         return {key: str(record[key]) for key in ("pid", "host", "since")}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-from progdist.workdir.files import FormatError
+from progdist.workdir.files import FormatError, read_regular
 
 NUM_BINS = 21  # as in progdist.diffusion.logsnr_bins, which must not be imported
 _MAX_DEPTH = 20  # levels; anything nested deeper cannot be shown
@@ -319,7 +319,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     # Bytes, since an interrupted write can end inside a character.
-    *lines, tail = path.read_bytes().split(b"\n")
+    *lines, tail = read_regular(path).split(b"\n")
     rows = [
         parse(line, f"{path}, line {number}")
         for number, line in enumerate(lines, start=1)

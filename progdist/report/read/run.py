@@ -16,6 +16,7 @@ from progdist.report.read.starts import Start, starts_of
 from progdist.report.read.trajectories import Paths, load_trajectories
 from progdist.report.text import printable
 from progdist.workdir import layout
+from progdist.workdir.files import read_regular
 from progdist.workdir.rows import (
     EvalRow,
     MetricsRow,
@@ -149,7 +150,7 @@ def _tail(path: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> tuple[str,
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    return parse(path.read_bytes(), str(path)) if path.exists() else {}
+    return parse(read_regular(path), str(path)) if path.exists() else {}
 
 
 def _last_change(workdir: Path) -> float:
