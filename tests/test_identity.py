@@ -146,10 +146,14 @@ def test_a_name_a_class_and_a_label_count(root):
     found.add(fingerprint_of(settings))
     (root / "a").rename(root / "c")
     found.add(fingerprint_of(settings))
-    labels = [["c/2.png", 0], ["c/9.png", 1], ["b/1.png", 1]]
-    fill(root, {"dataset.json": json.dumps({"labels": labels}).encode()})
+    (root / "z").mkdir()  # a class without images
     found.add(fingerprint_of(settings))
-    assert len(found) == 5
+    for labels in ((0, 1, 1), (1, 0, 0)):
+        names = "c/2.png", "c/9.png", "b/1.png"
+        entries = list(zip(names, labels, strict=True))
+        fill(root, {"dataset.json": json.dumps({"labels": entries}).encode()})
+        found.add(fingerprint_of(settings))
+    assert len(found) == 7
 
 
 def test_the_examples_of_a_split_count(root):
