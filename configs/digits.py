@@ -2,10 +2,10 @@
 
 python -m progdist.main --config=configs/digits.py --workdir=runs/digits
 
-Hardware and time: two cores of a virtual machine (AMD EPYC), 10 min 24 s, compilation
+Hardware and time: two cores of a virtual machine (AMD EPYC), 14 min 49 s, compilation
   included.
-Expected (measured there, FD-pixels of 2,048 samples): the teacher 0.162 in 64 steps,
-  the students 0.178, 0.199, 0.232 in 4, 2, 1; the teacher's DDIM 0.924, 3.28, 16.8.
+Expected (measured there, FD-pixels of 2,048 samples): the teacher 0.160 in 64 steps,
+  the students 0.178, 0.199, 0.234 in 4, 2, 1; the teacher's DDIM 0.927, 3.29, 16.8.
 """
 
 from configs.variants import select
