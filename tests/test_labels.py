@@ -327,6 +327,12 @@ def test_what_is_no_archive_is_refused(root, refusal, length):
     assert f"data.dir={path}: neither a directory nor a zip archive" in refusal(path)
 
 
+def test_a_file_of_arrays_is_no_folder(refusal, tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, images=np.zeros((2, *SHAPE), np.uint8))
+    assert f"{path}: a file of arrays; set data.name='arrays'" in refusal(path)
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_name_in_an_archive_is_a_key_and_no_path(root, refusal):
     files = {"../1.png": GOOD, "/2.png": GOOD, "a/3.png": GOOD}

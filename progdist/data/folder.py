@@ -143,6 +143,9 @@ def _say_once(line: str) -> None:
 
 
 def _open_files(path: Path) -> Files:
+    if path.suffix in (".npz", ".npy"):
+        where = f"data.dir={printable(path)}"
+        raise DataError(f"{where}: a file of arrays; set data.name='arrays'")
     return open_archive(path) if os.path.isfile(path) else Directory(path)
 
 
