@@ -278,8 +278,10 @@ def _current(values: dict[str, Any]) -> dict[str, Any]:
         net = dict(values["model"])
         values = {k: v for k, v in values.items() if k != "model"}
         values |= {"parameterization": net.pop("output", "v"), "net": net}
-    trainings = {name: {"ema_warmup": 0} | values[name] for name in ("base", "distill")}
-    return values | trainings
+    for name in ("base", "distill"):
+        if values[name].get("ema_decay"):
+            values = values | {name: {"ema_warmup": 0} | values[name]}
+    return values
 
 
 def _from_dict(cls: type, values: dict[str, Any]) -> Any:

@@ -277,12 +277,14 @@ def test_a_configuration_of_version_0_1_0_is_read_under_its_new_names(tmp_path):
 
 
 def test_an_average_without_a_warm_up_stays_as_it_was(tmp_path):
-    """Until 0.2.0 there was none, and no field."""
-    values = json.loads(to_json(load("digits")))
-    del values["base"]["ema_warmup"]
+    """Until 0.2.0 there was none, and no field; without an average it is all one."""
+    config = load("digits")
+    values = json.loads(to_json(config))
+    for name in ("base", "distill"):
+        del values[name]["ema_warmup"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    config = from_json(tmp_path / "config.json")
-    assert config.base.ema_warmup == 0
+    before = from_json(tmp_path / "config.json")
+    assert differences(before, config) == ["base.ema_warmup: 0 → 20"]
 
 
 @pytest.mark.parametrize(
