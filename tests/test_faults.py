@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests import faults
+from tests import faults, interrupts
 from tests.waiting import text_of, wait_until
 
 MAIN = [sys.executable, "-m", "progdist.main", *faults.FLAGS]
@@ -38,6 +38,11 @@ def test_a_run_that_is_killed_or_stopped_ends_as_if_it_had_not_been(alone, tmp_p
 @pytest.mark.slow
 def test_twenty_kills_of_twenty_are_survived():
     assert faults.main() == 0
+
+
+@pytest.mark.slow
+def test_twenty_signals_end_a_run_of_large_images_in_time():
+    assert interrupts.main([]) == 0
 
 
 def test_a_run_owns_its_workdir_and_stops_when_asked_to(tmp_path):
