@@ -91,9 +91,9 @@ def interrupt(workdir: Path, place: Place, signum: signal.Signals) -> str:
             run.kill()
     seconds = time.monotonic() - began
     # Before its first line a command is ended by the signal itself.
-    # After its last evaluation it draws the figures first, and is done.
-    codes = (0,) if place == PLACES[-1] else (128 + signum, -signum)
-    ended = run.returncode in codes
+    # After its last evaluation it may draw the figures first, and is done.
+    is_last = place == PLACES[-1]
+    ended = run.returncode in (128 + signum, -signum, *([0] if is_last else []))
     wrong = "" if ended else f"exit code {run.returncode}: {said[-300:]}"
     if seconds > MOST_SECONDS:
         wrong += f" took {seconds:.1f} s"
