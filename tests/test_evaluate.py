@@ -14,6 +14,7 @@ from progdist import cli, data, report, sample
 from progdist.config import ConfigError, from_json, to_json
 from progdist.errors import UsageError
 from progdist.evaluate import __main__ as evaluate, evaluator
+from progdist.evaluate.images import open_images
 from progdist.report import save_png
 from progdist.workdir.files import FormatError
 from progdist.workdir.lock import Lock
@@ -276,6 +277,12 @@ def test_images_of_a_folder_have_the_size_of_the_data(workdir, drawn, monkeypatc
         FormatError, match=r"3\.png: images are \(8, 9, 1\), the data's"
     ):
         command(evaluate, *flags, monkeypatch=monkeypatch)
+
+
+def test_images_of_a_folder_are_those_of_its_training_split(tmp_path):
+    for split, width in (("train", 8), ("test", 9)):
+        save_png(tmp_path / f"{split}/0.png", np.zeros((8, width, 1), np.uint8))
+    assert len(open_images(tmp_path, (8, 8, 1), 1)) == 1
 
 
 def test_data_that_moved_is_found_by_its_directory(workdir, tmp_path, monkeypatch):

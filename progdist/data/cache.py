@@ -23,7 +23,7 @@ _RULES = 3
 
 
 class Known(NamedTuple):
-    """What is known of files.
+    """Verdicts on files, and their digests.
 
     Attributes:
       good: whether each is known to be good.

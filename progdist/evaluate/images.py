@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from progdist import data
-from progdist.data.listing import list_images
+from progdist.data.headers import open_image
+from progdist.data.listing import Directory
 from progdist.data.settings import ImageShape
+from progdist.data.splits import select_split
 from progdist.workdir import arrays
 from progdist.workdir.arrays import shape_text
 from progdist.workdir.files import FormatError
@@ -32,9 +33,10 @@ def open_images(path: Path, image_shape: ImageShape, num_workers: int) -> data.S
         return _open_file(path, image_shape)
     settings = {"image_shape": image_shape, "num_workers": num_workers}
     source = data.open_source("folder", dir=str(path), labels="none", **settings)
-    for name in list_images(path).names:
-        file = path / os.fsdecode(name)
-        with Image.open(file) as image:
+    files = select_split(Directory(path), "train")  # the files that were opened
+    for name in files.listing().names:
+        file = Path(files.where, os.fsdecode(name))
+        with open_image(files.read(name)) as image:
             channels = max(1 if image.mode in _GREY else 3, image_shape[2])
             _check_shape(file, (image.height, image.width, channels), image_shape)
     return source

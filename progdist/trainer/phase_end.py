@@ -49,23 +49,18 @@ class PhaseEnd:
         evaluator = self._evaluator
         if not evaluator:
             return
-        n, trained, rows = (
-            phase.num_steps,
-            teacher.num_steps,
-            self._journal.evaluations(),
-        )
+        n, trained, gamma = phase.num_steps, teacher.num_steps, self._settings.gamma
+        rows = self._journal.evaluations()
         if phase.kind != "base":
-            model, specs = (
-                self._model_of(phase),
-                [SamplerSpec(phase.number, n, n, "ddim")],
-            )
-            self._keep(phase, evaluator.evaluate(model, params, specs, rows))
-        model, gamma = self._model_of(teacher), self._settings.gamma
-        specs = [
+            student = [SamplerSpec(phase.number, n, n, "ddim")]
+            model = self._model_of(phase)
+            self._keep(phase, evaluator.evaluate(model, params, student, rows))
+        baselines = [
             SamplerSpec(0, trained, n, "ddim"),
             SamplerSpec(0, trained, n, "ancestral", gamma),
         ]
-        self._keep(phase, evaluator.evaluate(model, teacher_params, specs, rows))
+        model = self._model_of(teacher)
+        self._keep(phase, evaluator.evaluate(model, teacher_params, baselines, rows))
         if self._first:
             self._journal.check()
             report.write_samples(self._workdir)
