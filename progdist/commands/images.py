@@ -99,7 +99,7 @@ def write(model: Pretrained, request: Request, out: Out, overwrite: bool) -> Non
     if out.one_each:
         _write_each(out.path, model, request, overwrite)
         return
-    _check_size(out.path, request.num, model.model.image_shape)
+    check_size(out.path, request.num, model.model.image_shape)
     images = _collect(model, request)
     if out.path.suffix == ".npz":
         arrays.write_images(out.path, images, _labels(model, request))
@@ -193,8 +193,12 @@ def _labels(model: Pretrained, request: Request) -> Any:
     return labels_of(np.arange(request.num), model.model.num_classes, request.labels)
 
 
-def _check_size(path: Path, num: int, shape: ImageShape) -> None:
-    """Refuses a grid that no viewer opens, and arrays that cannot be read again."""
+def check_size(path: Path, num: int, shape: ImageShape) -> None:
+    """Refuses a grid that no viewer opens, and arrays that cannot be read again.
+
+    Raises:
+      UsageError: naming the number.
+    """
     if path.suffix != ".npz":
         scale = report.least_upscale(*shape[:2])
         num_pixels = num * math.prod(shape[:2]) * scale**2
