@@ -48,7 +48,8 @@ def frames_of(path, ch: int) -> tuple[list[np.ndarray], list[float]]:
 
 def test_the_usual_formats_are_accepted():
     usual = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"}
-    assert usual <= set(report.picture_suffixes())
+    others = {".jp2", ".j2k", ".ppm", ".pgm", ".tga", ".qoi"}
+    assert usual | others <= set(report.picture_suffixes())
 
 
 @pytest.mark.parametrize("ch", [1, 3])
@@ -60,7 +61,13 @@ def test_a_picture_is_read_back(tmp_path, suffix, ch):
         lossy = picture.format in LOSSY
     difference = np.abs(read(path, ch).astype(int) - image)
     few_colours = suffix == ".gif" and ch == 3
-    assert difference.max() <= (16 if lossy or few_colours else 0)
+    assert difference.max() <= (3 if lossy or few_colours else 0)
+
+
+def test_the_suffix_tells_a_bare_codestream_from_a_file(tmp_path):
+    for suffix, start in ((".j2k", b"\xff\x4f\xff\x51"), (".jp2", b"\0\0\0\x0cjP")):
+        path = report.save_image(tmp_path / f"a{suffix}", smooth(8, 8, 1), {})
+        assert path.read_bytes().startswith(start)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +185,8 @@ def test_each_row_has_its_name_at_its_left(side, ch):
     assert (cat != dog).any()
     assert (empty == 255).all()
     ink = np.flatnonzero((cat < 128).any(axis=(1, 2)))
-    assert ink[-1] - ink[0] >= 8  # pixels
-    assert abs(ink.mean() - len(cat) / 2) <= len(cat) / 8
+    assert ink[-1] - ink[0] >= min(len(cat) / 6, 20)  # legible
+    assert abs(ink.mean() - len(cat) / 2) < 2
 
 
 @pytest.mark.parametrize(
@@ -254,8 +261,7 @@ def test_colours_stay_close_and_the_gaps_white(tmp_path):
     shown, _ = frames_of(report.save_gif(tmp_path / "a.gif", frames, {}), 3)
     expected = report.square_grid(images)
     difference = np.abs(shown[-1].astype(int) - expected)
-    assert difference.mean() < 4
-    assert difference.max() < 32
+    assert difference.mean() < 2
     for frame in shown:
         gaps = report.square_grid(np.zeros_like(images)) == 255
         assert (frame[gaps] == 255).all()
@@ -306,4 +312,4 @@ def test_what_fits_can_be_written(tmp_path, suffix):
 def test_a_square_grid_is_filled_up_to_its_last_row(n):
     rows, columns = report.square_sides(n)
     assert (rows - 1) * columns < n <= rows * columns
-    assert rows <= columns <= rows + 1
+    assert columns == np.ceil(np.sqrt(n))

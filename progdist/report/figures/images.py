@@ -111,7 +111,7 @@ def _name_column(names: Sequence[str], height: int) -> UInt8[np.ndarray, "r h w"
 def _shorten(name: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """Returns a name without what does not print, cut to a width in pixels."""
     text = "".join(letter if letter.isprintable() else " " for letter in name[:99])
-    if len(name) <= 99 and font.getlength(text) <= width:
+    if font.getlength(text) <= width:
         return text
     while font.getlength(text + "…") > width:
         text = text[:-1]
