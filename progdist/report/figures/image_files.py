@@ -20,11 +20,11 @@ _OTHER_SUFFIXES = {".pbm", ".pfm"}  # promise bits and floats
 _BARE_JPEG2000 = {".j2k", ".j2c", ".jpc"}
 _LOSSY = {"quality": 95, "subsampling": "4:4:4"}
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "AVIF": _LOSSY,
+    "AVIF": _LOSSY | {"speed": 8},
     "JPEG": _LOSSY,
     "MPO": _LOSSY,
     "TIFF": {"compression": "tiff_adobe_deflate"},
-    "WEBP": {"lossless": True},
+    "WEBP": {"lossless": True, "quality": 0},  # of effort, not of the image
 }
 _MAX_IMAGES, _MAX_PIXELS = 1 << 10, 1 << 26
 _MAX_SIDE = 65500
