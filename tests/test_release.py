@@ -55,8 +55,11 @@ def test_all_name_one_version():
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert re.findall(r"^## (\S+) - ", changelog, re.MULTILINE)[0] == version
     assert read(ROOT / "CITATION.cff")["version"] == version
+
+
+def test_what_is_installed_is_this_version():
     installed = importlib.metadata.version("progdist")
-    assert installed == version, "an older version is installed: pip install -e ."
+    assert installed == PROJECT["version"], "install it again: pip install -e ."
 
 
 def test_the_changelog_goes_back_in_time():
