@@ -9,6 +9,8 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
+from progdist.commands import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 GITHUB = ROOT / ".github"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -126,6 +128,13 @@ def test_a_form_is_one_that_github_shows(path):
     assert any(
         field.get("validations") == {"required": "true"} for field in form["body"]
     )
+
+
+def test_the_bug_report_asks_for_what_two_commands_print():
+    form = (GITHUB / "ISSUE_TEMPLATE" / "bug_report.yml").read_text()
+    asked = re.findall(r"`progdist (\w+)", form)
+    assert asked == ["env", "fingerprint"]
+    assert set(asked) <= set(COMMANDS)
 
 
 def test_paths_that_contributors_are_pointed_to_exist():
