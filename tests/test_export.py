@@ -271,9 +271,16 @@ def test_samplers_that_draw_different_images_are_not_left(
     [
         (["--workdir=W", "--num_steps=4"], "--out is missing"),
         (["--workdir=W", "--num_steps=0", "--out=W/new"], "num_steps=0"),
-        (["--workdir=W/no", "--num_steps=4", "--out=W/new"], "no such directory"),
+        (
+            ["--workdir=W/no", "--num_steps=4", "--out=W/new"],
+            "no such file or directory",
+        ),
         (["--workdir=W", "--num_steps=3", "--out=W/new"], "available steps: 4"),
-        (["--workdir=W", "--num_steps=4", "--out=W"], "already exists and is not"),
+        (["--workdir=W", "--num_steps=4", "--out=W"], "already exists; --overwrite"),
+        (
+            ["--workdir=W", "--num_steps=4", "--out=W", "--overwrite"],
+            "holds config.json, which no export writes",
+        ),
         (
             ["--workdir=W", "--num_steps=4", "--out=W/new", "--formats=tf"],
             "one of jax,",

@@ -4,7 +4,7 @@ import subprocess
 import jax
 import pytest
 
-from progdist.config import Config, ConfigError, defaults_of_changed
+from progdist.config import Config, ConfigError, defaults_of_changed, load_preset
 from progdist.trainer.resume import check_same_numerics
 from progdist.workdir import provenance
 from tests.workdirs import write_jsonl

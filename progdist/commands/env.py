@@ -57,7 +57,10 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "progdist", metadata.version("progdist")
     yield "commit", provenance.commit() or "none: an installed package"
     yield "python", f"{platform.python_version()} on {platform.platform()}"
-    yield "cores, memory", f"{os.cpu_count()}, {_memory() / 2**30:.1f} GiB"
+    yield (
+        "cores, memory",
+        f"{os.cpu_count()}, {provenance.memory_bytes() / 2**30:.1f} GiB",
+    )
     for name, version in provenance.versions().items():
         if name != "progdist":
             yield name, version
@@ -75,10 +78,6 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _size(directory: Path) -> int:
