@@ -147,12 +147,12 @@ def test_a_workdir_in_use_is_left_alone(workdir, monkeypatch):
     [
         (
             ["--metrics=fid"],
-            "'fid' is not one of fd, kid, is, pr; FID is the metric fd of",
+            "'fid' is not one of fd, kid, is, pr; FID is the metric fd",
         ),
         (["--features=vgg"], "--features=vgg: 'vgg' is not one of pixels, inception"),
         (
             ["--sampler=plms"],
-            "--sampler=plms: 'plms' is not one of ddim, ancestral, euler",
+            "--sampler=plms: 'plms' is not one of ddim, ancestral",
         ),
         (["--metrics=is"], "--metrics=is: needs a network's --features"),
         (
@@ -164,7 +164,7 @@ def test_a_workdir_in_use_is_left_alone(workdir, monkeypatch):
         (["--num_steps=0"], "--num_steps=0: must be whole numbers, 1 to 16,777,216"),
         (
             ["--round=0", "--num_steps=3000000000"],
-            "--num_steps=3000000000: must be whole",
+            "=3000000000: must be whole",
         ),
         (["--gammas=0.5"], "--gammas: needs --sampler=ancestral"),
         (["--inception_weights=a"], "--inception_weights: needs --features=inception"),
