@@ -150,7 +150,7 @@ class Flags:
             meant = self._meant(error.flagname) or "; see --help"
             raise UsageError(f"--{error.flagname}: is not a flag{meant}") from None
         except flags.Error as error:
-            raise UsageError(last_line(error)) from None
+            raise UsageError(last_line(error).removeprefix("flag ")) from None
 
     def _meant(self, name: str) -> str:
         """Returns "; did you mean …?" for an unknown flag, or ""."""

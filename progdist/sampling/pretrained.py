@@ -14,14 +14,14 @@ from jaxtyping import Array, Float, UInt8
 
 from progdist import checkpoint, parallel
 from progdist.checkpoint import CheckpointError
-from progdist.config import from_dict
+from progdist.config import net_from_dict
 from progdist.diffusion import solvers
 from progdist.diffusion.prediction import Prediction
 from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError, did_you_mean
 from progdist.model import Model, Params, bind, param_template
 from progdist.nets.conditioning import Conditioning
-from progdist.nets.settings import ImageShape, UNetConfig
+from progdist.nets.settings import ImageShape
 from progdist.plan import MOST_STEPS
 from progdist.sampling import cards, hub
 from progdist.sampling.cards import Card
@@ -74,7 +74,7 @@ class Pretrained:
 
     def portable(self) -> Model:
         """Returns the model in float32, without recomputation."""
-        net = dataclasses.asdict(from_dict(UNetConfig, self.card["net"]).portable())
+        net = dataclasses.asdict(net_from_dict(self.card["net"]).portable())
         return cards.model_of(self.card | {"net": net}, "the card")
 
     @functools.cached_property
