@@ -53,14 +53,14 @@ def main(argv: list[str]) -> None:
     check(config)
 
     from progdist.commands import cluster, devices
-    from progdist.trainer.dry_run import describe
+    from progdist.trainer import dry_run
     from progdist.trainer.preemption import Interrupt
     from progdist.trainer.run import run
 
     cluster.join(values)
     devices.prepare(config, values["num_processes"] or 1)
     if values["dry_run"]:
-        print(describe(config, workdir))
+        dry_run.show(config, workdir)
         return
     # After joining, which installs a SIGTERM handler of its own.
     with Interrupt() as interrupt:

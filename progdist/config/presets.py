@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from progdist.config.settings import Config, ConfigError, Data, Evaluation
-from progdist.errors import did_you_mean, last_line
+from progdist.errors import Error, did_you_mean, last_line
 
 _SMOKE_UPDATES, _SMOKE_BATCH = 10, 16
 _SMOKE_PIXELS = 16
@@ -111,7 +111,7 @@ def _directory() -> Path:
 def _load(path: Path, variant: str, where: str) -> Config:
     try:
         config = _call(_module(path).get_config, variant, where)
-    except ConfigError:
+    except Error:
         raise
     except Exception as error:  # the file is a program and may raise anything
         raise ConfigError(f"--config={where}: {last_line(error)}") from None
