@@ -1,9 +1,13 @@
 """Your own images, in a directory or zip archive: size, colours and classes are found.
 
-python -m progdist.main --config=configs/folder.py:DIR --workdir=runs/mine
+progdist train runs/mine --config=folder:DIR
 
-DIR:64 trains at 64x64; by default the side is that of the images, at most 32. Whatever
-is found depends on the files alone, so that the same command resumes on any machine.
+folder:DIR:64 trains at 64x64; by default the side is that of the images, at most 32.
+All that is found depends on the files alone: the same command resumes on any machine.
+
+Time: about an hour for 32x32 colour on two cores of a virtual machine (AMD EPYC), less
+  for smaller images; estimated from single updates. Twice the side takes four times as
+  long.
 """
 
 import os
@@ -41,9 +45,8 @@ def get_config(directory: str | None = None) -> Config:
     if found.num_images < 2:
         raise DataError(f"{found.where}: holds one image; training needs two or more")
     side = side or max(_SIDES[0], min(found.side, _MOST_SIDE) // 4 * 4)
-    updates = min(max(2000, 200 * found.num_images // _BATCH), 4000)
+    base, distill = _plan(found.num_images)
     num_samples = min(max(16, found.num_images), 2048)
-    common = {"batch_size": _BATCH, "learning_rate": 1e-3}
     return Config(
         data=Data(
             name="folder",
@@ -52,27 +55,39 @@ def get_config(directory: str | None = None) -> Config:
             background="white" if found.has_alpha else "",
         ),
         net=_fit(side, found.num_classes),
-        base=Training(
-            num_updates=updates,
-            warmup_updates=200,
-            anneal="linear",
-            ema_decay=0.999,
-            **common,
-        ),
-        distill=Distillation(
-            num_updates=updates // 8,
-            start_steps=32,
-            long_rounds=2,
-            long_num_updates=updates // 4,
-            **common,
-        ),
+        base=base,
+        distill=distill,
         evaluation=Evaluation(
             num_samples=num_samples,
-            # A multiple of the training's, which the devices share.
+            # A multiple of the training's, so that the same devices share it.
             batch_size=min(-(-num_samples // _BATCH) * _BATCH, 256),
         ),
         save_every=500,
     )
+
+
+def _plan(num_images: int) -> tuple[Training, Distillation]:
+    """Returns base training of 200 epochs, within bounds, and the rounds that follow.
+
+    A batch of more than all images is no waste: each is seen at several noise levels.
+    """
+    updates = min(max(2000, 200 * num_images // _BATCH), 4000)
+    rates = {"batch_size": _BATCH, "learning_rate": 1e-3}
+    base = Training(
+        num_updates=updates,
+        warmup_updates=200,
+        anneal="linear",
+        ema_decay=0.999,
+        **rates,
+    )
+    distill = Distillation(
+        num_updates=updates // 8,
+        start_steps=32,
+        long_rounds=2,
+        long_num_updates=updates // 4,
+        **rates,
+    )
+    return base, distill
 
 
 def _parse(text: str) -> tuple[Path, int]:
