@@ -1,23 +1,22 @@
 """CIFAR-10, 32x32 colour, unconditional: the published values.
 
-python -m progdist.main --config=configs/cifar10.py --workdir=runs/cifar10
+progdist train runs/cifar10 --config=cifar10
 
 Data: prepare once with
-  python -m progdist.data.prepare --tfds_name=cifar10 --dir=DIR    (--config.data.dir)
+  progdist prepare cifar10 --dir=DIR    (--config.data.dir)
 Work: 800k updates of the teacher and 13 rounds of 50k (the last two 100k),
   on 60.0M parameters. Not yet run at full size; the
   variant :smoke is, on synthetic images.
 Expected (FID, as published): 9.12, 4.51, 3.00, 2.57 in 1, 2, 4, 8 steps.
 """
 
-from configs.variants import select
 from progdist.config import Config, Data, Distillation, Evaluation, Training
 from progdist.nets.settings import UNetConfig
 
 
-def get_config(variant: str | None = None) -> Config:
-    """Returns the configuration; the variant is "" or "smoke"."""
-    config = Config(
+def get_config() -> Config:
+    """Returns the configuration."""
+    return Config(
         data=Data(name="tfds", tfds_name="cifar10", image_shape=(32, 32, 3), flip=True),
         parameterization="x",
         net=UNetConfig(
@@ -48,4 +47,3 @@ def get_config(variant: str | None = None) -> Config:
         evaluation=Evaluation(num_samples=50_000, batch_size=512, grid_images=64),
         save_every=5000,
     )
-    return select(config, variant)

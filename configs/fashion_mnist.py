@@ -1,6 +1,6 @@
 """Fashion-MNIST, 28x28 grey.
 
-python -m progdist.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+progdist train runs/fashion_mnist --config=fashion_mnist
 
 Data: Debian's package dataset-fashion-mnist, or --config.data.dir with the idx files.
 Hardware and time: two cores of a virtual machine (AMD EPYC), shared with other
@@ -11,14 +11,12 @@ Expected (measured there, FD-pixels of 2,048 samples): the teacher 8.65 in 64 st
 
 import dataclasses
 
-from configs import digits
-from configs.variants import select
-from progdist.config import Config, Data
+from progdist.config import Config, Data, load_preset
 
 
-def get_config(variant: str | None = None) -> Config:
-    """Returns the configuration; the variant is "" or "smoke"."""
-    config = digits.get_config()
+def get_config() -> Config:
+    """Returns the configuration."""
+    config = load_preset("digits")
     config.data = Data(name="fashion_mnist", image_shape=(28, 28, 1))
     # 7x7 patches of 4x4 pixels, so that two cores can train it.
     config.net = dataclasses.replace(
@@ -27,4 +25,4 @@ def get_config(variant: str | None = None) -> Config:
     config.base.num_updates = 20_000
     config.distill.num_updates = 2500
     config.distill.long_rounds, config.distill.long_num_updates = 2, 5000
-    return select(config, variant)
+    return config

@@ -1,9 +1,9 @@
 """ImageNet at 64x64, class-conditional: the published values.
 
-python -m progdist.main --config=configs/imagenet64.py --workdir=runs/imagenet64
+progdist train runs/imagenet64 --config=imagenet64
 
 Data: labelled images of 64x64; prepare once with
-  python -m progdist.data.prepare --tfds_name=imagenet2012 --image_size=64 --dir=DIR
+  progdist prepare imagenet2012 --image_size=64 --dir=DIR
   from the two archives of ImageNet in DIR/downloads/manual       (--config.data.dir).
 Work: 550k updates of batch 2048 and 10 rounds of 50k, the last two 100k, on 295.9M
   parameters. Not yet run at full size; :smoke is, on synthetic
@@ -12,14 +12,13 @@ Expected (FID, read off the published figure): 16.08, 7.36, 3.88, 2.95 in 1, 2, 
   steps.
 """
 
-from configs.variants import select
 from progdist.config import Config, Data, Distillation, Evaluation, Training
 from progdist.nets.settings import UNetConfig
 
 
-def get_config(variant: str | None = None) -> Config:
-    """Returns the configuration; the variant is "" or "smoke"."""
-    config = Config(
+def get_config() -> Config:
+    """Returns the configuration."""
+    return Config(
         data=Data(
             name="tfds", tfds_name="imagenet2012", image_shape=(64, 64, 3), flip=True
         ),
@@ -52,4 +51,3 @@ def get_config(variant: str | None = None) -> Config:
         evaluation=Evaluation(num_samples=50_000, batch_size=512, grid_images=64),
         save_every=5000,
     )
-    return select(config, variant)

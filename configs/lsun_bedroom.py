@@ -1,9 +1,9 @@
 """LSUN bedrooms at 128x128, unconditional: the published values.
 
-python -m progdist.main --config=configs/lsun_bedroom.py --workdir=runs/lsun_bedroom
+progdist train runs/lsun_bedroom --config=lsun_bedroom
 
 Data: prepare once with
-  python -m progdist.data.prepare --tfds_name=lsun/bedroom --image_size=128 --dir=DIR
+  progdist prepare lsun/bedroom --image_size=128 --dir=DIR
                                                                    (--config.data.dir).
 Work: 400k updates of batch 2048 and 10 rounds of 50k, the last two 100k, on 139.6M
   parameters. Not yet run at full size; :smoke is, on synthetic
@@ -13,14 +13,12 @@ Expected: the paper shows its FID only as a curve.
 
 import dataclasses
 
-from configs import imagenet64
-from configs.variants import select
-from progdist.config import Config, Data
+from progdist.config import Config, Data, load_preset
 
 
-def get_config(variant: str | None = None) -> Config:
-    """Returns the configuration; the variant is "" or "smoke"."""
-    config = imagenet64.get_config()
+def get_config() -> Config:
+    """Returns the configuration."""
+    config = load_preset("imagenet64")
     config.data = Data(
         name="tfds", tfds_name="lsun/bedroom", image_shape=(128, 128, 3), flip=True
     )
@@ -28,4 +26,4 @@ def get_config(variant: str | None = None) -> Config:
         config.net, ch=64, ch_mult=(1, 2, 4, 6, 8), num_classes=0
     )
     config.base.num_updates = 400_000
-    return select(config, variant)
+    return config

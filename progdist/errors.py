@@ -20,7 +20,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from difflib import SequenceMatcher
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
@@ -34,6 +35,7 @@ SIGNALS = (
 )
 _READER_IS_GONE = errno.EPIPE, errno.EIO
 # Errors of JAX that were not caused by another process.
+_LEAST_SIMILARITY = 0.65
 _OWN_FAULTS = "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED"
 
 
@@ -97,9 +99,45 @@ def heard_signals() -> list[signal.Signals]:
 
 
 def last_line(error: Exception) -> str:
-    """Returns the last line of an error; ml_collections prepends a traceback."""
+    """Returns the last line of an error's message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip().removeprefix("progdist.config.ConfigError: ")
+    return lines[-1].strip()
+
+
+def not_one_of(word: str, choices: Iterable[str]) -> str:
+    """Returns the refusal of a word that is not in a small closed set."""
+    return f"{word!r} is not one of {', '.join(choices)}"
+
+
+def did_you_mean(word: str, choices: Iterable[str], prefix: str = "") -> str:
+    """Returns "; did you mean …?" for a misspelt or abbreviated word, or ""."""
+    near = nearest(word, choices)
+    return f"; did you mean {prefix}{near}?" if near else ""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """Returns the choice that a misspelt or abbreviated word means, if one is near.
+
+    Initials abbreviate: "base.lr" is near "base.learning_rate". So do beginnings: "ema"
+    is near "ema_decay". Of equally near choices the first is returned.
+    """
+    scores = {choice: _similarity(word.lower(), choice) for choice in choices}
+    best = max(scores, key=lambda choice: scores[choice], default=None)
+    return best if best is not None and scores[best] >= _LEAST_SIMILARITY else None
+
+
+def _similarity(word: str, choice: str) -> float:
+    """Returns how near a word is to a choice, or to a short form of it, in [0, 1]."""
+    path, dot, leaf = choice.rpartition(".")
+    initials = "".join(part[:1] for part in leaf.split("_"))
+    forms = {choice: 1.0, leaf: 0.95}
+    if len(initials) > 1:
+        forms |= {path + dot + initials: 0.9, initials: 0.85}
+    scores = [
+        w * SequenceMatcher(None, word, form).ratio() for form, w in forms.items()
+    ]
+    begins = len(word) > 2 and word in (choice[: len(word)], leaf[: len(word)])
+    return max(*scores, 0.8 * begins)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

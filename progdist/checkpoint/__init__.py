@@ -15,6 +15,7 @@ from progdist.checkpoint.models import (
     clear_leftovers as clear_leftovers,
     find_model as find_model,
     finished_models as finished_models,
+    is_model as is_model,
     load_model as load_model,
     model_dir as model_dir,
     read_card as read_card,

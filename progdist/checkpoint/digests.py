@@ -16,9 +16,11 @@ import jax
 import numpy as np
 
 from progdist.errors import InputError
+from progdist.workdir import layout
 from progdist.workdir.files import write_bytes
 
 _MANIFEST = "manifest.sha256"  # in sha256sum's format
+_ADDED = _MANIFEST, layout.DISTANCES  # written after the files of the manifest
 _SEAL = "# "
 
 
@@ -129,7 +131,8 @@ def check_manifest(directory: Path) -> None:
       DamageError: naming the first file that was changed, lost or added.
     """
     if has_manifest(directory):
-        _check_manifest(directory, tuple(map(_stamp, _files(directory))))
+        paths = [directory / _MANIFEST, *_files(directory)]
+        _check_manifest(directory, tuple(map(_stamp, paths)))
 
 
 @functools.lru_cache(maxsize=8)  # exceptions are not cached
@@ -159,18 +162,22 @@ def _leaf(leaf: Any) -> Leaf:
 
 
 def _file_digests(directory: Path) -> dict[str, str]:
-    """Returns the digest of each file but the manifest, by its relative path."""
-    paths = [path for path in _files(directory) if path.name != _MANIFEST]
+    """Returns the digest of each file of the manifest, by its relative path."""
+    paths = _files(directory)
     with ThreadPoolExecutor() as pool:
         names = (str(path.relative_to(directory)) for path in paths)
         return dict(zip(names, pool.map(_file_digest, paths), strict=True))
 
 
 def _files(directory: Path) -> list[Path]:
-    # Ignores the temporary file of an interrupted write of the manifest.
-    part = f".{_MANIFEST}."
+    # Ignores what is added later, and the temporary files of interrupted writes.
+    parts = tuple(f".{name}." for name in _ADDED)
     paths = (path for path in directory.rglob("*") if path.is_file())
-    return sorted(path for path in paths if not path.name.startswith(part))
+    return sorted(
+        path
+        for path in paths
+        if path.name not in _ADDED and not path.name.startswith(parts)
+    )
 
 
 def _file_digest(path: Path) -> str:

@@ -14,7 +14,17 @@ from progdist.checkpoint.trees import Params
 
 _SAFE = ".safetensors"
 # Fields of a card that are not text; a safetensors file stores them as JSON.
-_VALUES = "num_steps", "phase", "num_classes", "image_shape", "class_names"
+_VALUES = (
+    "num_steps",
+    "phase",
+    "num_classes",
+    "image_shape",
+    "class_names",
+    "net",
+    "data",
+    "versions",
+    "distances",
+)
 
 
 def read(path: Path, shapes: Params) -> tuple[Params, dict[str, Any]]:
@@ -37,6 +47,21 @@ def read(path: Path, shapes: Params) -> tuple[Params, dict[str, Any]]:
     _check_shapes(path, leaves, shapes)
     check_finite(path, leaves)
     return flax.traverse_util.unflatten_dict(leaves, "/"), card
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Returns the card of a .safetensors file.
+
+    Raises:
+      CheckpointError: if the file is not one, or has no card.
+    """
+    if path.suffix != _SAFE:
+        raise CheckpointError(f"{path}: has no card; only {_SAFE} files have one")
+    with _safe_open(path) as file:
+        card = _card(file)
+    if type(card.get("num_steps")) is not int:
+        raise CheckpointError(f"{path}: has no card of progdist")
+    return card
 
 
 def check_finite(path: Path, leaves: Mapping[str, Any]) -> None:
@@ -66,13 +91,18 @@ def _read_flax(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _read_safe(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     with _safe_open(path) as file:
-        notes = file.metadata() or {}
+        card = _card(file)
         try:
             names = file.keys()
             leaves = {name: np.squeeze(file.get_tensor(name)) for name in names}
         except (TypeError, ValueError) as error:  # a dtype that numpy lacks
             raise CheckpointError(f"{path}: not parameters ({error})") from None
-    return leaves, {n: _value(v) if n in _VALUES else v for n, v in notes.items()}
+    return leaves, card
+
+
+def _card(file: Any) -> dict[str, Any]:
+    notes = file.metadata() or {}
+    return {n: _value(v) if n in _VALUES else v for n, v in notes.items()}
 
 
 def _safe_open(path: Path) -> Any:

@@ -73,13 +73,20 @@ def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
     parallel.barrier(f"{path.name} is kept")
 
 
+def is_model(path: Path) -> bool:
+    """Whether `save_model` wrote the directory."""
+    return (path / "_CHECKPOINT_METADATA").is_file()
+
+
 def read_card(path: Path) -> dict[str, Any]:
-    """Returns the card of a model in a directory.
+    """Returns the card of a model: of a directory, or of a .safetensors file.
 
     Raises:
       CheckpointError: if there is no model at `path`, or it is damaged.
     """
-    if not (path / "_CHECKPOINT_METADATA").is_file():
+    if path.is_file():
+        return files.read_card(path)
+    if not is_model(path):
         raise _no_model(path)
     digests.check_manifest(path)
     card = trees.read_card(path)

@@ -7,7 +7,6 @@ from progdist.data.batches import (
     spread_indices as spread_indices,
     to_uint8 as to_uint8,
 )
-from progdist.data.settings import Name as Name
 from progdist.data.source import (
     ArraySource as ArraySource,
     Batch as Batch,

@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Int32, Int64
 from PIL import Image
 
+from progdist.config.settings import ImageShape, LabelRule
 from progdist.data import identity, images, inspection
 from progdist.data.archive import open_archive
 from progdist.data.images import ImageError, Rules
 from progdist.data.labels import read_labels
 from progdist.data.listing import SUFFIXES, Directory, Files, Listing, printable
 from progdist.data.order import permutation
-from progdist.data.settings import ImageShape, LabelRule
 from progdist.data.source import Batch, DataError
 from progdist.data.splits import select_split
 from progdist.workdir.files import expand

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFile
 
+from progdist.config.settings import ImageShape
 from progdist.data import colours, headers
 from progdist.data.headers import (
     MAX_BYTES as MAX_BYTES,
@@ -26,7 +27,6 @@ from progdist.data.headers import (
     open_image,
     reasons,
 )
-from progdist.data.settings import ImageShape
 
 Box = tuple[int, int, int, int]
 

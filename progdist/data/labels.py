@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
+from progdist.config.settings import LabelRule
 from progdist.data.images import ImageError
 from progdist.data.listing import Files, printable
-from progdist.data.settings import LabelRule
 from progdist.data.source import MAX_CLASSES, DataError, numbered_classes
 
 FILE = "dataset.json"

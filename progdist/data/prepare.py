@@ -1,17 +1,6 @@
-"""Writes a TFDS dataset as array_record files, once, before training.
+"""Writes TFDS datasets as array_record files, with images of one size.
 
-    python -m progdist.data.prepare --tfds_name=cifar10 --dir=DIR
-    python -m progdist.data.prepare --tfds_name=imagenet2012 --image_size=64 --dir=DIR
-    python -m progdist.data.prepare --tfds_name=lsun/bedroom --image_size=128 --dir=DIR
-
-Needs pip install 'progdist[prepare]', which includes TensorFlow; reading does not need
-it. Archives that TFDS cannot download (ILSVRC2012_img_train.tar; any, if there is no
-network) belong in DIR/downloads/manual under their published names; TFDS verifies them.
-
-With --image_size the images are cropped to the centre, resized and stored as PNG.
-LSUN is read with `lmdb`, since the `tensorflow_io` that TFDS uses does not load with a
-current TensorFlow. Digests of the files are written beside them. Prints the directory
-of the output. Exit codes: 0 done; 2 bad input, in one line.
+Needs TensorFlow; `progdist prepare` says more. Reading needs neither.
 """
 
 import importlib
@@ -23,33 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 from jaxtyping import UInt8
 from PIL import Image
 
+from progdist.commands.prepare import main
 from progdist.data import records
 from progdist.data.images import crop_and_resize
 from progdist.data.source import DataError
 from progdist.data.tfds import data_dir, import_extra, resampling, resized_name
-from progdist.errors import UsageError, exit_with
-
-FLAGS = flags.FlagValues()
-flags.DEFINE_string(
-    "tfds_name", None, "Name of the TFDS dataset, e.g. lsun/bedroom.", flag_values=FLAGS
-)
-flags.DEFINE_string(
-    "dir",
-    "",
-    "Data directory; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_integer(
-    "image_size",
-    0,
-    "Height and width of the stored images; 0 leaves them as they are.",
-    0,
-    flag_values=FLAGS,
-)
+from progdist.errors import exit_with
 
 
 def prepare(tfds_name: str, dir: str = "", image_size: int = 0) -> Path:
@@ -153,21 +124,5 @@ def _resized(
     return np.asarray(crop_and_resize(rgb, size, size, resampling(name)))
 
 
-def main(argv: list[str]) -> None:
-    """Prepares the dataset that the flags describe."""
-    if {"--help", "-h"} & set(argv[1:]):
-        print(f"{__doc__}\n{FLAGS.get_help()}")
-        return
-    try:
-        words = FLAGS(argv)[1:]
-    except flags.Error as error:
-        raise UsageError(str(error)) from None
-    if words or not FLAGS["tfds_name"].value:
-        mistake = f"{words[0]!r} is not a flag" if words else "--tfds_name is missing"
-        raise UsageError(f"{mistake}; flags are --tfds_name, --dir, --image_size")
-    values: dict[str, Any] = {name: FLAGS[name].value for name in FLAGS}
-    print(prepare(**values))
-
-
 if __name__ == "__main__":
-    exit_with(main, sys.argv)
+    exit_with(main, ["python -m progdist.data.prepare", *sys.argv[1:]])

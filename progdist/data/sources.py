@@ -15,9 +15,9 @@ from typing import get_args
 
 import numpy as np
 
+from progdist.config.settings import ImageShape, LabelRule, Name
 from progdist.data.batches import in_memory
 from progdist.data.idx import open_idx
-from progdist.data.settings import ImageShape, LabelRule, Name
 from progdist.data.source import (
     ArraySource,
     DataError,

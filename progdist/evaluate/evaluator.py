@@ -21,12 +21,13 @@ from progdist import checkpoint, parallel
 from progdist.config import Evaluation
 from progdist.diffusion import schedules
 from progdist.errors import UsageError
-from progdist.evaluate import extraction, metrics, references, sampling
+from progdist.evaluate import extraction, metrics, references
 from progdist.evaluate.extraction import Extractor, Part
 from progdist.evaluate.metrics import MetricSpec, Statistics
 from progdist.evaluate.references import Reference
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import Model, Params
+from progdist.sampling.draw import draw_images, make_sampler
 from progdist.workdir import rows as workdir_rows
 from progdist.workdir.rows import EvalRow, ImagesRow
 
@@ -115,7 +116,7 @@ class Evaluator:
         specs = [metrics.make_metric(name) for name in dict.fromkeys(settings.metrics)]
         self._pairs = list(itertools.product(extractors, specs))
         self._sampler = functools.cache(
-            lambda model, *spec: sampling.make_sampler(model, mesh, *spec)
+            lambda model, *spec: make_sampler(model, mesh, *spec)
         )
         needs = metrics.combined_needs(specs)
         self._real = functools.cache(
@@ -277,7 +278,7 @@ class Evaluator:
         """Yields this process's share of each batch; adds the first to `images`."""
         settings, first = self._settings, 0
         rows = parallel.local_rows(settings.batch_size)
-        for batch in sampling.draw_images(
+        for batch in draw_images(
             self._sampler(model, spec.sampler, spec.gamma or 0.0),
             params,
             settings.seed,

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from progdist import data
+from progdist.config.settings import ImageShape
 from progdist.data.headers import open_image
 from progdist.data.listing import Directory
-from progdist.data.settings import ImageShape
 from progdist.data.splits import select_split
 from progdist.workdir import arrays
 from progdist.workdir.arrays import shape_text

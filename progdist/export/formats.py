@@ -30,16 +30,9 @@ from progdist.diffusion import samplers
 from progdist.diffusion.prediction import Denoise
 from progdist.model import Model, Params, bind
 from progdist.nets.conditioning import Conditioning
+from progdist.workdir import layout
 
-# Packages that each format needs beyond the package's own requirements.
-FORMATS = {
-    "jax": ("flatbuffers",),
-    "onnx": ("jax2onnx", "onnx", "onnxruntime"),
-    "safetensors": ("safetensors",),
-}
 PLATFORMS = ("cpu", "cuda", "tpu")
-JAX_NAME, ONNX_NAME = "sampler.jax.zip", "sampler.onnx"
-PARAMS_NAME = "params.safetensors"
 MOST_BYTES = 2_000_000_000  # parameters in a flatbuffer or protobuf; below 2 GiB
 _OPSET = 21  # read by onnxruntime 1.20 and later
 _INPUTS = ("noise", "label")
@@ -151,12 +144,12 @@ def largest_difference(directory: Path, model: Model) -> float:
     noise = np.random.default_rng(0).standard_normal((2, *model.image_shape))
     inputs = [noise.astype(np.float32), np.zeros(2, np.int32)]
     inputs = inputs[: len(_inputs(model, 2))]
-    with zipfile.ZipFile(directory / JAX_NAME) as archive:
+    with zipfile.ZipFile(directory / layout.JAX_SAMPLER) as archive:
         exported = jax.export.deserialize(bytearray(archive.read("exported")))
     with jax.default_device(jax.devices("cpu")[0]):
         ours = np.asarray(exported.call(*inputs))
     session = onnxruntime.InferenceSession(
-        directory / ONNX_NAME, providers=["CPUExecutionProvider"]
+        directory / layout.ONNX_SAMPLER, providers=["CPUExecutionProvider"]
     )
     theirs: Any = session.run(None, dict(zip(_INPUTS, inputs, strict=False)))[0]
     return float(np.abs(ours - theirs).max())

@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from progdist import checkpoint, parallel, report
 from progdist.config import Evaluation
-from progdist.evaluate import sampling
 from progdist.evaluate.evaluator import Evaluator, Result, line
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import Model, Params, param_template
 from progdist.plan import Phase
+from progdist.sampling import cards
+from progdist.sampling.draw import draw_trajectory, labels_of
 from progdist.workdir import arrays, files, layout
 from progdist.workdir.journal import Journal
 
@@ -63,6 +65,7 @@ class PhaseEnd:
         self._keep(phase, evaluator.evaluate(model, teacher_params, baselines, rows))
         if self._first:
             self._journal.check()
+            self._add_distances({(phase.number, n), (0, trained)})
             report.write_samples(self._workdir)
 
     def conclude(self, phases: Sequence[Phase]) -> None:
@@ -90,14 +93,21 @@ class PhaseEnd:
                 self._journal.evaluation(row, phase.end_update)
                 self._note(f"  {line(result.spec, row)}")
 
+    def _add_distances(self, models: Iterable[tuple[int, int]]) -> None:
+        """Adds the rows that measure each model to its card."""
+        rows = self._journal.evaluations()
+        for model in models:
+            cards.write_distances(checkpoint.model_dir(self._workdir, *model), rows)
+
     def _save_samples(self, phase: Phase, result: Result) -> None:
         self._journal.check()
         spec = result.spec
         kind = "phase" if spec.phase == phase.number else "baseline"
+        classes = self._model_of(phase).num_classes
         arrays.write_images(
             self._workdir / layout.SAMPLES / f"{kind}_{phase.number:02d}.npz",
             result.images,
-            sampling.labels_of(len(result.images), self._model_of(phase).num_classes),
+            labels_of(np.arange(len(result.images)), classes) if classes else None,
             num_steps=spec.num_steps,
             phase=phase.number,
         )
@@ -118,7 +128,7 @@ class PhaseEnd:
         states = {}
         for phase, path_of_model in models.items():
             model = self._model_of(phase)
-            states[f"N{phase.num_steps}"] = sampling.draw_trajectory(
+            states[f"N{phase.num_steps}"] = draw_trajectory(
                 model,
                 checkpoint.load_model(path_of_model, param_template(model, mesh)),
                 seed=self._settings.seed,

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,15 @@ import jax
 
 from progdist import checkpoint, data, parallel, preflight
 from progdist.config import Config, defaults_of_changed
+from progdist.config.check import long_averages
 from progdist.diffusion import logsnr_bins
-from progdist.diffusion.schedules import describe
 from progdist.errors import NonFiniteError
 from progdist.evaluate import evaluator, references
 from progdist.evaluate.evaluator import Evaluator
 from progdist.evaluate.extraction import Extractor
-from progdist.model import Model, Params, init_params, param_template
+from progdist.model import Params, init_params, param_template
 from progdist.plan import Phase
+from progdist.sampling import cards
 from progdist.trainer import loop, recipes, resume, state_machine
 from progdist.trainer.build import Pieces, build
 from progdist.trainer.display import Display
@@ -129,7 +130,7 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
         lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
     )
     journal = _open_journal(pieces, global_step, stack)
-    for line in preflight.long_averages(pieces.config):
+    for line in long_averages(pieces.config):
         pieces.display.note(line)
     phase_end = PhaseEnd(
         pieces.workdir,
@@ -337,8 +338,8 @@ def _finish(
         pieces.checkpoints.wait()
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
-    model = pieces.recipe(phase.number).model
-    checkpoint.save_model(path, params, _facts(model, phase, _class_names(pieces)))
+    card = cards.make_card(pieces.config, phase, pieces.source)
+    checkpoint.save_model(path, params, card)
     if phase.kind == "base":
         base = params
     else:
@@ -359,16 +360,3 @@ def _class_names(pieces: Pieces) -> list[str] | None:
     """Returns the names of the classes, by number; None for unconditional models."""
     conditional = pieces.config.net.num_classes
     return list(pieces.source.class_names) if conditional else None
-
-
-def _facts(
-    model: Model, phase: Phase, class_names: Sequence[str] | None
-) -> dict[str, Any]:
-    """Returns the facts for the card of a saved model."""
-    return {
-        "phase": phase.number,
-        "num_steps": phase.num_steps,
-        "output": model.parameterization,
-        "schedule": describe(model.schedule),
-        "image_shape": list(model.image_shape),
-    } | ({"class_names": class_names} if class_names else {})

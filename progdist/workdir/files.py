@@ -93,9 +93,7 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> Path:
 
 @contextlib.contextmanager
 def whole_directory(out: Path) -> Iterator[Path]:
-    """Yields a directory to fill; it becomes `out` at the end, or is removed.
-
-    `out` may exist if it is empty.
+    """Yields a directory to fill; at the end it replaces `out`, or is removed.
 
     Raises:
       OSError: if it cannot be filled; its `filename` is set.
@@ -106,6 +104,8 @@ def whole_directory(out: Path) -> Iterator[Path]:
             part = Path(parts) / out.name
             part.mkdir()
             yield part
+            if out.exists():
+                out.rename(Path(parts) / "replaced")
             part.rename(out)
     except OSError as error:  # may not name the file
         where = error.filename or str(out)

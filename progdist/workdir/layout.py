@@ -1,4 +1,4 @@
-"""Names of the files and folders in a workdir."""
+"""Names of the files and folders in a workdir, and in an export."""
 
 CONFIG = "config.json"
 PLAN = "plan.json"
@@ -9,8 +9,14 @@ SAMPLES = "samples"
 FIGURES = "figures"
 CHECKPOINTS = "checkpoints"
 MODELS = "models"
+DISTANCES = "distances.jsonl"  # of a model, in its directory
 TENSORBOARD = "tensorboard"
 REPORT = "report.html"
 
 FILES = CONFIG, PLAN, METRICS, EVALUATIONS, STARTS, REPORT
 DIRECTORIES = SAMPLES, FIGURES, CHECKPOINTS, MODELS, TENSORBOARD
+
+# Files and folders of an export.
+JAX_SAMPLER, ONNX_SAMPLER = "sampler.jax.zip", "sampler.onnx"
+PARAMS, HUB = "params.safetensors", "hub"
+EXPORTS = JAX_SAMPLER, ONNX_SAMPLER, PARAMS, HUB

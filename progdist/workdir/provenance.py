@@ -1,5 +1,6 @@
 """Provenance of a run: commit, versions, devices, changed settings."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -41,7 +42,7 @@ def of_start(
         "global_step": global_step,
         "commit": commit(),
         "command": " ".join(["python", *sys.orig_argv[1:]]),
-        "versions": {"python": platform.python_version()} | _versions(),
+        "versions": {"python": platform.python_version()} | versions(),
         "platform": platform.platform(),
         "host": platform.node(),
         "devices": {
@@ -67,6 +68,7 @@ def numerics() -> dict[str, str]:
     return {name: value for name, value in chosen.items() if value}
 
 
+@functools.cache
 def commit() -> str | None:
     """Returns the commit of the running code, with "+changes" if it was edited.
 
@@ -81,14 +83,20 @@ def commit() -> str | None:
     return (_git(root, "rev-parse", "HEAD") or "?") + ("+changes" if edited else "")
 
 
-def _versions() -> dict[str, str]:
-    versions = {}
+def code() -> str:
+    """Returns the commit of the running code, or else the version of the package."""
+    return commit() or f"progdist {metadata.version('progdist')}"
+
+
+def versions() -> dict[str, str]:
+    """Returns the version of each package that results depend on."""
+    found = {}
     for name in _PACKAGES:
         try:
-            versions[name] = metadata.version(name)
+            found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+            found[name] = "not installed"
+    return found
 
 
 def _git(root: Path, *words: str) -> str | None:

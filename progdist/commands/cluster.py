@@ -8,11 +8,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from absl import flags
 
 from progdist.errors import UsageError, default_signals, last_line
 from progdist.parallel import PeerError
@@ -31,41 +30,7 @@ _SLURM = (
 _NOT_DETECTED = ValueError, TypeError, LookupError
 
 
-def define_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of a run on several processes."""
-    flags.DEFINE_bool(
-        "distributed", False, "Join the other processes of a run.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "coordinator",
-        None,
-        "HOST:PORT of process 0; detected if omitted.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "num_processes",
-        None,
-        "Number of processes; detected if omitted.",
-        1,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "process_id",
-        None,
-        "Number of this process; detected if omitted.",
-        0,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "heartbeat_seconds",
-        60,
-        "Seconds without a sign of life after which a process counts as lost.",
-        1,
-        flag_values=values,
-    )
-
-
-def join(values: flags.FlagValues) -> None:
+def join(values: Mapping[str, Any]) -> None:
     """Joins the processes described by the flags or the environment (TPU, SLURM).
 
     Raises:
@@ -73,10 +38,9 @@ def join(values: flags.FlagValues) -> None:
       PeerError: if the other processes do not arrive.
     """
     address: dict[str, Any] = {
-        name: values[name].value
-        for name in ("coordinator", "num_processes", "process_id")
+        name: values[name] for name in ("coordinator", "num_processes", "process_id")
     }
-    if not values["distributed"].value:
+    if not values["distributed"]:
         for name, value in address.items():
             if value is not None:
                 raise UsageError(f"--{name}: needs --distributed")
@@ -88,7 +52,7 @@ def join(values: flags.FlagValues) -> None:
     elif coordinator:
         _check_known(coordinator)
     with default_signals(), _announced(coordinator, address["num_processes"]):
-        _initialize(coordinator, address, values["heartbeat_seconds"].value or 0)
+        _initialize(coordinator, address, values["heartbeat_seconds"])
 
 
 def _initialize(coordinator: str, address: dict[str, Any], seconds: int) -> None:

@@ -5,7 +5,8 @@ ancestral sampler.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,17 @@ from progdist.errors import NonFiniteError
 from progdist.model import Model, Params, bind, param_specs
 from progdist.nets.conditioning import Conditioning
 
-Sampler = Callable[[Params, Key[Array, ""], Array, Array], Array]
+
+class Sampler(NamedTuple):
+    """Compiled sampler of a model.
+
+    Attributes:
+      draw: (params, key, indices, label, num_steps) -> images in [-1, 1].
+      num_classes: number of classes of the model; 0 without classes.
+    """
+
+    draw: Callable[[Params, Key[Array, ""], Array, Array, Array], Array]
+    num_classes: int
 
 
 def image_noise(
@@ -32,23 +43,33 @@ def image_noise(
     return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
 
 
-def conditioning_of(indices: Int[Array, " b"], num_classes: int) -> Conditioning:
-    """Returns the conditioning: image i has class i mod num_classes."""
-    return Conditioning(indices % num_classes if num_classes else None)
+def labels_of(
+    indices: Int[np.ndarray, " b"], num_classes: int, labels: Sequence[int] = ()
+) -> Int[np.ndarray, " b"]:
+    """Returns the class of each image: image i has class i mod num_classes.
+
+    Args:
+      indices: numbers of the images.
+      num_classes: number of classes; 0 without classes.
+      labels: the classes to draw, if not all in turn: image i has the class
+        labels[i mod len(labels)].
+    """
+    chosen = np.asarray(labels or range(max(num_classes, 1)), np.int32)
+    return chosen[np.asarray(indices) % len(chosen)]
 
 
-def labels_of(num_images: int, num_classes: int) -> Int[np.ndarray, " n"] | None:
-    """Returns the classes of the first images; None without classes."""
-    return np.arange(num_images) % num_classes if num_classes else None
+def conditioning_of(label: Int[Array, " b"], num_classes: int) -> Conditioning:
+    """Returns the conditioning on the classes, none without classes."""
+    return Conditioning(label if num_classes else None)
 
 
 def make_sampler(
     model: Model, mesh: Mesh, name: SolverName = "ddim", gamma: float = 0.0
 ) -> Sampler:
-    """Returns the compiled (params, key, indices, num_steps) -> images in [-1, 1].
+    """Returns the compiled sampler.
 
     One compilation serves every number of steps. It counts network calls and must be a
-    multiple of `solvers.calls_per_step(name)`. Indices are split over the devices.
+    multiple of `solvers.calls_per_step(name)`. Images are split over the devices.
 
     Raises:
       ValueError: if `name` is not one of `SolverName`.
@@ -58,16 +79,18 @@ def make_sampler(
         params: Params,
         key: Key[Array, ""],
         indices: Int[Array, " b"],
+        label: Int[Array, " b"],
         num_steps: Int[Array, ""],
     ) -> Float[Array, "b *d"]:
         keys = _image_keys(key, indices, 1)
         solve = solvers.make_solver(name, keys=keys, gamma=gamma)
         z_1 = image_noise(key, indices, model.image_shape)
-        denoise = _denoise(model, params, indices)
+        denoise = _denoise(model, params, label)
         return solve(denoise, model.schedule, z_1, num_steps)
 
-    specs = param_specs(model), parallel.REPLICATED, parallel.ROWS, parallel.REPLICATED
-    return parallel.pmap(draw, mesh, specs, parallel.ROWS)
+    rows, whole = parallel.ROWS, parallel.REPLICATED
+    specs = param_specs(model), whole, rows, rows, whole
+    return Sampler(parallel.pmap(draw, mesh, specs, rows), model.num_classes)
 
 
 def draw_images(
@@ -79,11 +102,13 @@ def draw_images(
     batch_size: int,
     mesh: Mesh,
     start: int = 0,
+    labels: Sequence[int] = (),
 ) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
     """Yields images start … num_images - 1 in batches, as bytes.
 
     Every batch is computed at its full size, so an image does not depend on their
-    number. Every process receives all images.
+    number. Every process receives all images. `labels` are the classes to draw in turn;
+    by default all of them.
 
     Raises:
       NonFiniteError: if a pixel is NaN or infinite.
@@ -92,7 +117,9 @@ def draw_images(
     rows = parallel.local_rows(batch_size)
     for first in range(start, num_images, batch_size):
         indices = np.arange(first, first + batch_size, dtype=np.int32)[rows]
-        images = sampler(params, key, parallel.shard(indices, mesh), steps)
+        label = labels_of(indices, sampler.num_classes, labels)
+        indices, label = parallel.shard((indices, label), mesh)
+        images = sampler.draw(params, key, indices, label, steps)
         pixels = parallel.gather(images)[: num_images - first]
         yield data.to_uint8(_finite(pixels, first, num_steps))
 
@@ -104,6 +131,7 @@ def draw_trajectory(
     seed: int,
     num_images: int,
     num_steps: int,
+    labels: Sequence[int] = (),
 ) -> Float[np.ndarray, "states b *d"]:
     """Returns the DDIM states z_t from noise to image, t = 1 first.
 
@@ -112,12 +140,13 @@ def draw_trajectory(
     Raises:
       NonFiniteError: if a pixel is NaN or infinite.
     """
-    indices = jnp.arange(num_images)
+    indices = np.arange(num_images)
+    label = labels_of(indices, model.num_classes, labels)
 
     @jax.jit
     def states(params: Params) -> Float[Array, "states b *d"]:
-        z_1 = image_noise(jax.random.key(seed), indices, model.image_shape)
-        denoise = _denoise(model, params, indices)
+        z_1 = image_noise(jax.random.key(seed), jnp.array(indices), model.image_shape)
+        denoise = _denoise(model, params, jnp.array(label))
         return samplers.trajectory(denoise, model.schedule, z_1, num_steps=num_steps).z
 
     z = np.asarray(states(jax.tree.map(np.asarray, params)))
@@ -138,8 +167,8 @@ def _finite(
     return pixels
 
 
-def _denoise(model: Model, params: Params, indices: Int[Array, " b"]) -> Denoise:
-    conditioning = conditioning_of(indices, model.num_classes)
+def _denoise(model: Model, params: Params, label: Int[Array, " b"]) -> Denoise:
+    conditioning = conditioning_of(label, model.num_classes)
     return functools.partial(bind(model, params), conditioning=conditioning)
 
 

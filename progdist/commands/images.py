@@ -1,0 +1,214 @@
+"""Images of a model, written to a picture, an array or a directory."""
+
+import itertools
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from progdist import report
+from progdist.config.settings import ImageShape
+from progdist.data.progress import counting
+from progdist.diffusion.settings import SolverName
+from progdist.errors import UsageError
+from progdist.sampling.draw import labels_of
+from progdist.sampling.pretrained import Images, Pretrained
+from progdist.trainer.preemption import Interrupt, Interrupted
+from progdist.workdir import arrays, files
+from progdist.workdir.image_folder import ImageFolder
+
+_SUFFIXES = (".png", ".npz")
+_MAX_GRID_IMAGES, _MAX_GRID_PIXELS = 1 << 10, 1 << 26
+_GRACE_SECONDS = 3.0  # for a batch that a signal interrupts
+_RESUMES = "the same command resumes"
+
+
+class Request(NamedTuple):
+    """A request for images; the fields are arguments of `Pretrained.sample`."""
+
+    num: int
+    labels: tuple[int, ...]
+    seed: int
+    sampler: SolverName
+    gamma: float
+    batch_size: int
+
+    def batches(self, model: Pretrained, start: int = 0) -> Iterator[Images]:
+        """Returns the images from `start` on, in batches."""
+        fields = self._asdict()
+        label = fields.pop("labels") or None
+        return model.batches(fields.pop("num"), label=label, start=start, **fields)
+
+
+class Out(NamedTuple):
+    """Where images are written.
+
+    Attributes:
+      path: path of a file or directory.
+      one_each: whether it is a directory that gets a file per image.
+    """
+
+    path: Path
+    one_each: bool
+
+    def __str__(self) -> str:
+        """Returns the path."""
+        return str(self.path)
+
+
+def check_path(text: str) -> Out:
+    """Returns where images are written.
+
+    Args:
+      text: path of a file, or of a directory with a trailing /.
+
+    Raises:
+      UsageError: if it cannot be written.
+    """
+    path, one_each = files.expand(text), text.endswith("/")
+    accepted = ", ".join(_SUFFIXES)
+    if one_each and path.exists() and not path.is_dir():
+        raise UsageError(f"--out={path}/: is not a directory")
+    if not one_each and (path.suffix not in _SUFFIXES or path.is_dir()):
+        raise UsageError(f"--out={path}: must be a file in {accepted}, or end in /")
+    parent = path if one_each and path.is_dir() else path.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"--out={path}: there is no directory {path.parent}")
+    try:
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError as error:
+        raise UsageError(f"--out={path}: {error.strerror}") from None
+    return Out(path, one_each)
+
+
+def write(model: Pretrained, request: Request, out: Out, overwrite: bool) -> None:
+    """Draws the images and writes them.
+
+    Raises:
+      UsageError: if there are too many for the file, or the directory holds others
+        which are not to be overwritten.
+      Interrupted: after a signal, if the command resumes.
+    """
+    model.check_sampler(request.sampler)
+    if out.one_each:
+        _write_each(out.path, model, request, overwrite)
+        return
+    _check_size(out.path, request.num, model.model.image_shape)
+    images = _collect(model, request)
+    if out.path.suffix == ".npz":
+        arrays.write_images(out.path, images, _labels(model, request))
+    else:
+        report.save_png(out.path, report.square_grid(images))
+
+
+def _collect(model: Pretrained, request: Request) -> UInt8[np.ndarray, "n h w c"]:
+    """Returns all images; exits after a signal."""
+    images = np.empty((request.num, *model.model.image_shape), np.uint8)
+    first = 0
+    with (
+        Interrupt(_GRACE_SECONDS, "", "nothing was written") as interrupt,
+        counting("sampling", request.num) as advance,
+    ):
+        for batch in request.batches(model):
+            if interrupt.received:
+                interrupt.heard()
+                sys.exit(128 + interrupt.received)
+            images[first : first + len(batch)] = batch
+            first += len(batch)
+            advance(len(batch))
+    return images
+
+
+def _write_each(
+    path: Path, model: Pretrained, request: Request, overwrite: bool
+) -> None:
+    """Writes image i as i.png, unless it is there; with one batch in memory."""
+    folder = ImageFolder(path, _identity(model, request), request.num)
+    kept = folder.check(overwrite)
+    if kept < request.num:
+        start = kept - kept % request.batch_size
+        with Interrupt(_GRACE_SECONDS, "", _RESUMES) as interrupt:
+            batches = request.batches(model, start)
+            _write_rest(folder, kept, start, batches, interrupt)
+    folder.finish(_labels(model, request))
+
+
+def _write_rest(
+    folder: ImageFolder,
+    kept: int,
+    start: int,
+    batches: Iterator[Images],
+    interrupt: Interrupt,
+) -> None:
+    """Writes the images that are missing.
+
+    Args:
+      folder: where they are written, once the first batch has been drawn.
+      kept: number of the first images that are there.
+      start: number of the first image of the batches.
+      batches: the images.
+      interrupt: listener for signals.
+
+    Raises:
+      Interrupted: after a signal.
+    """
+    images = itertools.chain(next(batches), itertools.chain.from_iterable(batches))
+    folder.begin(kept)
+    with counting("sampling", folder.num - kept) as advance:
+        for number, image in enumerate(images, start):
+            if interrupt.received:
+                interrupt.heard()
+                where = f"with {max(number, kept):,} of {folder.num:,} images written"
+                raise Interrupted(interrupt.received, where)
+            if number >= kept:
+                with interrupt.busy():
+                    report.save_png(folder.image_path(number), image)
+                advance(1)
+
+
+def _identity(model: Pretrained, request: Request) -> dict[str, Any]:
+    """Returns all that the images depend on, as plain data."""
+    ancestral = request.sampler == "ancestral"
+    return {
+        "num_steps": model.num_steps,
+        "seed": request.seed,
+        "sampler": request.sampler,
+        "gamma": request.gamma if ancestral else None,
+        "model": model.digest,
+        "image_shape": list(model.model.image_shape),
+        "num_classes": model.model.num_classes,
+    } | ({"labels": list(request.labels)} if request.labels else {})
+
+
+def _labels(model: Pretrained, request: Request) -> Any:
+    """Returns the classes of the images; None without classes."""
+    if not model.model.num_classes:
+        return None
+    return labels_of(np.arange(request.num), model.model.num_classes, request.labels)
+
+
+def _check_size(path: Path, num: int, shape: ImageShape) -> None:
+    """Refuses a grid that no viewer opens, and arrays that cannot be read again."""
+    if path.suffix != ".npz":
+        scale = report.least_upscale(*shape[:2])
+        num_pixels = num * math.prod(shape[:2]) * scale**2
+        if num > _MAX_GRID_IMAGES or num_pixels > _MAX_GRID_PIXELS:
+            size = f"{num:,} images of {shape[0]}x{shape[1]}"
+            raise UsageError(
+                f"--num={num}: {size} are too many for a grid; choose --out=NAME.npz "
+                "or --out=NAME/"
+            )
+        return
+    limit = min(
+        arrays.MAX_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    )
+    if num * math.prod(shape) > limit:
+        raise UsageError(
+            f"--num={num}: takes more than {limit >> 30} GiB; choose --out=NAME/"
+        )

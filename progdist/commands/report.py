@@ -1,0 +1,62 @@
+"""Writes one HTML page, readable offline, about one or several runs.
+
+  progdist report runs/digits
+  progdist report runs/digits runs/wide --out=both.html
+  progdist report runs/digits --watch=10
+
+Several workdirs are shown side by side. The page is WORKDIR/report.html, or report.html
+in the current directory for several. An unfinished run is shown as it stands. With
+--watch the page is rewritten at that interval when a run has written something, and
+reloads itself in the browser, until all runs have ended or Ctrl-C. The watcher waits
+for runs that have not started yet. A stopped run counts as ended, so resume it before
+you start its watcher.
+
+Exit codes: 0 done; 2 bad input, in one line; 4 the page could not be written; 128 + n
+ended by signal n.
+"""
+
+import sys
+from pathlib import Path
+
+from progdist.commands.parser import Flags
+from progdist.errors import UsageError
+from progdist.workdir import files
+
+
+def define_flags() -> Flags:
+    """Returns the flags."""
+    flags = Flags("workdir")
+    flags.texts("workdir", "Directory of a run; several, separated by commas.")
+    flags.text("out", "Path of the page.")
+    flags.number("watch", "Rewrite the page at this interval in seconds.", low=1)
+    return flags
+
+
+def main(argv: list[str]) -> None:
+    """Writes the page that the command line describes, and prints its path."""
+    values = define_flags().parse(argv, __doc__, "workdir")
+    workdirs = [files.expand(path) for path in values["workdir"]]
+    out = None if values["out"] is None else files.expand(values["out"])
+    if out:
+        _check_out(out)
+
+    from progdist.report.page.page import write_page
+    from progdist.report.page.watch import watch
+
+    if values["watch"]:
+        print(watch(workdirs, out, values["watch"], _note))
+    else:
+        print(write_page(workdirs, out))
+
+
+def _check_out(out: Path) -> None:
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"--out={out}: there is no directory {out.parent}")
+    if out.is_dir():
+        raise UsageError(f"--out={out}: is a directory")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out={out}: must end in .html or .htm")
+
+
+def _note(message: str) -> None:
+    print(f"progdist: {message}", file=sys.stderr, flush=True)

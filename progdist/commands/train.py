@@ -1,0 +1,72 @@
+"""Trains a teacher and distils it, round by round, into fewer and fewer steps.
+
+  progdist train runs/digits --config=digits
+  progdist train runs/mine --config=folder:photos
+  progdist train runs/cifar10 --config=cifar10 --config.data.dir=DATA --dry_run
+
+The same command resumes where it stopped. --config.base.num_updates=100 overrides one
+field of the configuration; --list names the presets. For several machines or processes,
+run the same command in each with --distributed, and a workdir on storage that they
+share.
+
+Exit codes:
+  0 done
+  2 bad input, in one line
+  3 training or sampling diverged
+  4 something could not be written
+  5 no progress, or another process was lost (134 where JAX saw it first)
+  130, 143 stopped by Ctrl-C or SIGTERM, saved; the same command resumes
+  129, 138, 140 stopped by SIGHUP, SIGUSR1 or SIGUSR2 in the same way
+"""
+
+from progdist.commands.parser import Flags, define_cluster
+from progdist.config import Config, presets
+from progdist.config.check import check
+from progdist.workdir import files
+
+
+def define_flags() -> Flags:
+    """Returns the flags."""
+    flags = Flags("workdir", takes_config=True)
+    flags.text("workdir", "Directory of the run; created if missing.")
+    flags.switch(
+        "override",
+        "Resume even if the configuration differs from that of the first start.",
+    )
+    flags.switch("dry_run", "Print the plan of the run, and start nothing.")
+    flags.switch("list", "List the presets.")
+    define_cluster(flags)
+    return flags
+
+
+def main(argv: list[str]) -> None:
+    """Trains what the command line describes."""
+    flags = define_flags()
+    values = flags.parse(argv, __doc__)
+    if values["list"]:
+        print(_list_of_presets())
+        return
+    flags.require(values, "config", "workdir")
+    config: Config = values["config"]
+    check(config)
+    workdir = files.expand(values["workdir"]).absolute()
+
+    from progdist.commands import cluster, devices
+    from progdist.trainer.dry_run import describe
+    from progdist.trainer.preemption import Interrupt
+    from progdist.trainer.run import run
+
+    cluster.join(values)
+    devices.prepare(config, values["num_processes"] or 1)
+    if values["dry_run"]:
+        print(describe(config, workdir))
+        return
+    # After joining, which installs a SIGTERM handler of its own.
+    with Interrupt() as interrupt:
+        run(config, workdir, interrupt, values["override"])
+
+
+def _list_of_presets() -> str:
+    rows = [f"{name:14} {presets.summary(name)}" for name in presets.preset_names()]
+    text = "A variant :smoke is the same run at a small size, as in digits:smoke."
+    return "\n".join([*rows, "", text])

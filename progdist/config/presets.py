@@ -1,0 +1,145 @@
+"""Presets, which come with the package, and configuration files of users.
+
+A configuration file defines `get_config`, which returns a `Config`. If it takes an
+argument, that is what follows the colon in `--config=NAME:VARIANT`. Otherwise the one
+variant is `smoke`.
+"""
+
+import ast
+import dataclasses
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from progdist.config.settings import Config, ConfigError, Data, Evaluation
+from progdist.errors import did_you_mean, last_line
+
+_SMOKE_UPDATES, _SMOKE_BATCH = 10, 16
+_SMOKE_PIXELS = 16
+
+
+def preset_names() -> list[str]:
+    """Returns the names of the presets."""
+    return sorted(path.stem for path in _directory().glob("*.py"))
+
+
+def load_preset(name: str, variant: str = "") -> Config:
+    """Returns the configuration of a preset.
+
+    Args:
+      name: "digits", for example.
+      variant: "smoke" for the same run at a small size; other presets may have others.
+
+    Raises:
+      ConfigError: if there is no such preset or variant.
+    """
+    if name not in preset_names():
+        raise ConfigError(f"{name!r}: is not a preset; {_instead_of(name)}")
+    return _load(_directory() / f"{name}.py", variant, name)
+
+
+def load_config(text: str) -> Config:
+    """Returns the configuration that --config names.
+
+    Args:
+      text: NAME or NAME:VARIANT of a preset, or a path PATH.py or PATH.py:VARIANT.
+
+    Raises:
+      ConfigError: if there is none, or its file fails.
+    """
+    name, _, variant = text.partition(":")
+    if name in preset_names():
+        return load_preset(name, variant)
+    if Path(text).is_file():
+        return _load(Path(text), "", text)
+    match = re.fullmatch(r"(.+?\.py)(?::(.*))?", text)
+    if not match:
+        raise ConfigError(f"--config={text}: is not a preset; {_instead_of(name)}")
+    path = Path(match[1])
+    if not path.is_file():
+        hint = f"; --config={path.stem} is a preset" * (path.stem in preset_names())
+        raise ConfigError(f"--config={text}: no such file{hint}")
+    return _load(path, match[2] or "", str(path))
+
+
+def summary(name: str) -> str:
+    """Returns the first line of a preset's documentation."""
+    source = (_directory() / f"{name}.py").read_text()
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+def smoke(config: Config) -> Config:
+    """Returns the same run at a small size, for a first test of a machine.
+
+    Synthetic images of at most 16x16, a narrow network of two levels, few updates and
+    rounds. Most of its time is compilation. It shows that the code runs, but says
+    nothing about quality.
+    """
+    made = config.data.name != "digits"
+    height, width, channels = config.data.image_shape
+    small = min(height, _SMOKE_PIXELS), min(width, _SMOKE_PIXELS), channels
+    few = {"num_updates": _SMOKE_UPDATES, "batch_size": _SMOKE_BATCH}
+    return dataclasses.replace(
+        config,
+        data=Data(name="random", image_shape=small, flip=config.data.flip)
+        if made
+        else config.data,
+        net=config.net.smoke(small),
+        base=dataclasses.replace(config.base, **few),
+        distill=dataclasses.replace(
+            config.distill,
+            **few,
+            start_steps=4,
+            long_rounds=1,
+            long_num_updates=_SMOKE_UPDATES,
+        ),
+        evaluation=Evaluation(num_samples=32, batch_size=32, grid_images=10),
+        log_every=5,
+        save_every=5,
+    )
+
+
+def _directory() -> Path:
+    """Returns the directory of the presets, in an installed package or a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _load(path: Path, variant: str, where: str) -> Config:
+    try:
+        config = _call(_module(path).get_config, variant, where)
+    except ConfigError:
+        raise
+    except Exception as error:  # the file is a program and may raise anything
+        raise ConfigError(f"--config={where}: {last_line(error)}") from None
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"--config={where}: get_config must return a progdist.config.Config"
+        )
+    return config
+
+
+def _module(path: Path) -> Any:
+    """Returns the module of a file, which is not found by other imports."""
+    spec: Any = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _call(get_config: Any, variant: str, where: str) -> Any:
+    if inspect.signature(get_config).parameters:
+        return get_config(variant)
+    if variant not in ("", "smoke"):
+        raise ConfigError(f"--config={where}: variant {variant!r} is not one of smoke")
+    return smoke(get_config()) if variant else get_config()
+
+
+def _instead_of(name: str) -> str:
+    names = preset_names()
+    return f"presets are {', '.join(names)}, and files end in .py" + (
+        did_you_mean(name, names)
+    )

@@ -1,0 +1,139 @@
+"""Cards of models: all that a model needs to draw, and where it comes from.
+
+| field                                        | content                               |
+|----------------------------------------------|---------------------------------------|
+| phase, num_steps                             | 0 for a base model; its N             |
+| net, output, schedule, image_shape           | the model; output: parameterization   |
+| num_classes, class_names                     | 0 without classes; names by number    |
+| data                                         | name, split, count and digest         |
+| commit, versions                             | the code that trained it              |
+| distances                                    | rows of eval.jsonl of this model      |
+
+A card is sealed with the parameters when a model is saved; its distances are added once
+they have been measured.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+from progdist import checkpoint, data, model as models
+from progdist.checkpoint import CheckpointError
+from progdist.config import Config, ConfigError, from_dict, from_json
+from progdist.diffusion.schedules import describe, make_schedule
+from progdist.diffusion.settings import Parameterization, ScheduleName
+from progdist.model import Model
+from progdist.nets.settings import UNetConfig
+from progdist.plan import Phase
+from progdist.workdir import files, layout, provenance
+from progdist.workdir.rows import EvalRow, read_typed
+
+Card = dict[str, Any]
+
+
+def make_card(config: Config, phase: Phase, source: data.Source) -> Card:
+    """Returns the card of a phase's model, without its distances."""
+    settings = config.data
+    return _of_config(config) | {
+        "phase": phase.number,
+        "num_steps": phase.num_steps,
+        "class_names": list(source.class_names) if config.net.num_classes else [],
+        "data": {
+            "name": settings.tfds_name or settings.name,
+            "split": settings.split,
+            "count": len(source),
+            "content": source.fingerprint,
+        },
+        "commit": provenance.code(),
+        "versions": provenance.versions(),
+    }
+
+
+def read_card(path: Path) -> Card:
+    """Returns the card of a model directory, with its distances, or of a file.
+
+    Models of earlier versions are completed from the configuration of their run.
+
+    Raises:
+      CheckpointError: if there is no model, it is damaged, or its card lacks fields.
+    """
+    card = checkpoint.read_card(path)
+    if path.is_file():
+        return card
+    if "net" not in card:
+        card = _of_run(path) | card
+    rows = read_typed(EvalRow, path / layout.DISTANCES)
+    return card | {"distances": [row.to_json() for row in rows]}
+
+
+def write_distances(path: Path, rows: Iterable[EvalRow]) -> None:
+    """Adds to a model directory the rows that measure this model."""
+    card = checkpoint.read_card(path)
+    ours = card.get("phase", 0), card["num_steps"]
+    lines = [
+        json.dumps(row.to_json()) + "\n"
+        for row in rows
+        if (row.phase, row.trained_steps) == ours
+    ]
+    files.write_bytes(path / layout.DISTANCES, "".join(lines).encode())
+
+
+def without_digests(card: Card) -> Card:
+    """Returns the card without the digests of the arrays of its directory."""
+    return {name: value for name, value in card.items() if name != "content"}
+
+
+def model_of(card: Card, where: str) -> Model:
+    """Returns the model that a card describes.
+
+    Args:
+      card: the card.
+      where: its place, for the message.
+
+    Raises:
+      CheckpointError: if a field is missing or unknown.
+    """
+    try:
+        height, width, channels = map(int, card["image_shape"])
+        shape = height, width, channels
+        net = from_dict(UNetConfig, card["net"])
+        net.check(shape)
+        if card["output"] not in get_args(Parameterization):
+            raise ValueError(f"output is {card['output']!r}")
+        if card["schedule"] not in get_args(ScheduleName):
+            raise ValueError(f"schedule is {card['schedule']!r}")
+        return models.make_model(
+            net,
+            parameterization=card["output"],
+            schedule=make_schedule(card["schedule"]),
+            image_shape=shape,
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{where}: its card lacks {error}") from None
+    except (TypeError, ValueError) as error:
+        reason = f"its card is not one of this version of progdist ({error})"
+        raise CheckpointError(f"{where}: {reason}") from None
+
+
+def _of_config(config: Config) -> Card:
+    """Returns the fields that describe the model of a configuration."""
+    return {
+        "net": dataclasses.asdict(config.net),
+        "output": config.parameterization,
+        "schedule": describe(make_schedule(config.schedule)),
+        "image_shape": list(config.data.image_shape),
+        "num_classes": config.net.num_classes,
+    }
+
+
+def _of_run(path: Path) -> Card:
+    """Returns what the configuration of a model's run says of the model."""
+    try:
+        return _of_config(from_json(path.absolute().parents[1] / layout.CONFIG))
+    except ConfigError:
+        raise CheckpointError(
+            f"{path}: its card lacks the network; models of versions before 0.3.0 "
+            "draw from the workdir of their run"
+        ) from None

@@ -1,0 +1,43 @@
+"""Models on the Hugging Face Hub, by huggingface_hub."""
+
+import re
+from pathlib import Path
+
+from progdist.checkpoint import CheckpointError
+from progdist.errors import UsageError
+
+PREFIX = "hf://"
+# Nothing else is downloaded, and none of it is executed.
+_FILES = ["config.json", "model.safetensors"]
+_ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+def download(address: str) -> Path:
+    """Returns the folder of a model on the Hub, downloaded once.
+
+    Args:
+      address: hf://OWNER/NAME, or hf://OWNER/NAME@REVISION.
+
+    Raises:
+      UsageError: if it is not an address, or huggingface_hub is missing.
+      CheckpointError: if the model cannot be downloaded.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if not match:
+        raise UsageError(f"{address}: must be {PREFIX}OWNER/NAME[@REVISION]")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UsageError(
+            f"{address}: needs huggingface_hub; pip install 'progdist[hub]'"
+        ) from None
+    try:
+        folder = huggingface_hub.snapshot_download(
+            match[1], revision=match[2], allow_patterns=_FILES
+        )
+    except Exception as error:  # of the network, the Hub or the disk
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(
+            f"{address}: could not be downloaded ({reason})"
+        ) from None
+    return Path(folder)

@@ -1,0 +1,274 @@
+"""Models opened by their path alone, to draw images from."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float, UInt8
+
+from progdist import checkpoint, parallel
+from progdist.checkpoint import CheckpointError
+from progdist.config import from_dict
+from progdist.diffusion import solvers
+from progdist.diffusion.prediction import Prediction
+from progdist.diffusion.settings import SolverName
+from progdist.errors import UsageError, did_you_mean
+from progdist.model import Model, Params, bind, param_template
+from progdist.nets.conditioning import Conditioning
+from progdist.nets.settings import UNetConfig
+from progdist.plan import MOST_STEPS
+from progdist.sampling import cards, hub
+from progdist.sampling.cards import Card
+from progdist.sampling.draw import Sampler, draw_images, draw_trajectory, make_sampler
+from progdist.workdir import files, layout
+
+# Files of parameters in exported folders, and in those of the Hub.
+_PARAMS = "model.safetensors", "hub/model.safetensors", "params.safetensors"
+GAMMA = 0.3  # noise of the ancestral sampler
+BATCH_SIZE = 64
+
+Images = UInt8[np.ndarray, "b h w c"]
+Labels = str | int | Sequence[str | int] | None
+
+
+class Pretrained:
+    """A trained model, which draws images.
+
+    Attributes:
+      card: where the model comes from and what it needs; see `progdist.sampling.cards`.
+      num_steps: network calls per image.
+      model: the network with its parameterization and schedule.
+      params: its parameters.
+    """
+
+    def __init__(self, model: Model, params: Params, card: Card, num_steps: int):
+        """Takes the parts; `load` finds them."""
+        self.model, self.params, self.card = model, params, card
+        self.num_steps = num_steps
+        self._compiled = functools.cache(self._compile)
+        self._denoise = jax.jit(
+            lambda params, *inputs: bind(self.model, params)(*inputs)
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by number; their numbers if they have no names."""
+        names = self.card.get("class_names") or map(str, range(self.model.num_classes))
+        return tuple(names)
+
+    def portable(self) -> Model:
+        """Returns the model in float32, without recomputation."""
+        net = dataclasses.asdict(from_dict(UNetConfig, self.card["net"]).portable())
+        return cards.model_of(self.card | {"net": net}, "the card")
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Digest of the parameters, as in eval.jsonl."""
+        return checkpoint.fingerprint_of(self.params)[:16]
+
+    def sample(
+        self,
+        num: int,
+        *,
+        label: Labels = None,
+        seed: int = 0,
+        sampler: SolverName = "ddim",
+        gamma: float = GAMMA,
+        batch_size: int = BATCH_SIZE,
+    ) -> Images:
+        """Draws images, as bytes.
+
+        Image i depends only on the seed and on i, not on `num`; on another batch size
+        or number of devices it may differ by rounding.
+
+        Args:
+          num: number of images.
+          label: name or number of the class to draw, or several to draw in turn; by
+            default all classes in turn.
+          seed: random seed of the initial noise.
+          sampler: name of the sampler; all make `num_steps` network calls.
+          gamma: noise of the ancestral sampler, 0 to 1.
+          batch_size: number of images computed together.
+
+        Raises:
+          UsageError: if there is no such class, or the sampler cannot make that number
+            of network calls.
+          NonFiniteError: if a pixel is NaN or infinite.
+        """
+        options: dict[str, Any] = {"sampler": sampler, "gamma": gamma}
+        batches = self.batches(
+            num, label=label, seed=seed, batch_size=batch_size, **options
+        )
+        return np.concatenate(list(batches))
+
+    def batches(
+        self,
+        num: int,
+        *,
+        label: Labels = None,
+        seed: int = 0,
+        sampler: SolverName = "ddim",
+        gamma: float = GAMMA,
+        batch_size: int = BATCH_SIZE,
+        start: int = 0,
+    ) -> Iterator[Images]:
+        """Returns images start … num - 1 of `sample`, in batches."""
+        self.check_sampler(sampler)
+        if num < 1:
+            raise UsageError(f"num={num}: must be at least 1")
+        compiled, params, mesh = self._compiled(sampler, gamma, batch_size)
+        return draw_images(
+            compiled,
+            params,
+            seed,
+            num,
+            self.num_steps,
+            batch_size,
+            mesh,
+            start,
+            self.labels(label),
+        )
+
+    def trajectory(
+        self, num: int, *, label: Labels = None, seed: int = 0
+    ) -> Float[np.ndarray, "states n h w c"]:
+        """Returns the DDIM states z_t of images, from noise at t = 1 to the images."""
+        return draw_trajectory(
+            self.model,
+            self.params,
+            seed=seed,
+            num_images=num,
+            num_steps=self.num_steps,
+            labels=self.labels(label),
+        )
+
+    def denoise(
+        self,
+        z: Float[Array, "b h w c"],
+        logsnr: Float[Array, " b"] | float,
+        conditioning: Conditioning | None = None,
+    ) -> Prediction:
+        """Returns the prediction at noisy images z.
+
+        Args:
+          z: noisy images, alpha x + sigma eps with x in [-1, 1].
+          logsnr: their log-SNR, log(alpha² / sigma²); one for all, or one for each.
+          conditioning: the classes, for a conditional model.
+        """
+        levels = jnp.broadcast_to(jnp.asarray(logsnr, z.dtype), z.shape[:1])
+        return self._denoise(self.params, z, levels, conditioning)
+
+    def labels(self, label: Labels) -> list[int]:
+        """Returns the numbers of classes by name or number; empty for None.
+
+        Raises:
+          UsageError: if there is no such class.
+        """
+        if label is None:
+            return []
+        words = [label] if isinstance(label, (str, int)) else label
+        return [self._number_of(word) for word in words]
+
+    def check_sampler(self, sampler: SolverName) -> None:
+        """Refuses a sampler that cannot make this number of network calls.
+
+        Raises:
+          UsageError: naming the number.
+        """
+        try:
+            solvers.check_calls(sampler, self.num_steps)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+    def _compile(
+        self, sampler: SolverName, gamma: float, batch_size: int
+    ) -> tuple[Sampler, Params, Mesh]:
+        """Returns a sampler, with the parameters and devices that it uses."""
+        mesh = parallel.make_mesh(parallel.devices_sharing(batch_size))
+        compiled = make_sampler(self.model, mesh, sampler, gamma)
+        sharding = NamedSharding(mesh, parallel.REPLICATED)
+        return compiled, jax.device_put(self.params, sharding), mesh
+
+    def _number_of(self, label: str | int) -> int:
+        names, count = self.class_names, self.model.num_classes
+        if not count:
+            raise UsageError(f"label {label!r}: the model has no classes")
+        if label in names:
+            return names.index(str(label))
+        if str(label).isdecimal() and int(label) < count:
+            return int(label)
+        known = f"0 to {count - 1}" if count > 12 else ", ".join(names)
+        meant = did_you_mean(str(label), names)
+        raise UsageError(f"label {label!r}: is not one of {known}{meant}")
+
+
+def load(
+    path: str | Path, steps: int | None = None, *, teacher: bool = False
+) -> Pretrained:
+    """Opens a trained model, to draw images from.
+
+    Args:
+      path: workdir of a run, directory of one of its `models/`, exported folder or its
+        .safetensors file, or hf://OWNER/NAME on the Hugging Face Hub.
+      steps: network calls per image, N. Selects the student of a run; a single model
+        knows its own. An undistilled teacher takes any number.
+      teacher: whether to open the undistilled teacher of a run.
+
+    Raises:
+      InputError: if there is no such model, or it is damaged; the message lists those
+        that a run has.
+    """
+    is_remote = str(path).startswith(hub.PREFIX)
+    place = hub.download(str(path)) if is_remote else files.expand(path)
+    if (place / layout.MODELS).is_dir():
+        place = _model_of_run(place, steps, teacher)
+    place = _with_params(place)
+    card = cards.read_card(place)
+    num_steps = _num_steps(place, card, steps)
+    model = cards.model_of(card, str(place))
+    template = param_template(model, parallel.make_mesh(jax.devices()[:1]))
+    return Pretrained(model, checkpoint.load_model(place, template), card, num_steps)
+
+
+def _model_of_run(workdir: Path, steps: int | None, teacher: bool) -> Path:
+    """Returns the directory of a run's model."""
+    finished = checkpoint.finished_models(workdir)
+    if steps is None and not teacher and len(finished) > 1:
+        known = ", ".join(map(str, sorted(finished.values())))
+        raise UsageError(f"num_steps is missing; {workdir} has models of {known} steps")
+    if steps is None and not teacher:
+        steps = next(iter(finished.values()), None)
+    return checkpoint.find_model(workdir, None if teacher else steps)
+
+
+def _with_params(path: Path) -> Path:
+    """Returns the model directory, or the file of parameters in a folder."""
+    if path.is_file() or checkpoint.is_model(path):
+        return path
+    for name in _PARAMS:
+        if (path / name).is_file():
+            return path / name
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or directory")
+    raise CheckpointError(
+        f"{path}: holds no model; pass a workdir, a directory of models/, an exported "
+        f"folder, a .safetensors file or {hub.PREFIX}OWNER/NAME"
+    )
+
+
+def _num_steps(path: Path, card: Card, steps: int | None) -> int:
+    """Returns N; a student is defined only at its own."""
+    own: int = card["num_steps"]
+    if steps is None or steps == own:
+        return own
+    if card.get("phase", 1):
+        raise UsageError(f"num_steps={steps}: {path} is a student of {own} steps")
+    if not 1 <= steps <= MOST_STEPS:
+        raise UsageError(f"num_steps={steps}: must be 1 to {MOST_STEPS:,}")
+    return steps
