@@ -10,6 +10,7 @@ import pytest
 from configs.folder import get_config
 from progdist import preflight
 from progdist.config import ConfigError
+from progdist.config.check import check
 from progdist.data import DataError, survey
 from progdist.errors import InputError
 from tests.originals import image_of
@@ -49,7 +50,7 @@ def test_the_side_is_that_of_the_images_within_8_to_32(
     write(root, *(picture(width, height, i, channels) for i in range(2)))
     config = get_config(str(root))
     assert config.data.image_shape == (side, side, channels)
-    preflight.check(config)
+    check(config)
     preflight.check_devices(config, 16)
     assert preflight.open_source(config).image_shape == (side, side, channels)
 
@@ -101,7 +102,7 @@ def test_a_side_may_follow_the_path(root, side):
     write(root, GOOD, GOOD)
     config = get_config(f"{root}:{side}")
     assert config.data.image_shape == (side, side, 3)
-    preflight.check(config)
+    check(config)
 
 
 def test_a_path_may_hold_colons(tmp_path):
@@ -168,7 +169,7 @@ def test_few_images_make_a_short_run(
     found = survey.Survey("W", num_images, 0, [(9, 9)], False, False)
     monkeypatch.setattr(survey, "look", lambda _: found)
     config = get_config("W")
-    preflight.check(config)
+    check(config)
     preflight.check_devices(config, 8)
     assert (config.base.num_updates, config.base.batch_size) == (updates, 64)
     assert config.evaluation.num_samples == num_samples

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from progdist.config.settings import ImageShape, LabelRule
 from progdist.data.batches import spread_indices
 from progdist.data.folder import _open_files as open_files
 from progdist.data.headers import ImageError, Size, open_image, reasons
 from progdist.data.labels import read_labels
 from progdist.data.listing import SUFFIXES, Files, printable
-from progdist.data.settings import ImageShape, LabelRule
 from progdist.data.source import DataError
 from progdist.data.splits import select_split
 
