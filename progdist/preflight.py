@@ -5,7 +5,6 @@ share, and unsuitable data or teachers.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from progdist.diffusion.schedules import describe, make_schedule
 from progdist.model import Model, param_shapes
 from progdist.plan import Kind
 from progdist.workdir import files
+from progdist.workdir.provenance import memory_bytes
 
 
 def make_model(config: Config) -> Model:
@@ -53,7 +53,7 @@ def check_memory(config: Config, num_processes: int) -> None:
     Raises:
       ConfigError: naming the field.
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = memory_bytes()
     pixels = math.prod(config.data.image_shape)
     sizes = {
         f"{name}.batch_size": 4 * getattr(config, name).batch_size // num_processes

@@ -5,22 +5,25 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from configs.digits import get_config
 from progdist import checkpoint, model, parallel, preflight
-from progdist.config import to_json
+from progdist.config import load_preset, plan_of, to_json
+from progdist.sampling import cards
+
+CLASSES = ["cat", "dog", "great owl"]
 
 
 def write_models(workdir: Path, num_classes: int = 0) -> Path:
     """Writes models of three phases of digits, of 4, 2 and 1 steps."""
-    config = get_config("smoke")
+    config = load_preset("digits", "smoke")
     config.net.num_classes = num_classes
     config.evaluation.num_samples = 32
     config.evaluation.batch_size = 31  # on one device, which compiles faster
     mesh = parallel.make_mesh(jax.devices()[:1])
     shapes = model.param_shapes(preflight.make_model(config))
-    for phase, num_steps in enumerate((4, 2, 1)):
-        path = checkpoint.model_dir(workdir, phase, num_steps)
-        rng = np.random.default_rng(phase)
+    source = preflight.open_data(config.data)
+    for phase in plan_of(config):
+        path = checkpoint.model_dir(workdir, phase.number, phase.num_steps)
+        rng = np.random.default_rng(phase.number)
         params = parallel.place(
             jax.tree.map(
                 lambda s, rng=rng: np.float32(0.1) * rng.normal(size=s.shape), shapes
@@ -28,7 +31,9 @@ def write_models(workdir: Path, num_classes: int = 0) -> Path:
             mesh,
         )
         params = jax.tree.map(lambda leaf: leaf.astype("float32"), params)
-        facts = {"num_steps": num_steps, "schedule": "cosine", "output": "v"}
-        checkpoint.save_model(path, params, facts)
+        card = cards.make_card(config, phase, source)
+        if num_classes:
+            card["class_names"] = CLASSES[:num_classes]
+        checkpoint.save_model(path, params, card)
     (workdir / "config.json").write_text(to_json(config))
     return workdir

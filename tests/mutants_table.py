@@ -536,9 +536,9 @@ DATA = [
 
 EVALUATE = [
     *_mutants(
-        "progdist/sample.py",
+        "progdist/commands/images.py",
         "test_sample.py",
-        ("resumed within a batch", "kept - kept % config.evaluation.batch_size", "kept"),
+        ("resumed within a batch", "kept - kept % request.batch_size", "kept"),
         ("images kept are written", "if number >= kept:", "if True:", "", "they are written again with the same bytes"),
         ("signals ignored between images", "            if interrupt.received:\n                interrupt.heard()\n                where", "            if False:\n                interrupt.heard()\n                where"),
         ("no bound on a grid", "num > _MAX_GRID_IMAGES or num_pixels > _MAX_GRID_PIXELS", "False"),
@@ -665,10 +665,11 @@ EVALUATE = [
         ("any size passes", "if shape != expected:", "if False:"),
     ),
     *_mutants(
-        "progdist/evaluate/__main__.py",
+        "progdist/commands/evaluate.py",
         "test_evaluate.py",
         ("data where it was", "given.get(\"data_dir\", config.data.dir)", "config.data.dir"),
-        ("rows in the workdir alone", "    return out\n\n\ndef _evaluate_models", "    return workdir / layout.EVALUATIONS\n\n\ndef _evaluate_models"),
+        ("an unset flag sets", "if value is not None}", "}"),
+        ("rows in the workdir alone", "run.evaluate_models(config, workdir, specs, out)", "run.evaluate_models(config, workdir, specs, None)"),
         ("a read-only workdir is not seen", "not os.access(workdir, os.W_OK)", "False"),
     ),
     *_mutants(
@@ -677,9 +678,9 @@ EVALUATE = [
         ("what stands in the way is not seen", "if not is_kind:", "if False:"),
     ),
     *_mutants(
-        "progdist/evaluate/sampling.py",
+        "progdist/sampling/draw.py",
         "test_sampling.py",
-        ("all labels 0", "Conditioning(indices % num_classes if", "Conditioning(0 * indices if"),
+        ("all labels 0", "np.asarray(indices) % len(chosen)", "0 * np.asarray(indices)"),
         ("one key for the start and the steps", "keys = _image_keys(key, indices, 1)", "keys = _image_keys(key, indices, 0)", "", "a step folds its number into the key, so that no draw repeats that of the start"),
         ("gamma ignored", "keys=keys, gamma=gamma", "keys=keys, gamma=0.0"),
         ("the last batch too long", "[: num_images - first]", ""),

@@ -1,5 +1,4 @@
 import dataclasses
-import importlib
 import json
 import os
 
@@ -14,19 +13,15 @@ from progdist.config import (
     Data,
     differences,
     from_json,
+    load_preset,
     plan_of,
     to_json,
 )
+from progdist.config.check import check, long_averages
 from progdist.errors import InputError
 from progdist.model import param_shapes
 from progdist.plan import read_plan
-from progdist.preflight import (
-    check,
-    check_devices,
-    check_memory,
-    long_averages,
-    make_model,
-)
+from progdist.preflight import check_devices, check_memory, make_model
 from progdist.workdir.files import FormatError
 from progdist.workdir.lock import owner_of
 from progdist.workdir.rows import read_rows
@@ -86,7 +81,7 @@ NAMES = ["digits", "fashion_mnist", *PUBLISHED]
 
 
 def load(name, variant=None) -> Config:
-    return importlib.import_module(f"configs.{name}").get_config(variant)
+    return load_preset(name, variant or "")
 
 
 def num_parameters(config):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from progdist import cli, data, report, sample
+from progdist import data, report, sample
+from progdist.commands import devices, evaluate
 from progdist.config import ConfigError, from_json, to_json
 from progdist.errors import UsageError
-from progdist.evaluate import __main__ as evaluate, evaluator
+from progdist.evaluate import evaluator
 from progdist.evaluate.images import open_images
 from progdist.report import save_png
 from progdist.workdir.files import FormatError
@@ -24,8 +25,6 @@ from tests.commands import answer
 from tests.models import write_models
 
 ROOT = Path(__file__).parents[1]
-# ml_collections loads a configuration by a method that Python means to remove.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def workdir(finished, tmp_path, monkeypatch):
 
 
 def command(module, *flags, monkeypatch):
-    monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)  # done already
+    monkeypatch.setattr(devices, "prepare", lambda *_: None)  # done already
     module.main(["progdist", *flags])
 
 
@@ -112,10 +111,9 @@ def test_what_is_there_is_not_computed_again(workdir, monkeypatch, capsys):
     cut = "\n".join(lines[:-1]) + "\n" + lines[-1][:40]
     (workdir / "eval.jsonl").write_text(cut)
     drawn = []
+    inner = evaluator.draw_images
     monkeypatch.setattr(
-        evaluator.sampling,
-        "draw_images",
-        lambda *a, inner=evaluator.sampling.draw_images: drawn.append(1) or inner(*a),
+        evaluator, "draw_images", lambda *a: drawn.append(1) or inner(*a)
     )
     command(evaluate, *flags, monkeypatch=monkeypatch)
     assert rows(workdir) == whole

@@ -20,21 +20,21 @@ import pytest
 import safetensors
 import safetensors.numpy
 
+import progdist
 from progdist import checkpoint, preflight
 from progdist.checkpoint import digests
-from progdist.config import ConfigError, to_json
+from progdist.commands import export
+from progdist.config import ConfigError, load_preset, to_json
 from progdist.diffusion import samplers
-from progdist.export import __main__ as export, formats
+from progdist.export import formats, write as export_write
 from progdist.model import bind, param_shapes
 from progdist.nets.conditioning import Conditioning
 from progdist.preflight import make_model
-from progdist.workdir import provenance
+from progdist.workdir import layout, provenance
 from tests import tiny
 from tests.commands import answer
 
 ROOT = Path(__file__).parents[1]
-# ml_collections loads a configuration by a method that Python means to remove.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 SIZES = 1, 3, 8
 
 # Reads and runs a sampler where neither this package nor flax can be imported.
@@ -58,7 +58,7 @@ class Case:
     """A run of one made round, its export, and what it should draw."""
 
     def __init__(self, name, num_steps, path):
-        self.config = importlib.import_module(f"configs.{name}").get_config("smoke")
+        self.config = load_preset(name, "smoke")
         self.model, self.num_steps = make_model(self.config), num_steps
         self.workdir, self.out = path / "run", path / "exported" / "sampler"
         self.path = checkpoint.model_dir(self.workdir, 1, num_steps)
@@ -105,7 +105,7 @@ class Case:
         assert card["image_shape"] == list(config.data.image_shape)
         assert card["num_classes"] == config.net.num_classes
         assert card["params"] == checkpoint.fingerprint_of(self.params)[:16]
-        assert card["commit"] == (provenance.commit() or export.version())
+        assert card["commit"] == provenance.code()
 
 
 @pytest.fixture(scope="module")
@@ -133,19 +133,18 @@ def case(request, small, tmp_path_factory):
 
 
 def write(case, out, *names):
-    return export.write(case.config, case.path, case.num_steps, out, names)
+    return export_write.write(progdist.load(case.path), out, names)
 
 
 def test_only_what_was_asked_for_is_left(case):
-    names = {formats.JAX_NAME, formats.ONNX_NAME, formats.PARAMS_NAME}
-    assert {path.name for path in case.out.iterdir()} == names
+    assert {path.name for path in case.out.iterdir()} == set(layout.EXPORTS)
     assert [path.name for path in case.out.parent.iterdir()] == [case.out.name]
 
 
 def test_a_stranger_draws_the_same_images_in_any_number(case, tmp_path):
     sizes = SIZES if case.num_steps == 4 else SIZES[1:2]  # each is a compilation
     np.savez(tmp_path / "inputs.npz", **case.inputs)
-    words = [case.out / formats.JAX_NAME, tmp_path / "inputs.npz"]
+    words = [case.out / layout.JAX_SAMPLER, tmp_path / "inputs.npz"]
     words += [json.dumps(sizes), tmp_path / "images.npz"]
     done = subprocess.run(
         [sys.executable, "-I", "-c", STRANGER, *map(str, words)],
@@ -165,7 +164,7 @@ def test_a_stranger_draws_the_same_images_in_any_number(case, tmp_path):
 
 
 def test_onnxruntime_draws_the_same_images_in_any_number(case):
-    path = case.out / formats.ONNX_NAME
+    path = case.out / layout.ONNX_SAMPLER
     onnx.checker.check_model(path, full_check=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [put.name for put in session.get_outputs()] == ["images"]
@@ -190,17 +189,17 @@ def read_notes(notes):
 
 
 def test_the_program_is_one_for_all_platforms_and_names_no_files(case):
-    with zipfile.ZipFile(case.out / formats.JAX_NAME) as archive:
+    with zipfile.ZipFile(case.out / layout.JAX_SAMPLER) as archive:
         exported = archive.read("exported")
     assert b".py" not in exported
     module = jax.export.deserialize(bytearray(exported)).mlir_module()
     assert "stablehlo.convolution" in module
     assert "optimization_barrier" not in module
-    assert b".py" not in (case.out / formats.ONNX_NAME).read_bytes()
+    assert b".py" not in (case.out / layout.ONNX_SAMPLER).read_bytes()
 
 
 def test_the_parameters_are_bit_equal_under_their_names(case):
-    path = case.out / formats.PARAMS_NAME
+    path = case.out / layout.PARAMS
     found = safetensors.numpy.load_file(path)
     wanted = digests.leaves_of(case.params)
     assert found.keys() == wanted.keys()
@@ -212,7 +211,7 @@ def test_the_parameters_are_bit_equal_under_their_names(case):
 
 def test_the_parameters_are_a_teacher(case, monkeypatch):
     monkeypatch.setattr(case, "config", copy.deepcopy(case.config))
-    case.config.teacher = str(case.out / formats.PARAMS_NAME)
+    case.config.teacher = str(case.out / layout.PARAMS)
     case.config.distill.start_steps = case.num_steps
     preflight.check_teacher(case.config, case.model)
     template = jax.tree.map(jnp.zeros_like, case.params)
@@ -240,7 +239,7 @@ def test_the_same_sampler_is_the_same_bytes(small, tmp_path):
     files = []
     for name in ("a", "b"):
         write(small, tmp_path / name, "jax")
-        files.append((tmp_path / name / formats.JAX_NAME).read_bytes())
+        files.append((tmp_path / name / layout.JAX_SAMPLER).read_bytes())
     assert files[0] == files[1]
 
 
@@ -272,9 +271,16 @@ def test_samplers_that_draw_different_images_are_not_left(
     [
         (["--workdir=W", "--num_steps=4"], "--out is missing"),
         (["--workdir=W", "--num_steps=0", "--out=W/new"], "num_steps=0"),
-        (["--workdir=W/no", "--num_steps=4", "--out=W/new"], "no such directory"),
+        (
+            ["--workdir=W/no", "--num_steps=4", "--out=W/new"],
+            "no such file or directory",
+        ),
         (["--workdir=W", "--num_steps=3", "--out=W/new"], "available steps: 4"),
-        (["--workdir=W", "--num_steps=4", "--out=W"], "already exists and is not"),
+        (["--workdir=W", "--num_steps=4", "--out=W"], "already exists; --overwrite"),
+        (
+            ["--workdir=W", "--num_steps=4", "--out=W", "--overwrite"],
+            "holds config.json, which no export writes",
+        ),
         (
             ["--workdir=W", "--num_steps=4", "--out=W/new", "--formats=tf"],
             "one of jax,",
@@ -325,6 +331,6 @@ def test_without_a_repository_the_version_stands_for_the_commit(
 ):
     monkeypatch.setattr(provenance, "commit", lambda: None)
     write(small, tmp_path / "out", "safetensors")
-    with safetensors.safe_open(tmp_path / "out" / formats.PARAMS_NAME, "np") as file:
+    with safetensors.safe_open(tmp_path / "out" / layout.PARAMS, "np") as file:
         version = importlib.metadata.version("progdist")
         assert file.metadata()["commit"] == f"progdist {version}"

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from progdist import preflight
-from progdist.config import Config, ConfigError, Data
+from progdist.config import Config, ConfigError, Data, check
 from progdist.data import ArraySource, DataError, batches, images, sources
 from progdist.data.listing import list_images, printable
 from progdist.nets.settings import UNetConfig
@@ -187,11 +187,11 @@ def test_images_of_fewer_bits_in_sixteen_are_warned_of_once(
 @pytest.mark.parametrize("colour", ["blood", "#12345", "#12345678", "rgb(1,2,3)", "#"])
 def test_a_background_is_a_colour(colour):
     for good in ("", "White", "#00fFa0"):
-        preflight.check(Config(data=Data(background=good)))
+        check.check(Config(data=Data(background=good)))
     with pytest.raises(ConfigError, match="must be a colour name or #rrggbb, or empty"):
-        preflight.check(Config(data=Data(background=colour)))
+        check.check(Config(data=Data(background=colour)))
     with pytest.raises(ConfigError, match="min_size=-1: must be at least 0"):
-        preflight.check(Config(data=Data(min_size=-1)))
+        check.check(Config(data=Data(min_size=-1)))
 
 
 def test_printable_keeps_letters_and_escapes_the_rest():

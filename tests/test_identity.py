@@ -213,10 +213,9 @@ def begun(tmp_path_factory):
 def start(monkeypatch, dir, *flags):
     """Runs the command in this process to its end."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("progdist.cli.prepare_devices", lambda *_: None)  # done already
-    argv = command(dir, *flags)
-    monkeypatch.setattr("sys.argv", argv)  # where ml_collections looks for overrides
-    main.main(argv)
+    done = "progdist.commands.devices.prepare"  # by the tests, already
+    monkeypatch.setattr(done, lambda *_: None)
+    main.main(command(dir, *flags))
 
 
 def command(dir, *flags):

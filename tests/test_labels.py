@@ -13,11 +13,7 @@ from tests.commands import answer
 from tests.originals import image_of
 from tests.pictures import GOOD, SHAPE, encoded, fill, open_folder
 
-pytestmark = [
-    pytest.mark.usefixtures("own_cache"),
-    # ml_collections loads a configuration by a method that Python means to remove.
-    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def picture(number):

@@ -10,14 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from progdist import cli, cluster, fingerprint, main, report, sample
-from progdist.config import Config
+from progdist import fingerprint, main, report, sample
+from progdist.commands import cluster, devices
+from progdist.config import Config, load_preset
 from progdist.errors import Error, InputError, UsageError
 from tests.commands import answer
 
 ROOT = Path(__file__).parents[1]
-# ml_collections loads a configuration by a method that Python means to remove.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 DIGITS = "--config=configs/digits.py:smoke"
 CLUSTER = [DIGITS, "--workdir=W", "--distributed"]
 INCEPTION = [
@@ -38,7 +37,7 @@ SECOND = ["--num_processes=2", "--process_id=1"]
         ([DIGITS, "--workdir=W[1]"], "w[1]: must not hold any of *?["),
         (
             ["--config=a:b/digits.py:smoke", "--workdir=W"],
-            "--config=a:b/digits.py:smoke: its path must not hold a colon",
+            "--config=a:b/digits.py:smoke: no such file; --config=digits is a preset",
         ),
         ([DIGITS, "--workdir=~no-user/w"], "~no-user/w: there is no such home"),
         (
@@ -46,10 +45,13 @@ SECOND = ["--num_processes=2", "--process_id=1"]
             "~no-user/w: there is no such home",
         ),
         ([DIGITS, "--workdir=W", "stray"], "'stray' is not a flag"),
-        ([DIGITS, "--wrkdir=W"], "Unknown command line flag 'wrkdir'"),
-        (["--config=configs/none.py", "--workdir=W"], "No such file"),
+        ([DIGITS, "--wrkdir=W"], "--wrkdir: is not a flag; did you mean --workdir?"),
+        (["--config=configs/none.py", "--workdir=W"], "none.py: no such file"),
         (["--config=configs/digits.py:x", "--workdir=W"], "variant 'x'"),
-        ([DIGITS, "--workdir=W", "--config.base.lr=1"], "Field lr not found"),
+        (
+            [DIGITS, "--workdir=W", "--config.base.lr=1"],
+            "config.base.lr: is not a field; did you mean config.base.learning_rate?",
+        ),
         ([DIGITS, "--workdir=W", "--config.seed=x"], "invalid literal"),
         (
             [DIGITS, "--workdir=W", "--config.model.ch=8"],
@@ -61,7 +63,7 @@ SECOND = ["--num_processes=2", "--process_id=1"]
         ),
         (
             [DIGITS, "--workdir=W", "--config.parameterization=w"],
-            "<x|eps|v|both>",
+            "'w' is not one of x, eps, v, both",
         ),
         ([DIGITS, "--workdir=W", "--config.seed=-1"], "config.seed=-1: must be"),
         ([DIGITS, "--workdir=/dev/null/w"], "--workdir=/dev/null/w: Not a directory"),
@@ -169,16 +171,19 @@ def test_a_directory_that_is_not_writable_is_named_at_the_start(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--workdir=W"], "--num_steps is missing"),
-        (["--workdir=W", "--num_steps=1"], "--out is missing"),
+        ([], "WORKDIR or --workdir is missing"),
+        (["--workdir=W", "--out="], "--out is missing"),
         (["--workdir=W", "--num_steps=0", "--out=a.png"], "num_steps=0"),
         (
             ["--workdir=W", "--num_steps=1", "--out=a.gif"],
             "must be a file in .png, .npz, or end in /",
         ),
         (["--workdir=W", "--num_steps=1", "--out=no/a.png"], "there is no directory"),
-        (["--workdir=W/no", "--num_steps=1", "--out=a.png"], "no such directory"),
-        (["--workdir=W", "--num_steps=1", "--out=a.png"], "config.json: no such file"),
+        (["--workdir=W/no", "--out=a.png"], "no: no such file or directory"),
+        (
+            ["--workdir=W", "--num_steps=1", "--out=a.png"],
+            "holds no model; pass a workdir, a directory of models/",
+        ),
     ],
 )
 def test_a_mistake_in_sampling_is_one_line_and_code_2(
@@ -194,7 +199,7 @@ def test_a_mistake_in_sampling_is_one_line_and_code_2(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "WORKDIR is missing"),
+        ([], "WORKDIR or --workdir is missing"),
         (["W", "V"], "'V' is not a flag"),
         (["W"], "checkpoints: no such checkpoint; available steps: none"),
         (["W/missing", "--step=3"], "no such checkpoint; available steps: none"),
@@ -263,42 +268,43 @@ def test_a_host_without_an_address_is_worth_another_attempt(
     ],
 )
 def test_a_device_that_cannot_be_opened_is_one_line(error, code, reason, monkeypatch):
-    def devices():
+    def fail():
         raise error
 
-    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setattr(jax, "devices", fail)
     monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     with pytest.raises(Error, match=f"^JAX_PLATFORMS=tpu: {reason}") as raised:
-        cli.prepare_devices(Config())
+        devices.prepare(Config())
     assert raised.value.exit_code == code
 
 
 def test_processes_of_unequal_numbers_of_devices_are_refused(monkeypatch):
-    devices = [SimpleNamespace(process_index=i) for i in (0, 0, 1)]
-    monkeypatch.setattr(jax, "devices", lambda: devices)
+    three = [SimpleNamespace(process_index=i) for i in (0, 0, 1)]
+    monkeypatch.setattr(jax, "devices", lambda: three)
     with pytest.raises(UsageError, match="not 2 on process 0, 1 on process 1"):
-        cli.prepare_devices(Config())
+        devices.prepare(Config())
 
 
 def test_a_count_of_devices_is_given_once(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", f"{COUNT}=4")
-    cli.prepare_devices(Config())
+    devices.prepare(Config())
     with pytest.raises(UsageError, match=f"cpu_devices=2: XLA_FLAGS has {COUNT}"):
-        cli.prepare_devices(Config(cpu_devices=2))
+        devices.prepare(Config(cpu_devices=2))
 
 
 def test_without_a_home_the_cache_needs_a_place(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "~no-user")
     with pytest.raises(InputError, match="XDG_CACHE_HOME: must be set"):
-        cli.prepare_devices(Config())
+        devices.prepare(Config())
 
 
 NOISE = """
 import jax
-from progdist import cli, config
-from progdist.evaluate.sampling import image_noise
-cli.prepare_devices(config.Config())
+from progdist import config
+from progdist.commands import devices
+from progdist.sampling.draw import image_noise
+devices.prepare(config.Config())
 noise = image_noise(jax.random.key(0), jax.numpy.arange(4), (8, 8, 1))
 print(jax.nn.softmax(noise * 2).tobytes().hex(), jax.numpy.sqrt(-noise[0, 0]))
 """
@@ -335,19 +341,17 @@ def test_no_variable_of_jax_changes_what_is_drawn():
 def test_devices_that_are_open_are_used_as_they_are():
     """As in a notebook; here the tests have opened eight."""
     settings = Config()
-    cli.prepare_devices(settings)
+    devices.prepare(settings)
     assert jax.device_count() == 8
     settings.cpu_devices = 4
     with pytest.raises(UsageError, match=r"cpu_devices=4: JAX runs .* on 8 devices"):
-        cli.prepare_devices(settings)
+        devices.prepare(settings)
 
 
 def test_a_cpu_is_split_so_that_every_batch_divides(monkeypatch):
-    from configs.digits import get_config
-
-    monkeypatch.setattr(cli, "num_cores", lambda: 6)
-    config = get_config()  # batches of 64 and 256
-    assert cli._devices_of(config, 1) == 4
-    assert cli._devices_of(config, 2) == 2  # a process
+    monkeypatch.setattr(devices, "num_cores", lambda: 6)
+    config = load_preset("digits")  # batches of 64 and 256
+    assert devices._devices_of(config, 1) == 4
+    assert devices._devices_of(config, 2) == 2  # a process
     config.base.batch_size = 30
-    assert cli._devices_of(config, 1) == 1
+    assert devices._devices_of(config, 1) == 1

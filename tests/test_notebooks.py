@@ -16,10 +16,10 @@ import pytest
 from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_notebook
 
+import progdist
 from launch import notebooks
 from launch.command_line import UsageError
-from progdist import checkpoint, sample
-from progdist.config import from_json
+from progdist import checkpoint
 
 # How many pictures each shows.
 PICTURES = {"library": 8, "digits": 5, "draw": 2}
@@ -318,8 +318,7 @@ def test_a_student_draws_what_the_command_draws(digits, workdir, tmp_path):
     assert len(shown(drawn, "image/png")) == PICTURES["draw"]
     assert "N = [1, 2, 4]" in printed(drawn)
     assert all(float(ms) > 0 for ms, _ in table(drawn).values())
-    request = sample.Request(1, 4, 0, "ddim", teacher=False)
-    wanted = sample.draw(from_json(workdir / "config.json"), workdir, request)
+    wanted = progdist.load(workdir, steps=1).sample(4, batch_size=8)
     np.testing.assert_array_equal(np.load(out), wanted)
     assert np.ptp(wanted) > 50  # of 255: this is no blank
 

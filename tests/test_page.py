@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from progdist import plan as plans, report
+from progdist.commands.report import main
 from progdist.errors import exit_with
-from progdist.report.__main__ import main
 from progdist.report.figures.images import data_uri
 from progdist.report.text import duration_text, many_text
 from tests import browser

@@ -141,7 +141,8 @@ def test_a_peer_that_hangs_is_noticed_and_shown(tmp_path):
 
 
 def test_a_process_says_for_whom_it_waits_and_a_signal_ends_it(tmp_path):
-    code = "import sys; from progdist import cluster, main, errors; "
+    code = "import sys; from progdist import main, errors; "
+    code += "from progdist.commands import cluster; "
     code += "cluster.ANNOUNCE_SECONDS = 0.2; errors.exit_with(main.main, sys.argv)"
     flags = [*faults.FLAGS, f"--workdir={tmp_path / 'w'}", *clusters(3)[0]]
     command = [sys.executable, "-c", code, *flags]

@@ -4,8 +4,7 @@ import subprocess
 import jax
 import pytest
 
-from configs import digits
-from progdist.config import Config, ConfigError, defaults_of_changed
+from progdist.config import Config, ConfigError, defaults_of_changed, load_preset
 from progdist.trainer.resume import check_same_numerics
 from progdist.workdir import provenance
 from tests.workdirs import write_jsonl
@@ -13,7 +12,7 @@ from tests.workdirs import write_jsonl
 
 def test_a_start_is_a_row_of_json():
     row = json.loads(
-        json.dumps(provenance.of_start(defaults_of_changed(digits.get_config()), 30))
+        json.dumps(provenance.of_start(defaults_of_changed(load_preset("digits")), 30))
     )
     assert row["global_step"] == 30
     assert row["devices"]["count"] == 8  # simulated by the tests

@@ -1,6 +1,5 @@
 """The whole job, in small: trained, interrupted, resumed, drawn from."""
 
-import importlib
 import json
 import shutil
 from contextlib import nullcontext
@@ -10,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from configs.digits import get_config
-from progdist import checkpoint, cli, parallel, sample
-from progdist.config import ConfigError
+import progdist
+from progdist import checkpoint, parallel
+from progdist.commands import devices, evaluate
+from progdist.config import ConfigError, load_preset
+from progdist.config.check import check
 from progdist.errors import NonFiniteError
-from progdist.evaluate import __main__ as evaluate
 from progdist.model import init_params, param_shapes
-from progdist.preflight import check, check_teacher, make_model
+from progdist.preflight import check_teacher, make_model
 from progdist.report.read.run import load
 from progdist.trainer import recipes, resume
 from progdist.trainer.run import run as run_config
@@ -37,7 +37,7 @@ TRAIN_STEPS = []  # of the finished run, base and distill
 
 
 def run(workdir, **changes):
-    config = get_config("smoke")
+    config = load_preset("digits", "smoke")
     for name, value in changes.items():
         setattr(config, name, value)
     check(config)
@@ -69,7 +69,7 @@ def test_each_kind_of_step_is_compiled_once(finished):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_smoke_variant_runs(tmp_path, name):
-    config = importlib.import_module(f"configs.{name}").get_config("smoke")
+    config = load_preset(name, "smoke")
     run_config(config, tmp_path)
     assert rows(tmp_path, "eval.jsonl")[-1]["num_steps"] == 1
 
@@ -79,7 +79,7 @@ def rows(workdir, name):
 
 
 def params(workdir, phase):
-    config = get_config("smoke")
+    config = load_preset("digits", "smoke")
     template = init_params(make_model(config), 1, parallel.make_mesh())
     path = checkpoint.model_dir(workdir, phase, STEPS[phase])
     return checkpoint.load_model(path, template)
@@ -123,7 +123,7 @@ def test_every_phase_is_measured_with_its_baselines(finished):
 def test_the_command_that_measures_finds_the_runs_rows_and_comes_to_the_same(
     finished, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)  # done already
+    monkeypatch.setattr(devices, "prepare", lambda *_: None)  # done already
     workdir = tmp_path / "w"
     shutil.copytree(finished, workdir)
     of_the_run = rows(workdir, "eval.jsonl")
@@ -212,14 +212,14 @@ def test_without_evaluation_nothing_is_drawn_and_metrics_may_change_later(
     shutil.copytree(finished, workdir)
     shutil.rmtree(workdir / "samples")
     (workdir / "eval.jsonl").unlink()
-    config = get_config("smoke")
+    config = load_preset("digits", "smoke")
     config.evaluation.enabled = False
     run_config(config, workdir)
     assert not (workdir / "samples").exists()
     assert not (workdir / "eval.jsonl").exists()
     assert load(workdir).is_finished
     assert "<svg" in (workdir / "report.html").read_text()
-    config = get_config("smoke")
+    config = load_preset("digits", "smoke")
     config.evaluation.metrics = ("kid", "fd")
     run_config(config, workdir)
     found, before = rows(workdir, "eval.jsonl"), rows(finished, "eval.jsonl")
@@ -253,7 +253,7 @@ def test_a_given_teacher_skips_its_training(finished, tmp_path):
 def test_a_teacher_of_another_kind_is_refused_before_anything_is_written(
     finished, tmp_path, field, value, message
 ):
-    config = get_config("smoke")
+    config = load_preset("digits", "smoke")
     *outer, name = field.split(".")
     setattr(getattr(config, outer[0]) if outer else config, name, value)
     config.data.name = "random"
@@ -281,7 +281,7 @@ def test_a_student_is_no_teacher_for_other_steps_than_its_own(finished, tmp_path
 def test_a_teacher_whose_classes_have_other_numbers_is_refused(
     tmp_path, theirs, refused
 ):
-    config = get_config("smoke")
+    config = load_preset("digits", "smoke")
     config.net.num_classes = 3
     config.teacher = str(tmp_path / "teacher")
     model = make_model(config)
@@ -325,7 +325,7 @@ def test_a_run_may_go_on_with_another_configuration_if_it_is_said(finished, tmp_
     workdir = tmp_path / "w"
     shutil.copytree(finished, workdir)
     shutil.rmtree(workdir / "checkpoints" / "30")  # back to the middle of round 2
-    config = get_config("smoke")
+    config = load_preset("digits", "smoke")
     config.distill.learning_rate *= 2
     config.log_every = 1
     run_config(config, workdir, override=True)
@@ -355,7 +355,7 @@ def test_a_run_whose_checkpoints_are_gone_does_not_start_anew(finished, tmp_path
 
 
 def test_a_plan_that_does_not_lead_to_the_checkpoint_is_refused(finished):
-    config = get_config("smoke")
+    config = load_preset("digits", "smoke")
     config.base.num_updates = 7
     before = (finished / "config.json").read_text()
     with pytest.raises(ConfigError, match="update 10 of phase 2, 30 in all"):
@@ -364,7 +364,7 @@ def test_a_plan_that_does_not_lead_to_the_checkpoint_is_refused(finished):
 
 
 def test_a_diverging_run_stops_with_phase_and_step_and_saves_nothing_of_it(tmp_path):
-    config = get_config("smoke")
+    config = load_preset("digits", "smoke")
     config.base.learning_rate, config.base.warmup_updates = 1e38, 0
     with pytest.raises(
         NonFiniteError, match=r"^training diverged: phase 0 \(teacher\), update \d+: "
@@ -374,9 +374,9 @@ def test_a_diverging_run_stops_with_phase_and_step_and_saves_nothing_of_it(tmp_p
     assert not (tmp_path / "models").exists()
 
 
-def draw(workdir, num, num_steps=2, **changes):
-    request = sample.Request(num_steps, num, 0, "ddim", False)._replace(**changes)
-    return sample.draw(get_config("smoke"), workdir, request)
+def draw(workdir, num, num_steps=2, teacher=False, seed=0):
+    model = progdist.load(workdir, num_steps, teacher=teacher)
+    return model.sample(num, seed=seed, batch_size=32)
 
 
 def test_samples_of_a_round_depend_on_seed_and_number_alone(finished):

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from configs.digits import get_config
 from progdist import checkpoint, parallel, preflight
 from progdist.checkpoint import trees
+from progdist.config import load_preset
 from progdist.data import batch_at, open_source
 from progdist.model import init_params
 from progdist.trainer import loop, run
@@ -23,7 +23,7 @@ MODELS = {"base": MODEL, "distill": MODEL}
 
 def config_of_run():
     """Two phases, each with an average, and saved when it is done."""
-    config = get_config("smoke")
+    config = load_preset("digits", "smoke")
     config.seed, config.data.flip = SEED, True
     config.log_every = config.save_every = UPDATES
     for training in (config.base, config.distill):

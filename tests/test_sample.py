@@ -6,13 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from progdist import cli, report, sample
+from progdist import report, sample
+from progdist.commands import devices
+from progdist.commands.images import check_size
 from progdist.data import open_source
+from progdist.errors import UsageError
+from progdist.sampling.pretrained import Pretrained
 from tests.commands import ROOT, answer
 from tests.models import write_models
 from tests.waiting import wait_until
@@ -33,9 +38,9 @@ def draw(workdir, monkeypatch, capsys):
     """Calls the command; returns its exit code and its standard error."""
 
     def call(*flags, workdir=workdir):
-        flags = [f"--workdir={workdir}", "--num_steps=1", *flags]
+        flags = [f"--workdir={workdir}", "--num_steps=1", *BATCHES, *flags]
         monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(cli, "prepare_devices", lambda *_: None)  # done already
+        monkeypatch.setattr(devices, "prepare", lambda *_: None)  # done already
         try:
             sample.exit_with(sample.main, ["progdist", *flags])
         except SystemExit as ended:
@@ -49,14 +54,13 @@ def draw(workdir, monkeypatch, capsys):
 def quick(monkeypatch):
     """Draws images that depend on the seed and on i, without a network."""
 
-    def draw_batches(config, workdir, request, start=0):
-        size = config.evaluation.batch_size
-        for first in range(start, request.num, size):
-            numbers = range(first, min(first + size, request.num))
-            rngs = (np.random.default_rng([request.seed, i]) for i in numbers)
+    def batches(self, num, *, seed, batch_size, start=0, **_):
+        for first in range(start, num, batch_size):
+            numbers = range(first, min(first + batch_size, num))
+            rngs = (np.random.default_rng([seed, i]) for i in numbers)
             yield np.stack([rng.integers(0, 256, (8, 8, 1), np.uint8) for rng in rngs])
 
-    monkeypatch.setattr(sample, "draw_batches", draw_batches)
+    monkeypatch.setattr(Pretrained, "batches", batches)
 
 
 def contents(directory):
@@ -75,6 +79,7 @@ def stop_at(number, monkeypatch, error):
     monkeypatch.setattr(report, "save_png", fail)
 
 
+BATCHES = ["--batch_size=31"]  # on one device, which compiles faster
 FULL = OSError(errno.ENOSPC, "No space left on device", "D")
 
 
@@ -123,11 +128,14 @@ def test_a_directory_resumes_from_the_batch_of_the_first_missing_image(
         assert draw(*flags) == (4, "progdist: D: No space left on device\n")
     assert len(contents(tmp_path / "each")) == number + 1
     (tmp_path / "each" / ".000007.png.12345").write_bytes(b"half")
-    starts, inner = [], sample.draw_batches
+    starts, inner = [], Pretrained.batches
+
+    def batches(*words, **options):
+        starts.append(options["start"])
+        return inner(*words, **options)
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            sample, "draw_batches", lambda *a: starts.append(a[-1]) or inner(*a)
-        )
+        patch.setattr(Pretrained, "batches", batches)
         assert draw(*flags)[0] == 0
         assert draw(*flags) == (0, "")  # finished, nothing is drawn
     assert starts == [number // 31 * 31]
@@ -174,7 +182,7 @@ def test_a_signal_ends_it_between_two_images(
 
 def test_a_killed_command_leaves_whole_images_and_resumes(draw, workdir, tmp_path):
     """The resumed images are those of another process, with other devices."""
-    flags = ["--num=1500", f"--out={tmp_path}/each/", "--num_steps=1"]
+    flags = ["--num=1500", f"--out={tmp_path}/each/", "--num_steps=1", *BATCHES]
     command = [sys.executable, "-m", "progdist.sample", f"--workdir={workdir}", *flags]
     each = tmp_path / "each"
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
@@ -228,7 +236,7 @@ def test_another_request_is_refused_or_replaces(flags, says, quick, draw, tmp_pa
 def test_files_of_others_are_never_replaced(
     name, overwrite, draw, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sample, "draw_batches", None)
+    monkeypatch.setattr(Pretrained, "batches", None)
     (tmp_path / "each").mkdir()
     (tmp_path / "each" / name).write_text('{"num": "mine"}')
     code, error = draw(f"--out={tmp_path}/each/", overwrite)
@@ -260,7 +268,7 @@ def test_files_of_others_are_never_replaced(
 def test_a_mistake_is_refused_before_anything_is_drawn(
     flags, says, workdir, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(sample, "draw_batches", None)
+    monkeypatch.setattr(Pretrained, "batches", None)
     flags = [f.replace("D", str(tmp_path), 1) for f in flags]
     flags = [f"--workdir={workdir}", "--num_steps=1", *flags]
     code, error = answer(sample, *flags, capsys=capsys, monkeypatch=monkeypatch)
@@ -269,15 +277,13 @@ def test_a_mistake_is_refused_before_anything_is_drawn(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_grid_of_large_images_is_bounded_by_its_pixels(
-    workdir, tmp_path, capsys, monkeypatch
-):
-    config = (workdir / "config.json").read_text()
-    config = config.replace("8,\n      8,", "512,\n      512,", 1)
-    (tmp_path / "config.json").write_text(config)
-    flags = f"--workdir={tmp_path}", "--num_steps=1", f"--out={tmp_path}/a.png"
-    for num, says in ((257, "257 images of 512x512"), (256, "available steps: none")):
-        _, error = answer(
-            sample, *flags, f"--num={num}", capsys=capsys, monkeypatch=monkeypatch
-        )
-        assert says in error
+@pytest.mark.parametrize(
+    ("num", "says"),
+    [(257, "257 images of 512x512"), (256, None), (1025, "1,025 images")],
+)
+def test_a_grid_is_bounded_by_its_images_and_its_pixels(num, says):
+    if not says:
+        check_size(Path("a.png"), num, (512, 512, 1))
+        return
+    with pytest.raises(UsageError, match=says):
+        check_size(Path("a.png"), num, (512, 512, 1))

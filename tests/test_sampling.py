@@ -11,9 +11,9 @@ from progdist.diffusion import samplers, solvers
 from progdist.diffusion.schedules import Cosine
 from progdist.diffusion.settings import SolverName
 from progdist.errors import NonFiniteError
-from progdist.evaluate import sampling
 from progdist.model import Model
 from progdist.nets.unet import UNet
+from progdist.sampling import draw as sampling
 from tests import tiny, toy
 
 
@@ -40,10 +40,11 @@ def test_an_image_depends_on_its_number_alone(name):
 def test_images_that_are_not_finite_are_an_error_and_not_black():
     mesh = parallel.make_mesh(jax.devices()[:1])
 
-    def sampler(params, key, indices, num_steps):
+    def broken_at_5(params, key, indices, label, num_steps):
         ones = np.ones((4, *tiny.SHAPE), np.float32)
         return np.where((indices == 5)[:, None, None, None], np.nan, ones)
 
+    sampler = sampling.Sampler(broken_at_5, num_classes=0)
     drawn = sampling.draw_images(sampler, (), 0, 8, 3, 4, mesh)
     assert (next(drawn) == 255).all()
     with pytest.raises(NonFiniteError, match=r"in 3 steps: 1 of 4 .* is image 5$"):

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from progdist.commands.report import main
 from progdist.errors import exit_with
-from progdist.report.__main__ import main
 from progdist.report.page import watch as watching
 from progdist.workdir import files, lock
 from progdist.workdir.lock import Lock, Owner

@@ -2,10 +2,10 @@
 
 import itertools
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from progdist import report
 from progdist.config.settings import ImageShape
+from progdist.data import to_uint8
 from progdist.data.progress import counting
 from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError
@@ -22,9 +23,11 @@ from progdist.sampling.pretrained import Images, Pretrained
 from progdist.trainer.preemption import Interrupt, Interrupted
 from progdist.workdir import arrays, files
 from progdist.workdir.image_folder import ImageFolder
+from progdist.workdir.provenance import memory_bytes
 
-_SUFFIXES = (".png", ".npz")
-_MAX_GRID_IMAGES, _MAX_GRID_PIXELS = 1 << 10, 1 << 26
+_ANIMATION = ".gif"
+_MAX_STATES = 1 << 31  # bytes of an animation's states
+_MAX_COLUMNS = 16  # of a label's images in a picture
 _GRACE_SECONDS = 3.0  # for a batch that a signal interrupts
 _RESUMES = "the same command resumes"
 
@@ -72,11 +75,14 @@ def check_path(text: str) -> Out:
       UsageError: if it cannot be written.
     """
     path, one_each = files.expand(text), text.endswith("/")
-    accepted = ", ".join(_SUFFIXES)
     if one_each and path.exists() and not path.is_dir():
         raise UsageError(f"--out={path}/: is not a directory")
-    if not one_each and (path.suffix not in _SUFFIXES or path.is_dir()):
-        raise UsageError(f"--out={path}: must be a file in {accepted}, or end in /")
+    accepted = ".npz", *report.picture_suffixes()
+    if not one_each and (path.suffix.lower() not in accepted or path.is_dir()):
+        raise UsageError(
+            f"--out={path}: must be an image (.png, .jpg, .webp, .gif, .tiff or "
+            "another image suffix), .npz, or end in /"
+        )
     parent = path if one_each and path.is_dir() else path.absolute().parent
     if not parent.is_dir():
         raise UsageError(f"--out={path}: there is no directory {path.parent}")
@@ -99,17 +105,22 @@ def write(model: Pretrained, request: Request, out: Out, overwrite: bool) -> Non
     if out.one_each:
         _write_each(out.path, model, request, overwrite)
         return
-    _check_size(out.path, request.num, model.model.image_shape)
+    check_size(out.path, request.num, len(request.labels), model.image_shape)
+    if out.path.suffix.lower() == _ANIMATION:
+        _write_animation(out.path, model, request)
+        return
     images = _collect(model, request)
     if out.path.suffix == ".npz":
-        arrays.write_images(out.path, images, _labels(model, request))
+        notes: dict[str, Any] = _notes(model, request)
+        arrays.write_images(out.path, images, _labels(model, request), **notes)
     else:
-        report.save_png(out.path, report.square_grid(images))
+        grid = _grid(model, request, images)
+        report.save_image(out.path, grid, _notes(model, request))
 
 
 def _collect(model: Pretrained, request: Request) -> UInt8[np.ndarray, "n h w c"]:
     """Returns all images; exits after a signal."""
-    images = np.empty((request.num, *model.model.image_shape), np.uint8)
+    images = np.empty((request.num, *model.image_shape), np.uint8)
     first = 0
     with (
         Interrupt(_GRACE_SECONDS, "", "nothing was written") as interrupt,
@@ -181,34 +192,98 @@ def _identity(model: Pretrained, request: Request) -> dict[str, Any]:
         "sampler": request.sampler,
         "gamma": request.gamma if ancestral else None,
         "model": model.digest,
-        "image_shape": list(model.model.image_shape),
-        "num_classes": model.model.num_classes,
+        "image_shape": list(model.image_shape),
+        "num_classes": model.num_classes,
     } | ({"labels": list(request.labels)} if request.labels else {})
 
 
 def _labels(model: Pretrained, request: Request) -> Any:
     """Returns the classes of the images; None without classes."""
-    if not model.model.num_classes:
+    if not model.num_classes:
         return None
-    return labels_of(np.arange(request.num), model.model.num_classes, request.labels)
+    return labels_of(np.arange(request.num), model.num_classes, request.labels)
 
 
-def _check_size(path: Path, num: int, shape: ImageShape) -> None:
-    """Refuses a grid that no viewer opens, and arrays that cannot be read again."""
+def check_size(path: Path, num: int, num_labels: int, shape: ImageShape) -> None:
+    """Refuses a picture that no viewer opens, and arrays that cannot be read again.
+
+    Args:
+      path: the file.
+      num: number of images.
+      num_labels: number of classes with rows of their own; 0 for none.
+      shape: (height, width, channels) of an image.
+
+    Raises:
+      UsageError: naming the number.
+    """
     if path.suffix != ".npz":
-        scale = report.least_upscale(*shape[:2])
-        num_pixels = num * math.prod(shape[:2]) * scale**2
-        if num > _MAX_GRID_IMAGES or num_pixels > _MAX_GRID_PIXELS:
+        moving = path.suffix.lower() == _ANIMATION
+        rows, columns = _sides(num, 0 if moving else num_labels)
+        if not report.fits_picture(path.suffix, rows, columns, *shape[:2], moving):
             size = f"{num:,} images of {shape[0]}x{shape[1]}"
             raise UsageError(
-                f"--num={num}: {size} are too many for a grid; choose --out=NAME.npz "
-                "or --out=NAME/"
+                f"--num={num}: {size} are too many for a {path.suffix} picture; choose "
+                "--out=NAME.npz or --out=NAME/"
             )
         return
-    limit = min(
-        arrays.MAX_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    )
+    limit = min(arrays.MAX_BYTES, memory_bytes())
     if num * math.prod(shape) > limit:
         raise UsageError(
             f"--num={num}: takes more than {limit >> 30} GiB; choose --out=NAME/"
         )
+
+
+def _write_animation(path: Path, model: Pretrained, request: Request) -> None:
+    """Writes the images on their way from noise, by DDIM."""
+    num_bytes = 4 * (model.num_steps + 1) * request.num * math.prod(model.image_shape)
+    if request.sampler != "ddim":
+        raise UsageError(f"--sampler={request.sampler}: an animation shows ddim alone")
+    if num_bytes > _MAX_STATES:
+        raise UsageError(f"--num={request.num}: too many for an animation of all steps")
+    label = request.labels or None
+    states = model.trajectory(request.num, label=label, seed=request.seed)
+    frames = np.stack([to_uint8(z) for z in states])
+    report.save_gif(path, frames, _notes(model, request))
+
+
+def _grid(
+    model: Pretrained, request: Request, images: UInt8[np.ndarray, "n h w c"]
+) -> UInt8[np.ndarray, "H W c"]:
+    """Returns all images in a picture, those of a label in rows of their own."""
+    labels, blank = request.labels, np.full(images.shape[1:], 255, np.uint8)
+    if not labels:
+        return report.square_grid(images)
+    rows, columns = _sides(request.num, len(labels))
+    each = rows // len(labels)
+    cells = np.broadcast_to(blank, (len(labels), each * columns, *blank.shape)).copy()
+    for number, row in enumerate(cells):
+        ours = images[number :: len(labels)]
+        row[: len(ours)] = ours
+    names = [""] * rows
+    names[::each] = [model.class_names[label] for label in labels]
+    return report.label_rows(cells.reshape(rows, columns, *blank.shape), names)
+
+
+def _sides(num: int, num_labels: int) -> tuple[int, int]:
+    """Returns rows and columns of a picture; a label has whole rows."""
+    if not num_labels:
+        return report.square_sides(num)
+    each = -(-num // num_labels)
+    columns = each
+    if num_labels == 1 or each > _MAX_COLUMNS:
+        columns = min(each, math.ceil(math.sqrt(num)))
+    return num_labels * -(-each // columns), columns
+
+
+def _notes(model: Pretrained, request: Request) -> dict[str, str]:
+    """Returns what a picture notes about itself."""
+    names = ", ".join(model.class_names[label] for label in request.labels)
+    notes = {
+        "software": f"progdist {version('progdist')}",
+        "model": model.digest,
+        "num_steps": str(model.num_steps),
+        "sampler": request.sampler,
+        "seed": str(request.seed),
+        "num": str(request.num),
+    }
+    return notes | ({"label": names} if names else {})

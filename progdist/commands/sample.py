@@ -48,7 +48,7 @@ def define_flags() -> Flags:
     flags.number("seed", "Random seed of the initial noise.", 0, high=2**32 - 1)
     flags.text("out", "Output: grid.png, steps.gif, all.npz or images/.", "samples.png")
     flags.choice("sampler", "Sampler.", SolverName, "ddim")
-    flags.real("gamma", "Noise of the ancestral sampler.", 0.3, low=0, high=1)
+    flags.real("gamma", "Noise of the ancestral sampler.", 0.3, low=0.0, high=1.0)
     flags.number("batch_size", "Number of images computed together.", 64, low=1)
     flags.switch("teacher", "Draw from the undistilled teacher of a run.")
     flags.switch("overwrite", "Replace the images in a directory.")

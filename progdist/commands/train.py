@@ -4,10 +4,10 @@
   progdist train runs/mine --config=folder:photos
   progdist train runs/cifar10 --config=cifar10 --config.data.dir=DATA --dry_run
 
-The same command resumes where it stopped. --config.base.num_updates=100 overrides one
-field of the configuration; --list names the presets. For several machines or processes,
-run the same command in each with --distributed, and a workdir on storage that they
-share.
+The same command resumes where it stopped; so does the workdir alone. --list names the
+presets, and --config.base.num_updates=100 overrides one field. For several machines or
+processes, run the same command in each with --distributed, and a workdir on storage
+that they share.
 
 Exit codes:
   0 done
@@ -19,10 +19,13 @@ Exit codes:
   129, 138, 140 stopped by SIGHUP, SIGUSR1 or SIGUSR2 in the same way
 """
 
+from pathlib import Path
+from typing import Any
+
 from progdist.commands.parser import Flags, define_cluster
-from progdist.config import Config, presets
+from progdist.config import Config, from_json, presets
 from progdist.config.check import check
-from progdist.workdir import files
+from progdist.workdir import files, layout
 
 
 def define_flags() -> Flags:
@@ -46,10 +49,8 @@ def main(argv: list[str]) -> None:
     if values["list"]:
         print(_list_of_presets())
         return
-    flags.require(values, "config", "workdir")
-    config: Config = values["config"]
+    workdir, config = _open(flags, values)
     check(config)
-    workdir = files.expand(values["workdir"]).absolute()
 
     from progdist.commands import cluster, devices
     from progdist.trainer.dry_run import describe
@@ -64,6 +65,16 @@ def main(argv: list[str]) -> None:
     # After joining, which installs a SIGTERM handler of its own.
     with Interrupt() as interrupt:
         run(config, workdir, interrupt, values["override"])
+
+
+def _open(flags: Flags, values: dict[str, Any]) -> tuple[Path, Config]:
+    """Returns the workdir and the configuration, by default that of the workdir."""
+    flags.require(values, "workdir")
+    workdir = files.expand(values["workdir"]).absolute()
+    if not values["config"] and (workdir / layout.CONFIG).exists():
+        return workdir, from_json(workdir / layout.CONFIG)
+    flags.require(values, "config")
+    return workdir, values["config"]
 
 
 def _list_of_presets() -> str:

@@ -10,11 +10,20 @@ counts network calls.
 """
 
 from progdist.report.figures.curves import write_curves
+from progdist.report.figures.image_files import (
+    fits_picture,
+    picture_suffixes,
+    read_notes,
+    save_gif,
+    save_image,
+)
 from progdist.report.figures.images import (
     image_grid,
+    label_rows,
     least_upscale,
     save_png,
     square_grid,
+    square_sides,
 )
 from progdist.report.figures.quality import write_quality
 from progdist.report.figures.samples import (
@@ -34,12 +43,19 @@ __all__ = [
     "EvalRow",
     "FormatError",
     "closing_table",
+    "fits_picture",
     "image_grid",
+    "label_rows",
     "least_upscale",
     "markdown_table",
+    "picture_suffixes",
     "read_evaluations",
+    "read_notes",
+    "save_gif",
+    "save_image",
     "save_png",
     "square_grid",
+    "square_sides",
     "write_comparison",
     "write_curves",
     "write_page",

@@ -21,11 +21,10 @@ from typing import Any, get_args
 
 from progdist import checkpoint, data, model as models
 from progdist.checkpoint import CheckpointError
-from progdist.config import Config, ConfigError, from_dict, from_json
+from progdist.config import Config, ConfigError, from_json, net_from_dict
 from progdist.diffusion.schedules import describe, make_schedule
 from progdist.diffusion.settings import Parameterization, ScheduleName
 from progdist.model import Model
-from progdist.nets.settings import UNetConfig
 from progdist.plan import Phase
 from progdist.workdir import files, layout, provenance
 from progdist.workdir.rows import EvalRow, read_typed
@@ -98,7 +97,7 @@ def model_of(card: Card, where: str) -> Model:
     try:
         height, width, channels = map(int, card["image_shape"])
         shape = height, width, channels
-        net = from_dict(UNetConfig, card["net"])
+        net = net_from_dict(card["net"])
         net.check(shape)
         if card["output"] not in get_args(Parameterization):
             raise ValueError(f"output is {card['output']!r}")

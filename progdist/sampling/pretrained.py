@@ -14,14 +14,14 @@ from jaxtyping import Array, Float, UInt8
 
 from progdist import checkpoint, parallel
 from progdist.checkpoint import CheckpointError
-from progdist.config import from_dict
+from progdist.config import net_from_dict
 from progdist.diffusion import solvers
 from progdist.diffusion.prediction import Prediction
 from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError, did_you_mean
 from progdist.model import Model, Params, bind, param_template
 from progdist.nets.conditioning import Conditioning
-from progdist.nets.settings import UNetConfig
+from progdist.nets.settings import ImageShape
 from progdist.plan import MOST_STEPS
 from progdist.sampling import cards, hub
 from progdist.sampling.cards import Card
@@ -57,14 +57,24 @@ class Pretrained:
         )
 
     @property
+    def image_shape(self) -> ImageShape:
+        """(height, width, channels) of an image."""
+        return self.model.image_shape
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 without classes."""
+        return self.model.num_classes
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, by number; their numbers if they have no names."""
-        names = self.card.get("class_names") or map(str, range(self.model.num_classes))
+        names = self.card.get("class_names") or map(str, range(self.num_classes))
         return tuple(names)
 
     def portable(self) -> Model:
         """Returns the model in float32, without recomputation."""
-        net = dataclasses.asdict(from_dict(UNetConfig, self.card["net"]).portable())
+        net = dataclasses.asdict(net_from_dict(self.card["net"]).portable())
         return cards.model_of(self.card | {"net": net}, "the card")
 
     @functools.cached_property
@@ -196,7 +206,7 @@ class Pretrained:
         return compiled, jax.device_put(self.params, sharding), mesh
 
     def _number_of(self, label: str | int) -> int:
-        names, count = self.class_names, self.model.num_classes
+        names, count = self.class_names, self.num_classes
         if not count:
             raise UsageError(f"label {label!r}: the model has no classes")
         if label in names:

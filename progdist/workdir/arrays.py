@@ -73,7 +73,7 @@ def write_images(
     path: Path,
     images: UInt8[np.ndarray, "n h w c"],
     labels: Int[np.ndarray, " n"] | None = None,
-    **notes: int,
+    **notes: int | str,
 ) -> Path:
     """Writes images as `arr_0`, as evaluators of the field read them, and `labels`.
 
@@ -81,7 +81,7 @@ def write_images(
       path: the .npz file.
       images: the images.
       labels: class of each; None without classes.
-      notes: whole numbers to keep next to the images.
+      notes: values to keep next to the images.
 
     Raises:
       OSError: as for `progdist.workdir.files.write_whole`.

@@ -1,6 +1,5 @@
 """Provenance of a run: commit, versions, devices, changed settings."""
 
-import functools
 import os
 import platform
 import subprocess
@@ -57,6 +56,11 @@ def of_start(
     }
 
 
+def memory_bytes() -> int:
+    """Returns the size of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def numerics() -> dict[str, str]:
     """Returns what the user may choose and results depend on, such as XLA_FLAGS."""
     words = sorted(os.environ.get("XLA_FLAGS", "").split())
@@ -68,7 +72,6 @@ def numerics() -> dict[str, str]:
     return {name: value for name, value in chosen.items() if value}
 
 
-@functools.cache
 def commit() -> str | None:
     """Returns the commit of the running code, with "+changes" if it was edited.
 

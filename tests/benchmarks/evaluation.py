@@ -20,15 +20,15 @@ from typing import get_args
 import jax
 import numpy as np
 
-from configs.digits import get_config
 from progdist import parallel
-from progdist.cli import num_cores
+from progdist.commands.devices import num_cores
+from progdist.config import load_preset
 from progdist.evaluate import extraction, metrics, sampling
 from progdist.evaluate.features import inception
 from progdist.evaluate.features.networks import inception_network
-from progdist.evaluate.sampling import make_sampler
 from progdist.model import init_params
 from progdist.preflight import make_model
+from progdist.sampling.draw import make_sampler
 from tests import feature_weights
 
 BATCH, STEPS = 64, 4
@@ -50,7 +50,7 @@ class Case:
 
     def __init__(self, name: str) -> None:
         """Compiles both."""
-        model, self.mesh = make_model(get_config()), parallel.make_mesh()
+        model, self.mesh = make_model(load_preset("digits")), parallel.make_mesh()
         self.params = init_params(model, 0, self.mesh)
         self.sampler = make_sampler(model, self.mesh, "ddim", 0.0)
         self.extractor = make_extractor(name)

@@ -19,17 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.digits import get_config
 from progdist import parallel
 from progdist.checkpoint import Checkpoints
-from progdist.cli import num_cores
-from progdist.config import Config
+from progdist.commands.devices import num_cores
+from progdist.config import Config, load_preset
 from progdist.data import Batch
 from progdist.diffusion.schedules import Cosine
-from progdist.evaluate import sampling
 from progdist.model import make_model, param_shapes
 from progdist.nets.settings import UNetConfig
 from progdist.parallel import REPLICATED, ROWS
+from progdist.sampling import draw as sampling
 from progdist.trainer import step
 from progdist.trainer.run import run
 from progdist.trainer.state import (
@@ -179,7 +178,7 @@ def time_case(case: Case) -> tuple[float, float, float]:
 def count_traces() -> Counter[str]:
     """Traces of each kind of train step over a run of all rounds."""
     traces: Counter[str] = Counter()
-    config = get_config("smoke")
+    config = load_preset("digits", "smoke")
     config.distill.start_steps = 64
     makers = {"base": step.make_base_loss, "distill": step.make_distill_loss}
 

@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from progdist import parallel
-from progdist.cli import num_cores
+from progdist.commands.devices import num_cores
 from progdist.data import Batch
 from progdist.diffusion.schedules import Cosine
-from progdist.evaluate import sampling
 from progdist.model import Model, make_model, param_shapes
 from progdist.nets.settings import UNetConfig
 from progdist.parallel import REPLICATED, ROWS
+from progdist.sampling import draw as sampling
 from progdist.trainer import step
 from progdist.trainer.state import init_state, make_optimizer
 from tests.benchmarks.timing import Task, alternate

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from progdist import data, parallel
-from progdist.cli import num_cores
+from progdist.commands.devices import num_cores
 from progdist.data import sources
 from progdist.nets.unet import UNet
 from tests.benchmarks.overhead import Case

@@ -1,0 +1,172 @@
+"""A model as a folder that the Hugging Face Hub shows and `progdist.load` opens.
+
+config.json is the card, model.safetensors the parameters with the card, README.md the
+model card, and samples.png its picture.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from progdist import report
+from progdist.export import formats
+from progdist.sampling.cards import Card
+from progdist.sampling.pretrained import Pretrained
+from progdist.workdir.files import write_bytes
+
+_NUM_SAMPLES, _NUM_PER_CLASS, _MOST_CLASSES = 64, 8, 8
+_SEED = 0
+
+
+def write(directory: Path, pretrained: Pretrained, card: Card) -> None:
+    """Writes the folder.
+
+    Raises:
+      SaveError: if the parameters cannot be written.
+      NonFiniteError: if the model draws images that are not finite.
+    """
+    directory.mkdir()
+    params = jax.tree.map(np.asarray, pretrained.params)
+    formats.write_safetensors(directory / "model.safetensors", params, card)
+    config = {"library_name": "progdist"} | card
+    write_bytes(
+        directory / "config.json", (json.dumps(config, indent=2) + "\n").encode()
+    )
+    _write_samples(directory / "samples.png", pretrained)
+    write_bytes(directory / "README.md", model_card(card, _num_params(params)).encode())
+
+
+def model_card(card: Card, num_params: int) -> str:
+    """Returns the README of a model, with the metadata that the Hub reads."""
+    n, data = card["num_steps"], card.get("data", {}).get("name", "images")
+    height, width, channels = card["image_shape"]
+    size = f"{height}x{width} {'grey' if channels == 1 else 'RGB'}"
+    classes = card.get("class_names") or []
+    calls = f"{n} network call{'s'[: n != 1]}"
+    kind = "student" if card.get("phase") else "undistilled teacher"
+    lines = [
+        *_metadata(card, data),
+        f"# {data}, {size}, in {calls}",
+        "",
+        f"A diffusion model of {num_params:,} parameters that draws {size} images in "
+        f"{calls}, by DDIM: {_origin(card, kind)}.",
+        "",
+        "![Samples](samples.png)",
+        "",
+        *_table(card),
+        "## Draw images",
+        "",
+        "```python",
+        "import progdist",
+        "",
+        'model = progdist.load("PATH")  # this folder, or hf://OWNER/NAME',
+        f"images = model.sample(16, {_label(classes)}seed=0)",
+        "```",
+        "",
+        f"`images` is uint8 [16, {height}, {width}, {channels}].",
+        *_classes(classes),
+        "",
+        "## Where it comes from",
+        "",
+        f"Trained on {_training_data(card)} with "
+        f"[progdist]({_PAPER}) at `{card['commit']}`: the output of the network is "
+        f"{card['output']}, the noise schedule {card['schedule']}. `config.json` holds "
+        "everything the model depends on.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+_PAPER = "https://arxiv.org/abs/2202.00512"
+
+
+def _metadata(card: Card, data: str) -> list[str]:
+    """Returns the lines of metadata; the Hub indexes and shows them."""
+    lines = ["---", "library_name: progdist", "tags:"]
+    lines += ["- diffusion", "- progressive-distillation", "- jax"]
+    if not card.get("class_names"):
+        lines.append("pipeline_tag: unconditional-image-generation")
+    rows = _own_rows(card)
+    if rows:
+        lines += ["model-index:", f"- name: {json.dumps(data)}", "  results:"]
+    for row in rows:
+        lines += [
+            "  - task:",
+            "      type: image-generation",
+            "    dataset:",
+            f"      name: {json.dumps(data)}",
+            f"      type: {json.dumps(data)}",
+            "    metrics:",
+            f"    - type: {json.dumps(row['metric'])}",
+            f"      value: {row['value']:.6g}",
+        ]
+    return [*lines, "---", ""]
+
+
+def _origin(card: Card, kind: str) -> str:
+    if not card.get("phase"):
+        return f"an {kind}"
+    return f"a student of progressive distillation, round {card['phase']}"
+
+
+def _table(card: Card) -> list[str]:
+    """Returns the distances of this model in its own number of steps."""
+    rows = _own_rows(card)
+    if not rows:
+        return []
+    header = "| metric | sampler | network calls | value | floor | samples |"
+    lines = ["## Distance to the data", "", header, "|---|---|---:|---:|---:|---:|"]
+    for row in rows:
+        floor = row.get("floor") or {}
+        bound = f"{floor['value']:.4g}" if "value" in floor else "–"
+        lines.append(
+            f"| {row['metric']} | {row['sampler']} | {row['num_steps']} | "
+            f"{row['value']:.4g} | {bound} | {row['num_samples']:,} |"
+        )
+    text = "The floor is the metric between two disjoint halves of the data."
+    return [*lines, "", text, ""]
+
+
+def _own_rows(card: Card) -> list[dict[str, Any]]:
+    """Returns the distances by DDIM, in the number of steps of the card."""
+    rows = card.get("distances", [])
+    n = card["num_steps"]
+    return [r for r in rows if r["num_steps"] == n and r["sampler"] == "ddim"]
+
+
+def _training_data(card: Card) -> str:
+    data = card.get("data")
+    if not data:
+        return "images that its card does not name"
+    return f"{data['count']:,} images of {data['name']} ({data['split']})"
+
+
+def _label(classes: list[str]) -> str:
+    return f"label={json.dumps(classes[0])}, " if classes else ""
+
+
+def _classes(classes: list[str]) -> list[str]:
+    if not classes:
+        return []
+    shown = ", ".join(f"`{name}`" for name in classes[:20])
+    more = f" and {len(classes) - 20:,} more" * (len(classes) > 20)
+    return ["", f"Classes: {shown}{more}."]
+
+
+def _write_samples(path: Path, pretrained: Pretrained) -> None:
+    classes = pretrained.class_names[:_MOST_CLASSES]
+    if not classes:
+        images = pretrained.sample(_NUM_SAMPLES, seed=_SEED)
+        report.save_png(path, report.square_grid(images))
+        return
+    num = _NUM_PER_CLASS * len(classes)
+    images = pretrained.sample(num, label=range(len(classes)), seed=_SEED)
+    rows = images.reshape(_NUM_PER_CLASS, len(classes), *images.shape[1:])
+    report.save_png(path, report.image_grid(rows.swapaxes(0, 1)))
+
+
+def _num_params(params: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
