@@ -57,7 +57,7 @@ def test_the_side_is_that_of_the_images_within_8_to_32(
 
 @pytest.mark.parametrize(("num_small", "side"), [(2, 24), (3, 12)])
 def test_at_most_one_image_in_ten_is_enlarged(root, num_small, side):
-    sizes = [(12, 40)] * num_small + [(24, 30)] * 4 + [(90, 60)] * (16 - num_small)
+    sizes = [(12, 40)] * num_small + [(24, 30)] * 4 + [(90, 60)] * (23 - num_small)
     write(root, *(picture(*size) for size in sizes))
     assert get_config(str(root)).data.image_shape[0] == side
 
@@ -97,12 +97,27 @@ def test_a_large_folder_is_judged_by_some_of_its_files_from_all_over(root):
 # --- a side of one's own
 
 
-@pytest.mark.parametrize("side", [8, 12, 20, 36, 60, 64, 128, 252, 256])
-def test_a_side_may_follow_the_path(root, side):
+@pytest.mark.parametrize(
+    ("side", "patch_size", "heights", "attended"),
+    [
+        (8, 1, [8, 4], (8, 4)),
+        (16, 1, [16, 8], (8,)),
+        (20, 2, [10, 5], (5,)),
+        (28, 2, [14, 7], (7,)),
+        (36, 2, [18, 9], ()),
+        (64, 2, [32, 16, 8], (8,)),
+        (252, 2, [126, 63], ()),
+        (256, 2, [128, 64, 32, 16, 8], (8,)),
+    ],
+)
+def test_a_side_may_follow_the_path(root, side, patch_size, heights, attended):
     write(root, GOOD, GOOD)
     config = get_config(f"{root}:{side}")
     assert config.data.image_shape == (side, side, 3)
     check(config)
+    assert config.net.heights(config.data.image_shape) == heights
+    assert config.net.patch_size == patch_size
+    assert config.net.attn_resolutions == attended
 
 
 def test_a_path_may_hold_colons(tmp_path):
