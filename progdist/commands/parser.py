@@ -143,7 +143,7 @@ class Flags:
             meant = did_you_mean(error.flagname, names, "--") or "; see --help"
             raise UsageError(f"--{error.flagname}: is not a flag{meant}") from None
         except flags.Error as error:
-            raise UsageError(last_line(error)) from None
+            raise UsageError(last_line(error).removeprefix("flag ")) from None
 
     def _place(self, words: Sequence[str], values: dict[str, Any]) -> None:
         """Sets the flags of the words."""
