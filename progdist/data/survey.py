@@ -12,12 +12,11 @@ import numpy as np
 
 from progdist.config.settings import ImageShape, LabelRule
 from progdist.data.batches import spread_indices
-from progdist.data.folder import _open_files as open_files
+from progdist.data.folder import open_split
 from progdist.data.headers import ImageError, Size, open_image, reasons
 from progdist.data.labels import read_labels
-from progdist.data.listing import SUFFIXES, Files, printable
+from progdist.data.listing import Files, printable
 from progdist.data.source import DataError
-from progdist.data.splits import select_split
 
 _MOST_HEADERS = 256
 _GREY_MODES = "1", "L", "LA", "I"
@@ -55,13 +54,8 @@ def look(path: Path, split: str = "train", rule: LabelRule = "auto") -> Survey:
     Raises:
       DataError: if it cannot be read, or holds no such split or no readable image.
     """
-    files = select_split(open_files(path), split)
-    listing = files.listing()
+    files, listing = open_split(path, split)
     names = listing.names
-    if not names:
-        others = f"; {listing.ignored_files()}" * bool(listing.ignored)
-        kinds = ", ".join(SUFFIXES)
-        raise DataError(f"{files.where}: holds no image ({kinds}){others}")
     labels, class_names, _ = read_labels(files, names, rule)
     num_classes = len(np.unique(labels))
     sizes, is_grey, has_alpha = zip(*_read_headers(files, names), strict=True)
