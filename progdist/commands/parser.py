@@ -85,7 +85,7 @@ class Flags:
         flags.DEFINE(Names(get_args(of)), name, default, about, flag_values=self.values)
 
     def numbers(
-        self, name: str, about: str, kind: type, low: float, high: float
+        self, name: str, about: str, kind: type, low: int | float, high: int | float
     ) -> None:
         """Defines a flag that takes numbers, separated by commas."""
         parser = _Numbers(kind, low, high)
@@ -254,7 +254,7 @@ class _Choice(flags.ArgumentParser):
 class _Numbers(flags.ArgumentParser):
     """Parser of numbers in a range, separated by commas."""
 
-    def __init__(self, kind: type, low: float, high: float) -> None:
+    def __init__(self, kind: type, low: int | float, high: int | float) -> None:
         self._kind, self._low, self._high = kind, low, high
 
     def parse(self, argument: Any) -> tuple[Any, ...]:
