@@ -8,6 +8,7 @@ import pytest
 
 from progdist.config import Config, ConfigError, load_preset, to_json
 from progdist.config.presets import load_config, preset_names, smoke, summary
+from progdist.data import DataError
 
 ROOT = Path(__file__).parents[1]
 # Those that need no words of the user's.
@@ -170,10 +171,6 @@ def test_what_is_not_there_is_one_line_that_leads_on(
         ("def get_config(:", "SyntaxError: invalid syntax (mine.py, line 2)"),
         ("  x = 1\n y = 2", "IndentationError: "),
         ("x = '\0'", "mine.py: "),
-        (
-            "import progdist.data as d; raise d.DataError('D: empty')",
-            "mine.py: D: empty",
-        ),
         ("1 / 0", "ZeroDivisionError: division by zero"),
     ],
 )
@@ -183,6 +180,13 @@ def test_a_file_that_fails_is_one_line(body, message, write):
     assert str(refused.value).startswith("--config=mine.py: ")
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_an_error_about_the_data_stays_what_it_is(write):
+    with pytest.raises(DataError, match=r"^D: empty$"):
+        load_config(
+            write("from progdist.data import DataError\nraise DataError('D: empty')")
+        )
 
 
 def test_ctrl_c_in_a_file_is_ctrl_c(write):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from progdist.config.settings import Config, ConfigError, Data, Evaluation
-from progdist.errors import InputError, did_you_mean, last_line
+from progdist.errors import Error, did_you_mean, last_line
 
 _SMOKE_UPDATES, _SMOKE_BATCH = 10, 16
 _SMOKE_PIXELS = 16
@@ -114,11 +114,10 @@ def _load(path: Path, variant: str, where: str) -> Config:
         if get_config is None:
             raise ConfigError(f"--config={where}: does not define get_config")
         config = _call(get_config, variant, where)
-    except ConfigError:
+    except Error:
         raise
     except (Exception, SystemExit) as error:  # the file is a program
-        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-        reason = kind + last_line(error)
+        reason = f"{type(error).__name__}: {last_line(error)}"
         raise ConfigError(f"--config={where}: {reason}") from None
     if not isinstance(config, Config):
         raise ConfigError(
