@@ -1,4 +1,4 @@
-"""Your own images, in a directory or zip archive: size, colours and classes are found.
+"""Your own images, in a directory or zip: size and classes are found.
 
 progdist train runs/mine --config=folder:DIR
 

@@ -203,7 +203,7 @@ def test_a_mistake_in_sampling_is_one_line_and_code_2(
         ([], "WORKDIR or --workdir is missing"),
         (["W", "V"], "'V' is not a flag"),
         (["W"], "checkpoints: no such checkpoint; available steps: none"),
-        (["W/missing", "--step=3"], "no such checkpoint; available steps: none"),
+        (["W/missing", "--step=3"], "missing: no such directory"),
         (["W", "--step=x"], "--step=x"),
     ],
 )

@@ -130,8 +130,9 @@ class Pretrained:
     ) -> Iterator[Images]:
         """Returns images start … num - 1 of `sample`, in batches."""
         self.check_sampler(sampler)
-        if num < 1:
-            raise UsageError(f"num={num}: must be at least 1")
+        for name, value in (("num", num), ("batch_size", batch_size)):
+            if value < 1:
+                raise UsageError(f"{name}={value}: must be at least 1")
         compiled, params, mesh = self._compiled(sampler, gamma, batch_size)
         return draw_images(
             compiled,
@@ -242,7 +243,10 @@ def load(
     card = cards.read_card(place)
     num_steps = _num_steps(place, card, steps)
     model = cards.model_of(card, str(place))
-    template = param_template(model, parallel.make_mesh(jax.devices()[:1]))
+    try:
+        template = param_template(model, parallel.make_mesh(jax.devices()[:1]))
+    except OverflowError:
+        raise CheckpointError(f"{place}: its card has sizes beyond any array") from None
     return Pretrained(model, checkpoint.load_model(place, template), card, num_steps)
 
 
