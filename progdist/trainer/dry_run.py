@@ -146,9 +146,8 @@ def _output(config: Config, count: int) -> Iterator[str]:
         yield "            samples, metrics, figures and report.html"
 
 
-def _size(num_bytes: float) -> str:
-    for unit in ("kB", "MB"):
-        num_bytes /= 1000
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-    return f"{num_bytes / 1000:.3g} GB"
+def _size(num_bytes: int) -> str:
+    size, units = num_bytes / 1000, ["kB", "MB", "GB"]
+    while size >= 1000 and units[1:]:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}"
