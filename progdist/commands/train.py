@@ -19,12 +19,11 @@ Exit codes:
   129, 138, 140 stopped by SIGHUP, SIGUSR1 or SIGUSR2 in the same way
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from progdist.commands.parser import Flags, define_cluster
-from progdist.config import Config, Data, from_json, presets
+from progdist.config import Config, from_json, presets
 from progdist.config.check import check
 from progdist.errors import UsageError
 from progdist.workdir import files, layout
@@ -53,8 +52,6 @@ def main(argv: list[str]) -> None:
         return
     workdir, config = _open(flags, values)
     check(config)
-    if config.data.name == "folder" and not values["distributed"]:
-        print(_about_folder(config.data), file=sys.stderr, flush=True)
 
     from progdist.commands import cluster, devices
     from progdist.trainer import dry_run
@@ -80,14 +77,6 @@ def _open(flags: Flags, values: dict[str, Any]) -> tuple[Path, Config]:
     if not values["config"]:
         raise UsageError("--config is missing; progdist train --list names the presets")
     return workdir, values["config"]
-
-
-def _about_folder(settings: Data) -> str:
-    """Returns a line about the images of a folder."""
-    from progdist.data import survey
-
-    found = survey.look(files.expand(settings.dir), settings.split, settings.labels)
-    return f"progdist: {survey.describe(found, settings.image_shape)}"
 
 
 def _list_of_presets() -> str:

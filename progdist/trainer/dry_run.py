@@ -7,12 +7,13 @@ from pathlib import Path
 import jax
 
 from progdist import checkpoint, preflight
-from progdist.config import Config, plan_of
-from progdist.data import Source
+from progdist.config import Config, Data, plan_of
+from progdist.data import Source, survey
 from progdist.errors import InputError
 from progdist.model import Model, param_shapes
 from progdist.plan import Phase
 from progdist.workdir import layout
+from progdist.workdir.files import expand
 
 _BYTES = 4  # a parameter or a moment of Adam, float32
 
@@ -54,6 +55,8 @@ def _lines(
         "teacher": config.teacher or "trained in phase 0",
         "workdir": _workdir(workdir),
     }
+    if config.data.name == "folder" and source:
+        yield f"{'folder':11} {_folder(config.data)}"
     for name, text in rows.items():
         yield f"{name:11} {text}"
     yield ""
@@ -88,6 +91,12 @@ def _data(config: Config, source: Source | None) -> str:
     if source is None:
         return f"{name}, at {shape}"
     return f"{name}: {len(source):,} images at {shape}{_classes(source.class_names)}"
+
+
+def _folder(settings: Data) -> str:
+    path = expand(settings.dir).absolute()
+    found = survey.look(path, settings.split, settings.labels)
+    return survey.describe(found, settings.image_shape)
 
 
 def _classes(names: tuple[str, ...]) -> str:
@@ -137,9 +146,8 @@ def _output(config: Config, count: int) -> Iterator[str]:
         yield "            samples, metrics, figures and report.html"
 
 
-def _size(num_bytes: float) -> str:
-    for unit in ("kB", "MB"):
-        num_bytes /= 1000
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-    return f"{num_bytes / 1000:.3g} GB"
+def _size(num_bytes: int) -> str:
+    size, units = num_bytes / 1000, ["kB", "MB", "GB"]
+    while size >= 1000 and units[1:]:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}"
