@@ -98,7 +98,7 @@ def heard_signals() -> list[signal.Signals]:
     return [s for s in SIGNALS if s in always or signal.getsignal(s) != signal.SIG_IGN]
 
 
-def last_line(error: Exception) -> str:
+def last_line(error: BaseException) -> str:
     """Returns the last line of an error's message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1].strip()
@@ -130,7 +130,7 @@ def _similarity(word: str, choice: str) -> float:
     """Returns how near a word is to a choice, or to a short form of it, in [0, 1]."""
     path, dot, leaf = choice.rpartition(".")
     initials = "".join(part[:1] for part in leaf.split("_"))
-    forms = {choice: 1.0, leaf: 0.95}
+    forms = {leaf: 0.95} | {choice: 1.0}
     if len(initials) > 1:
         forms |= {path + dot + initials: 0.9, initials: 0.85}
     scores = [

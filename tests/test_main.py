@@ -31,7 +31,8 @@ SECOND = ["--num_processes=2", "--process_id=1"]
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--config is missing"),
+        ([], "WORKDIR or --workdir is missing"),
+        (["--workdir=W"], "--config is missing"),
         ([DIGITS], "--workdir is missing"),
         ([DIGITS, "--workdir="], "--workdir is missing"),
         ([DIGITS, "--workdir=W[1]"], "w[1]: must not hold any of *?["),
@@ -175,8 +176,8 @@ def test_a_directory_that_is_not_writable_is_named_at_the_start(
         (["--workdir=W", "--out="], "--out is missing"),
         (["--workdir=W", "--num_steps=0", "--out=a.png"], "num_steps=0"),
         (
-            ["--workdir=W", "--num_steps=1", "--out=a.gif"],
-            "must be a file in .png, .npz, or end in /",
+            ["--workdir=W", "--num_steps=1", "--out=a.docx"],
+            "must be an image (.png, .jpg, .webp, .gif, .tiff or another image suf",
         ),
         (["--workdir=W", "--num_steps=1", "--out=no/a.png"], "there is no directory"),
         (["--workdir=W/no", "--out=a.png"], "no: no such file or directory"),
@@ -202,7 +203,7 @@ def test_a_mistake_in_sampling_is_one_line_and_code_2(
         ([], "WORKDIR or --workdir is missing"),
         (["W", "V"], "'V' is not a flag"),
         (["W"], "checkpoints: no such checkpoint; available steps: none"),
-        (["W/missing", "--step=3"], "no such checkpoint; available steps: none"),
+        (["W/missing", "--step=3"], "missing: no such directory"),
         (["W", "--step=x"], "--step=x"),
     ],
 )

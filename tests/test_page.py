@@ -494,7 +494,7 @@ def answer(*words, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "required: WORKDIR"),
+        ([], "WORKDIR or --workdir is missing"),
         (["W/none"], "none: no such directory"),
         (["W"], "not the workdir of a run (no config.json)"),
         (["W/run", "W/run/../run"], "given twice"),
@@ -502,13 +502,13 @@ def answer(*words, capsys):
         (["W/run", "--out=W"], "is a directory"),
         (["W/run", "--out=W/run/config.json"], "must end in .html or .htm"),
         (["W/run", "--out=W/html"], "must end in .html or .htm"),
-        (["W/run", "--on=x"], "unrecognized arguments: --on=x"),
+        (["W/run", "--on=x"], "--on: is not a flag; see --help"),
         (["W/list"], "config.json: not a JSON object"),
         (["W/half"], "config.json: not JSON"),
         (["W/plan"], "plan.json: not a plan"),
         (["W/rows"], "metrics.jsonl: loss is not a number: 'x'"),
         (["W/bars"], "loss_by_logsnr is not a list of 21 numbers or nulls: [1, 'x']"),
-        (["W/run", "--watch=0"], "'0' is not a number of seconds, 1 or more"),
+        (["W/run", "--watch=0"], "--watch=0: 0 is not a positive integer"),
         (["W/run", "W/run", "--watch=1"], "given twice"),
     ],
 )

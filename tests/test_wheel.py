@@ -103,13 +103,16 @@ def test_a_wheel_of_the_sdist_is_the_wheel_of_the_checkout(built, tmp_path):
 def test_an_installed_wheel_trains_and_samples_beside_the_users_own_configs(
     built, site
 ):
-    command, version = site / ".venv/bin/progdist", built[1].name.split("-")[1]
+    command, python = site / ".venv/bin/progdist", site / ".venv/bin/python"
+    version = built[1].name.split("-")[1]
     assert run(command, "--version", cwd=site) == f"progdist {version}\n"
     assert "digits " in run(command, "train", "--list", cwd=site)
-    run(command, "train", "runs/smoke", "--config=digits:smoke", cwd=site)
+    words = "train", "runs/smoke", "--config=digits:smoke"
+    run(python, "-m", "progdist", *words, "--dry_run", cwd=site)  # which imports from .
+    run(command, *words, cwd=site)
     run(command, "sample", "runs/smoke", "--steps=1", "--out=a.png", cwd=site)
     with Image.open(site / "a.png") as image:
         assert min(image.size) >= 8
-    run(site / ".venv/bin/python", "-c", LIBRARY, cwd=site)
+    run(python, "-c", LIBRARY, cwd=site)
     images = np.load(site / "images.npy")
     assert (images.shape, images.dtype) == ((4, 8, 8, 1), np.uint8)

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from progdist.commands.parser import Flags
-from progdist.workdir import files, provenance
+from progdist.workdir import files
 
 _OPTIONAL = (
     "tensorflow-datasets",
@@ -54,6 +54,8 @@ def main(argv: list[str]) -> None:
 
 
 def _facts() -> Iterator[tuple[str, str]]:
+    from progdist.workdir import provenance
+
     yield "progdist", metadata.version("progdist")
     yield "commit", provenance.commit() or "none: an installed package"
     yield "python", f"{platform.python_version()} on {platform.platform()}"

@@ -28,7 +28,10 @@ def main(argv: list[str]) -> None:
 
     from progdist import checkpoint
 
-    directory = files.expand(values["workdir"]) / layout.CHECKPOINTS
+    workdir = files.expand(values["workdir"])
+    if not workdir.is_dir():
+        raise UsageError(f"{workdir}: no such directory")
+    directory = workdir / layout.CHECKPOINTS
     steps, step = checkpoint.snapshot_steps(directory), values["step"]
     if not steps or step not in (None, *steps):
         there = ", ".join(map(str, sorted(steps))) or "none"

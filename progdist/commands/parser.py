@@ -18,12 +18,20 @@ _RENAMED = {
     "config.model.output": "config.parameterization",
     "config.model.": "config.net.",
 }
+_HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 # What users look for under another name.
 _LEADS = {
+    "ddpm": "; the sampler of DDPM is ancestral",
     "fid": "; FID is the metric fd of the features inception",
     "inception_score": "; the Inception Score is the metric is",
     "precision": "; precision and recall are the metric pr",
     "recall": "; precision and recall are the metric pr",
+}
+_LEADS_OF_FLAGS = {
+    "class": "label",
+    "epochs": "config.base.num_updates",
+    "o": "out",
+    "output": "out",
 }
 _WIDTH, _INDENT = 88, 26
 
@@ -85,7 +93,7 @@ class Flags:
         flags.DEFINE(Names(get_args(of)), name, default, about, flag_values=self.values)
 
     def numbers(
-        self, name: str, about: str, kind: type, low: float, high: float
+        self, name: str, about: str, kind: type, low: int | float, high: int | float
     ) -> None:
         """Defines a flag that takes numbers, separated by commas."""
         parser = _Numbers(kind, low, high)
@@ -111,7 +119,7 @@ class Flags:
         """
         # Orbax logs every file at level INFO, and at level ERROR the errors it raises.
         logging.set_verbosity(logging.FATAL)
-        if {"--help", "-h", "--helpfull"} & set(argv[1:]):
+        if _HELP & set(argv[1:]):
             print(self._help(argv[0], about or ""))
             sys.exit(0)
         words = [self._current(word) for word in argv[1:]]
@@ -139,11 +147,20 @@ class Flags:
         try:
             return self.values(["progdist", *words])[1:]
         except flags.UnrecognizedFlagError as error:
-            names = [name for name in self.values if not name.startswith("config.")]
-            meant = did_you_mean(error.flagname, names, "--") or "; see --help"
+            meant = self._meant(error.flagname) or "; see --help"
             raise UsageError(f"--{error.flagname}: is not a flag{meant}") from None
         except flags.Error as error:
-            raise UsageError(last_line(error)) from None
+            raise UsageError(last_line(error).removeprefix("flag ")) from None
+
+    def _meant(self, name: str) -> str:
+        """Returns "; did you mean …?" for an unknown flag, or ""."""
+        names = [flag for flag in self.values if not flag.startswith("config.")]
+        fields = [f"config.{field}" for field in field_names(Config())]
+        lead = _LEADS_OF_FLAGS.get(name, name)
+        meant = did_you_mean(lead, names, "--")
+        if meant or not self.takes_config:
+            return meant
+        return did_you_mean(lead, fields, "--")
 
     def _place(self, words: Sequence[str], values: dict[str, Any]) -> None:
         """Sets the flags of the words."""
@@ -151,7 +168,10 @@ class Flags:
             name = self.words[min(number, len(self.words) - 1)] if self.words else ""
             is_list = isinstance(values.get(name), list)
             if not name or (values[name] and not is_list):
-                raise UsageError(f"{word!r} is not a flag; flags are --name=value")
+                taken = f", and {name.upper()} is {values[name]}" if name else ""
+                raise UsageError(
+                    f"{word!r} is not a flag; flags are --name=value{taken}"
+                )
             values[name] = [*values[name], word] if is_list else word
 
     def _current(self, word: str) -> str:
@@ -247,14 +267,15 @@ class _Choice(flags.ArgumentParser):
 
     def parse(self, argument: str) -> str:
         if argument not in self._choices:
-            raise ValueError(not_one_of(argument, self._choices))
+            lead = _LEADS.get(argument, "")
+            raise ValueError(not_one_of(argument, self._choices) + lead)
         return argument
 
 
 class _Numbers(flags.ArgumentParser):
     """Parser of numbers in a range, separated by commas."""
 
-    def __init__(self, kind: type, low: float, high: float) -> None:
+    def __init__(self, kind: type, low: int | float, high: int | float) -> None:
         self._kind, self._low, self._high = kind, low, high
 
     def parse(self, argument: Any) -> tuple[Any, ...]:

@@ -25,6 +25,7 @@ from typing import Any
 from progdist.commands.parser import Flags, define_cluster
 from progdist.config import Config, from_json, presets
 from progdist.config.check import check
+from progdist.errors import UsageError
 from progdist.workdir import files, layout
 
 
@@ -53,14 +54,14 @@ def main(argv: list[str]) -> None:
     check(config)
 
     from progdist.commands import cluster, devices
-    from progdist.trainer.dry_run import describe
+    from progdist.trainer import dry_run
     from progdist.trainer.preemption import Interrupt
     from progdist.trainer.run import run
 
     cluster.join(values)
     devices.prepare(config, values["num_processes"] or 1)
     if values["dry_run"]:
-        print(describe(config, workdir))
+        dry_run.show(config, workdir)
         return
     # After joining, which installs a SIGTERM handler of its own.
     with Interrupt() as interrupt:
@@ -73,7 +74,8 @@ def _open(flags: Flags, values: dict[str, Any]) -> tuple[Path, Config]:
     workdir = files.expand(values["workdir"]).absolute()
     if not values["config"] and (workdir / layout.CONFIG).exists():
         return workdir, from_json(workdir / layout.CONFIG)
-    flags.require(values, "config")
+    if not values["config"]:
+        raise UsageError("--config is missing; progdist train --list names the presets")
     return workdir, values["config"]
 
 

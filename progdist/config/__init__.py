@@ -8,8 +8,8 @@ from progdist.config.files import (
     defaults_of_changed as defaults_of_changed,
     differences as differences,
     field_names as field_names,
-    from_dict as from_dict,
     from_json as from_json,
+    net_from_dict as net_from_dict,
     open_run as open_run,
     to_json as to_json,
 )

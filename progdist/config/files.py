@@ -3,12 +3,14 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from progdist.config.check import check
 from progdist.config.settings import Config, ConfigError
 from progdist.errors import UsageError
+from progdist.nets.settings import NetConfig
 from progdist.workdir import layout
 from progdist.workdir.files import FormatError, expand, read_regular
 
@@ -63,7 +65,7 @@ def from_json(path: Path) -> Config:
       ConfigError: if the file is missing, is not JSON, or has unknown fields.
     """
     try:
-        return from_dict(Config, _current(json.loads(read_regular(path))))
+        return _from_dict(Config, _current(json.loads(read_regular(path))))
     except FormatError as error:
         raise ConfigError(str(error)) from None
     except FileNotFoundError:
@@ -80,22 +82,30 @@ def from_json(path: Path) -> Config:
         raise ConfigError(f"{path}: not a configuration ({error})") from None
 
 
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """Returns settings of a class from what `dataclasses.asdict` made of them.
-
-    Raises:
-      TypeError: if there are unknown fields.
-    """
+def _from_dict(cls: type, values: dict[str, Any]) -> Any:
     hints = get_type_hints(cls)
+    unknown = sorted(values.keys() - hints.keys())
+    if unknown:
+        raise TypeError(f"{unknown[0]!r} is no field of version {version('progdist')}")
     fields = {}
     for name, value in values.items():
         classes = get_args(hints.get(name)) or (hints.get(name),)
         if dataclasses.is_dataclass(classes[0]):
-            value = from_dict(_class_of(value, classes), value)
+            value = _from_dict(_class_of(value, classes), value)
         elif get_origin(hints.get(name)) is tuple:
             value = tuple(value)
         fields[name] = value
     return cls(**fields)
+
+
+def net_from_dict(values: dict[str, Any]) -> NetConfig:
+    """Returns the settings of a network from what `dataclasses.asdict` made of them.
+
+    Raises:
+      TypeError: if they are those of no known network.
+    """
+    classes: tuple[Any, ...] = get_args(NetConfig) or (NetConfig,)
+    return _from_dict(_class_of(values, classes), values)
 
 
 def open_run(path: str) -> tuple[Path, Config]:

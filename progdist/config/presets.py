@@ -1,8 +1,8 @@
 """Presets, which come with the package, and configuration files of users.
 
 A configuration file defines `get_config`, which returns a `Config`. If it takes an
-argument, that is what follows the colon in `--config=NAME:VARIANT`. Otherwise the one
-variant is `smoke`.
+argument, that is what follows the colon in `--config=NAME:VARIANT`; without a colon it
+is the default, or "". Otherwise the one variant is `smoke`.
 """
 
 import ast
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from progdist.config.settings import Config, ConfigError, Data, Evaluation
-from progdist.errors import did_you_mean, last_line
+from progdist.errors import Error, did_you_mean, last_line
 
 _SMOKE_UPDATES, _SMOKE_BATCH = 10, 16
 _SMOKE_PIXELS = 16
@@ -110,11 +110,15 @@ def _directory() -> Path:
 
 def _load(path: Path, variant: str, where: str) -> Config:
     try:
-        config = _call(_module(path).get_config, variant, where)
-    except ConfigError:
+        get_config = getattr(_module(path), "get_config", None)
+        if get_config is None:
+            raise ConfigError(f"--config={where}: does not define get_config")
+        config = _call(get_config, variant, where)
+    except Error:
         raise
-    except Exception as error:  # the file is a program and may raise anything
-        raise ConfigError(f"--config={where}: {last_line(error)}") from None
+    except (Exception, SystemExit) as error:  # the file is a program
+        reason = f"{type(error).__name__}: {last_line(error)}"
+        raise ConfigError(f"--config={where}: {reason}") from None
     if not isinstance(config, Config):
         raise ConfigError(
             f"--config={where}: get_config must return a progdist.config.Config"
@@ -131,8 +135,10 @@ def _module(path: Path) -> Any:
 
 
 def _call(get_config: Any, variant: str, where: str) -> Any:
-    if inspect.signature(get_config).parameters:
-        return get_config(variant)
+    parameters = inspect.signature(get_config).parameters.values()
+    if parameters:
+        has_default = all(p.default is not p.empty for p in parameters)
+        return get_config(*[variant] * (not has_default or variant != ""))
     if variant not in ("", "smoke"):
         raise ConfigError(f"--config={where}: variant {variant!r} is not one of smoke")
     return smoke(get_config()) if variant else get_config()

@@ -45,14 +45,9 @@ def open_folder(
     Raises:
       DataError: if there are no images, or too many bad ones; lists these.
     """
-    files = select_split(_open_files(expand(dir).absolute()), split)
-    listing = files.listing()
-    ignored = listing.ignored_files()
-    if not listing.names:
-        rest = f"; {ignored}" if ignored else ""
-        raise DataError(f"{files.where}: holds no image ({', '.join(SUFFIXES)}){rest}")
-    if ignored:
-        _say_once(f"{files.where}: {ignored}")
+    files, listing = open_split(expand(dir).absolute(), split)
+    if listing.ignored:
+        _say_once(f"{files.where}: {listing.ignored_files()}")
     labels = read_labels(files, listing.names, label_rule)
     if num_classes and not labels.class_names:
         raise DataError(
@@ -140,6 +135,20 @@ class FolderSource:
 def _say_once(line: str) -> None:
     """Prints a line on stderr; a run opens its data several times."""
     print(line, file=sys.stderr)
+
+
+def open_split(path: Path, split: str) -> tuple[Files, Listing]:
+    """Opens a split of a directory or zip archive; returns its files, at least one.
+
+    Raises:
+      DataError: if it holds no such split or no image.
+    """
+    files = select_split(_open_files(path), split)
+    listing = files.listing()
+    if not listing.names:
+        rest = f"; {listing.ignored_files()}" if listing.ignored else ""
+        raise DataError(f"{files.where}: holds no image ({', '.join(SUFFIXES)}){rest}")
+    return files, listing
 
 
 def _open_files(path: Path) -> Files:

@@ -177,8 +177,8 @@ def _open_builder(tfds_name: str, dir: str, image_shape: ImageShape | None) -> A
     size = image_shape[0] if image_shape else "SIZE"
     resize = f" --image_size={size}" if tfds_name.startswith(TO_BE_RESIZED) else ""
     raise DataError(
-        f"no prepared {tfds_name} in {data_dir(dir)}; run python -m progdist.data."
-        f"prepare --tfds_name={tfds_name}{resize} --dir={data_dir(dir)}"
+        f"no prepared {tfds_name} in {data_dir(dir)}; run progdist prepare {tfds_name}"
+        f"{resize} --dir={data_dir(dir)}"
     )
 
 

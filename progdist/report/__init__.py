@@ -1,7 +1,7 @@
 """Figures, tables and a page from the files of a run.
 
 `read/` reads a workdir, `figures/` draws PNG files and SVG, `page/` writes the page
-(`python -m progdist.report`). Needs no accelerator and imports no JAX. Every `write_*`
+(`progdist report`). Needs no accelerator and imports no JAX. Every `write_*`
 draws from the files that exist so far and returns the path of its figure; all but
 `write_page` write nothing and return None if there is nothing to draw yet.
 

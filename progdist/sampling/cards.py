@@ -13,22 +13,23 @@ A card is sealed with the parameters when a model is saved; its distances are ad
 they have been measured.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from progdist import checkpoint, data, model as models
 from progdist.checkpoint import CheckpointError
-from progdist.config import Config, ConfigError, from_dict, from_json
+from progdist.config import Config, ConfigError, Data, from_json, net_from_dict
+from progdist.config.check import check, require
 from progdist.diffusion.schedules import describe, make_schedule
-from progdist.diffusion.settings import Parameterization, ScheduleName
 from progdist.model import Model
-from progdist.nets.settings import UNetConfig
-from progdist.plan import Phase
+from progdist.plan import MOST_STEPS, Phase
 from progdist.workdir import files, layout, provenance
-from progdist.workdir.rows import EvalRow, read_typed
+from progdist.workdir.files import FormatError
+from progdist.workdir.rows import CardRow, EvalRow, read_row, read_typed
 
 Card = dict[str, Any]
 
@@ -57,15 +58,15 @@ def read_card(path: Path) -> Card:
     Models of earlier versions are completed from the configuration of their run.
 
     Raises:
-      CheckpointError: if there is no model, it is damaged, or its card lacks fields.
+      CheckpointError: if there is no model, or it or its card is damaged.
     """
     card = checkpoint.read_card(path)
     if path.is_file():
-        return card
+        return _checked(card, path)
     if "net" not in card:
         card = _of_run(path) | card
     rows = read_typed(EvalRow, path / layout.DISTANCES)
-    return card | {"distances": [row.to_json() for row in rows]}
+    return _checked(card | {"distances": [row.to_json() for row in rows]}, path)
 
 
 def write_distances(path: Path, rows: Iterable[EvalRow]) -> None:
@@ -93,28 +94,33 @@ def model_of(card: Card, where: str) -> Model:
       where: its place, for the message.
 
     Raises:
-      CheckpointError: if a field is missing or unknown.
+      CheckpointError: if a field is missing, unknown or invalid.
     """
     try:
-        height, width, channels = map(int, card["image_shape"])
-        shape = height, width, channels
-        net = from_dict(UNetConfig, card["net"])
-        net.check(shape)
-        if card["output"] not in get_args(Parameterization):
-            raise ValueError(f"output is {card['output']!r}")
-        if card["schedule"] not in get_args(ScheduleName):
-            raise ValueError(f"schedule is {card['schedule']!r}")
-        return models.make_model(
-            net,
+        config = Config(
+            data=Data(image_shape=tuple(card["image_shape"])),
+            net=net_from_dict(card["net"]),
             parameterization=card["output"],
-            schedule=make_schedule(card["schedule"]),
-            image_shape=shape,
+            schedule=card["schedule"],
         )
+        check(config)
+        names, count = card.get("class_names", ()), config.net.num_classes
+        require(len(names) in (0, count), "class_names", names, f"{count} names")
     except KeyError as error:
-        raise CheckpointError(f"{where}: its card lacks {error}") from None
-    except (TypeError, ValueError) as error:
-        reason = f"its card is not one of this version of progdist ({error})"
+        raise CheckpointError(
+            f"{where}: its card lacks {error}; models of versions before 0.3.0 draw "
+            "from the workdir of their run"
+        ) from None
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        first = str(error).partition("\n")[0]
+        reason = f"its card is not one of this version of progdist ({first})"
         raise CheckpointError(f"{where}: {reason}") from None
+    return models.make_model(
+        config.net,
+        parameterization=config.parameterization,
+        schedule=make_schedule(config.schedule),
+        image_shape=config.data.image_shape,
+    )
 
 
 def _of_config(config: Config) -> Card:
@@ -129,11 +135,20 @@ def _of_config(config: Config) -> Card:
 
 
 def _of_run(path: Path) -> Card:
-    """Returns what the configuration of a model's run says of the model."""
-    try:
+    """Returns what the configuration of a model's run says of the model, if any."""
+    with contextlib.suppress(ConfigError):
         return _of_config(from_json(path.absolute().parents[1] / layout.CONFIG))
-    except ConfigError:
-        raise CheckpointError(
-            f"{path}: its card lacks the network; models of versions before 0.3.0 "
-            "draw from the workdir of their run"
-        ) from None
+    return {}
+
+
+def _checked(card: Card, path: Path) -> Card:
+    """Returns the card; refuses fields of other types."""
+    try:
+        row = read_row(CardRow, card, path)
+        for distance in row.distances:
+            read_row(EvalRow, distance, path, "distances")
+        if row.num_steps > MOST_STEPS:
+            raise FormatError(f"{path}: num_steps is above {MOST_STEPS:,}")
+    except (ConfigError, FormatError) as error:
+        raise CheckpointError(str(error)) from None
+    return card

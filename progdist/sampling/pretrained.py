@@ -14,14 +14,14 @@ from jaxtyping import Array, Float, UInt8
 
 from progdist import checkpoint, parallel
 from progdist.checkpoint import CheckpointError
-from progdist.config import from_dict
+from progdist.config import net_from_dict
 from progdist.diffusion import solvers
 from progdist.diffusion.prediction import Prediction
 from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError, did_you_mean
 from progdist.model import Model, Params, bind, param_template
 from progdist.nets.conditioning import Conditioning
-from progdist.nets.settings import ImageShape, UNetConfig
+from progdist.nets.settings import ImageShape
 from progdist.plan import MOST_STEPS
 from progdist.sampling import cards, hub
 from progdist.sampling.cards import Card
@@ -74,7 +74,7 @@ class Pretrained:
 
     def portable(self) -> Model:
         """Returns the model in float32, without recomputation."""
-        net = dataclasses.asdict(from_dict(UNetConfig, self.card["net"]).portable())
+        net = dataclasses.asdict(net_from_dict(self.card["net"]).portable())
         return cards.model_of(self.card | {"net": net}, "the card")
 
     @functools.cached_property
@@ -130,8 +130,9 @@ class Pretrained:
     ) -> Iterator[Images]:
         """Returns images start … num - 1 of `sample`, in batches."""
         self.check_sampler(sampler)
-        if num < 1:
-            raise UsageError(f"num={num}: must be at least 1")
+        for name, value in (("num", num), ("batch_size", batch_size)):
+            if value < 1:
+                raise UsageError(f"{name}={value}: must be at least 1")
         compiled, params, mesh = self._compiled(sampler, gamma, batch_size)
         return draw_images(
             compiled,
@@ -242,7 +243,10 @@ def load(
     card = cards.read_card(place)
     num_steps = _num_steps(place, card, steps)
     model = cards.model_of(card, str(place))
-    template = param_template(model, parallel.make_mesh(jax.devices()[:1]))
+    try:
+        template = param_template(model, parallel.make_mesh(jax.devices()[:1]))
+    except OverflowError:
+        raise CheckpointError(f"{place}: its card has sizes beyond any array") from None
     return Pretrained(model, checkpoint.load_model(place, template), card, num_steps)
 
 

@@ -7,42 +7,62 @@ from pathlib import Path
 import jax
 
 from progdist import checkpoint, preflight
-from progdist.config import Config, plan_of
-from progdist.model import param_shapes
+from progdist.config import Config, Data, plan_of
+from progdist.data import Source, survey
+from progdist.errors import InputError
+from progdist.model import Model, param_shapes
 from progdist.plan import Phase
 from progdist.workdir import layout
+from progdist.workdir.files import expand
 
 _BYTES = 4  # a parameter or a moment of Adam, float32
 
 
-def describe(config: Config, workdir: Path) -> str:
-    """Returns the data, network, devices, phases and output of a run, line by line.
+def show(config: Config, workdir: Path) -> None:
+    """Prints the data, network, devices, phases and output of a run.
 
-    Opens the data and the devices, and runs the checks of a start; writes nothing.
+    Runs the checks of a start, and prints the plan even if one fails. Writes nothing.
 
     Raises:
       ConfigError: if the configuration does not fit the data or the devices.
+      CheckpointError: if the given teacher is missing or does not fit.
       DataError: if the data is missing or malformed.
     """
-    preflight.check_devices(config, jax.device_count())
-    preflight.check_memory(config, jax.process_count())
-    source, model = preflight.open_source(config), preflight.make_model(config)
-    preflight.check_teacher(config, model, source.class_names)
+    model = preflight.make_model(config)
+    source, fault = None, None
+    try:
+        preflight.check_devices(config, jax.device_count())
+        preflight.check_memory(config, jax.process_count())
+        source = preflight.open_source(config)
+        preflight.check_teacher(config, model, source.class_names)
+    except InputError as error:
+        fault = error
+    print("\n".join(_lines(config, workdir, model, source)), flush=True)
+    if fault:
+        raise fault
+
+
+def _lines(
+    config: Config, workdir: Path, model: Model, source: Source | None
+) -> Iterator[str]:
+    """Yields the facts of a run, then its phases and its output."""
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(param_shapes(model)))
     rows = {
-        "data": f"{_data(config)}: {len(source):,} images of {_shape(config)}"
-        + _classes(source.class_names),
+        "data": _data(config, source),
         "network": f"{type(config.net).__name__.removesuffix('Config')}, {count:,} "
         f"parameters, output {config.parameterization}, {config.net.dtype}",
         "devices": _devices(),
         "teacher": config.teacher or "trained in phase 0",
         "workdir": _workdir(workdir),
     }
-    phases = plan_of(config)
-    lines = [f"{name:11} {text}" for name, text in rows.items()]
-    return "\n".join(
-        [*lines, "", *_phases(config, phases), "", *_output(config, count)]
-    )
+    if config.data.name == "folder" and source:
+        yield f"{'folder':11} {_folder(config.data)}"
+    for name, text in rows.items():
+        yield f"{name:11} {text}"
+    yield ""
+    yield from _phases(config, plan_of(config))
+    yield ""
+    yield from _output(config, count)
 
 
 def evaluation_passes(config: Config, phases: tuple[Phase, ...]) -> int:
@@ -64,14 +84,19 @@ def training_passes(phases: tuple[Phase, ...]) -> int:
     return sum(p.num_updates * p.batch_size * p.passes for p in phases)
 
 
-def _data(config: Config) -> str:
+def _data(config: Config, source: Source | None) -> str:
     data = config.data
-    return f"{data.tfds_name or data.name} ({data.split})"
+    name = f"{data.tfds_name or data.name} ({data.split})"
+    shape = "x".join(map(str, data.image_shape))
+    if source is None:
+        return f"{name}, at {shape}"
+    return f"{name}: {len(source):,} images at {shape}{_classes(source.class_names)}"
 
 
-def _shape(config: Config) -> str:
-    height, width, channels = config.data.image_shape
-    return f"{height}x{width}x{channels}"
+def _folder(settings: Data) -> str:
+    path = expand(settings.dir).absolute()
+    found = survey.look(path, settings.split, settings.labels)
+    return survey.describe(found, settings.image_shape)
 
 
 def _classes(names: tuple[str, ...]) -> str:
@@ -121,9 +146,8 @@ def _output(config: Config, count: int) -> Iterator[str]:
         yield "            samples, metrics, figures and report.html"
 
 
-def _size(num_bytes: float) -> str:
-    for unit in ("kB", "MB"):
-        num_bytes /= 1000
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-    return f"{num_bytes / 1000:.3g} GB"
+def _size(num_bytes: int) -> str:
+    size, units = num_bytes / 1000, ["kB", "MB", "GB"]
+    while size >= 1000 and units[1:]:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}"

@@ -1,5 +1,7 @@
 """Rows of metrics.jsonl, eval.jsonl and starts.jsonl: all their reading and writing.
 
+Also the fields of a model's card, which is an object of the same kind.
+
 The fields of a class below are those of the JSON object, in the same order. Rows of
 older runs may lack fields that have a default; unknown fields are ignored.
 """
@@ -58,6 +60,9 @@ _NAMES = _Accepted(
     "a list of strings",
     lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v),
     tuple,
+)
+_OBJECTS = _Accepted(
+    "a list of objects", lambda v: isinstance(v, list) and all(map(_is_object, v))
 )
 _LOSSES = _Accepted(
     f"a list of {NUM_BINS} numbers or nulls",
@@ -238,6 +243,30 @@ class StartRow:
     defaults: Annotated[dict[str, Any] | None, _OBJECT] = None
     numerics: Annotated[dict[str, Any] | None, _OBJECT] = None
     class_names: Annotated[tuple[str, ...] | None, _NAMES] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Training data of a model."""
+
+    name: Annotated[str, _TEXT]
+    split: Annotated[str, _TEXT]
+    count: Annotated[int, _COUNT]
+    content: Annotated[str, _TEXT] = ""  # digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardRow:
+    """Fields of a model's card, but for the settings of the model."""
+
+    num_steps: Annotated[int, _POSITIVE]
+    phase: Annotated[int, _COUNT] = 1
+    class_names: Annotated[Sequence[str], _NAMES] = ()
+    data: Annotated[
+        TrainingData | None, _Accepted("an object", _is_object, TrainingData)
+    ] = None
+    commit: Annotated[str | None, _TEXT] = None
+    distances: Annotated[Sequence[Any], _OBJECTS] = ()
 
 
 def read_typed(kind: type[_Row], path: str | Path) -> list[_Row]:
