@@ -21,6 +21,7 @@ from progdist.workdir.files import write_bytes
 
 _NUM_SAMPLES, _NUM_PER_CLASS, _MOST_CLASSES = 64, 8, 8
 _SEED = 0
+_PAPER = "https://arxiv.org/abs/2202.00512"
 
 
 def write(directory: Path, pretrained: Pretrained, card: Card) -> None:
@@ -32,13 +33,15 @@ def write(directory: Path, pretrained: Pretrained, card: Card) -> None:
     """
     directory.mkdir()
     params = jax.tree.map(np.asarray, pretrained.params)
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+    texts = {
+        "config.json": json.dumps({"library_name": "progdist"} | card, indent=2) + "\n",
+        "README.md": model_card(card, num_params),
+    }
+    for name, text in texts.items():
+        write_bytes(directory / name, text.encode())
     formats.write_safetensors(directory / "model.safetensors", params, card)
-    config = {"library_name": "progdist"} | card
-    write_bytes(
-        directory / "config.json", (json.dumps(config, indent=2) + "\n").encode()
-    )
     _write_samples(directory / "samples.png", pretrained)
-    write_bytes(directory / "README.md", model_card(card, _num_params(params)).encode())
 
 
 def model_card(card: Card, num_params: int) -> str:
@@ -73,16 +76,13 @@ def model_card(card: Card, num_params: int) -> str:
         "",
         "## Where it comes from",
         "",
-        f"Trained on {_training_data(card)} with [progdist]({_PAPER}) at "
-        f"{_code(card['commit'])}: the output of the network is {card['output']}, the "
-        f"noise schedule {card['schedule']}. `config.json` holds "
-        "everything the model depends on.",
+        f"Trained on {_training_data(card)} by progdist ({_code(card['commit'])}), "
+        f"after [Salimans & Ho, 2022]({_PAPER}). The network predicts "
+        f"{card['output']}; the noise schedule is {card['schedule']}. `config.json` "
+        "holds everything that the model needs.",
         "",
     ]
     return "\n".join(lines)
-
-
-_PAPER = "https://arxiv.org/abs/2202.00512"
 
 
 def _metadata(card: Card, data: str) -> list[str]:
@@ -190,9 +190,5 @@ def _write_samples(path: Path, pretrained: Pretrained) -> None:
         return
     num = _NUM_PER_CLASS * len(classes)
     images = pretrained.sample(num, label=range(len(classes)), seed=_SEED)
-    rows = images.reshape(_NUM_PER_CLASS, len(classes), *images.shape[1:])
-    report.save_png(path, report.image_grid(rows.swapaxes(0, 1)))
-
-
-def _num_params(params: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    columns = images.reshape(_NUM_PER_CLASS, len(classes), *images.shape[1:])
+    report.save_png(path, report.label_rows(columns.swapaxes(0, 1), classes))
