@@ -18,10 +18,10 @@ def parse(
     about: str | None,
     reserved: Sequence[str] = (),
 ) -> list[str]:
-    """Parses a launcher's flags and returns those of progdist.main, after --.
+    """Parses a launcher's flags and returns those of progdist train, after --.
 
     --help prints `about` and the flags, and exits. The launcher itself passes the
-    `reserved` flags to progdist.main; one without any does not run it.
+    `reserved` flags to progdist train; one without any does not run it.
     """
     at = argv.index("--") if reserved and "--" in argv else len(argv)
     if {"--help", "-h"} & set(argv[1:at]):
@@ -32,7 +32,7 @@ def parse(
     except flags.Error as error:
         raise UsageError(str(error).strip().splitlines()[-1].strip()) from None
     if len(rest) > 1:
-        rule = "flags are --name=value, and those of progdist.main come after --"
+        rule = "flags are --name=value, and those of progdist train come after --"
         raise UsageError(f"{rest[1]!r} is not a flag; {rule}")
     if reserved:
         _check_arguments(argv[at + 1 :], reserved)

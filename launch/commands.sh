@@ -19,7 +19,7 @@ read_flags() { # 'NAME_OF_A_SWITCH NAME_OF_A_FLAG_WITH_A_VALUE=...' WORDS...
       --*=*) value=${flag#*=} flag=${flag%%=*}= ;;
     esac
     [[ $1 == --* && $flags == *" $flag "* ]] ||
-      fail "$1: unknown; see --help. The flags of progdist.main come after --"
+      fail "$1: unknown; see --help. The flags of progdist train come after --"
     printf -v "${flag%=}" %s "$value"
   done
 }
@@ -49,7 +49,7 @@ check() { # FLAG PATTERN EXAMPLE
   [[ $value =~ ^($2)$ ]] || fail "--$1=$value: must look like $3"
 }
 
-# Refuses arguments of progdist.main that cannot work on several machines.
+# Refuses arguments of progdist train that cannot work on several machines.
 check_arguments() { # ROOT_OF_THE_WORKDIR RULE
   local argument config='' workdir=''
   for argument in "${arguments[@]}"; do
@@ -61,7 +61,7 @@ check_arguments() { # ROOT_OF_THE_WORKDIR RULE
       --distributed* | --coordinator=* | --num_processes=* | --process_id=*)
         fail "$argument: is set by the launcher" ;;
       --[a-z]*) ;;
-      *) fail "'$argument' is not a flag; those of progdist.main are --name=value" ;;
+      *) fail "'$argument' is not a flag; those of progdist train are --name=value" ;;
     esac
   done
   [[ $config ]] || fail '--config=... is missing after --'

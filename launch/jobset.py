@@ -2,10 +2,10 @@
 
   python -m launch.jobset --name=my-run --image=REGISTRY/progdist:tpu --claim=my-claim
     --kind=tpu --accelerator=tpu-v4-podslice --topology=2x2x4
-    -- --config=configs/X.py --workdir=/workdir/my-run
+    -- --config=NAME --workdir=/workdir/my-run
 
 On GPUs, --kind=gpu --accelerator=nvidia-h100-80gb --nodes=2. Arguments after -- go to
-progdist.main. The claim (ReadWriteMany) is mounted at /workdir.
+progdist train. The claim (ReadWriteMany) is mounted at /workdir.
 """
 
 import json
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
 
 
 def render(arguments: Sequence[str]) -> str:
-    """Returns the manifest for the flags and these arguments of progdist.main."""
+    """Returns the manifest for the flags and these arguments of progdist train."""
     nodes, per_node = _num_nodes_and_devices()
     # Kubernetes replaces $(NAME) in arguments; $$ stands for one $.
     escaped = [argument.replace("$", "$$") for argument in arguments]

@@ -1,8 +1,8 @@
 """Runs the trainer as several processes on this machine.
 
-  python -m launch.local --num_processes=2 -- --config=configs/digits.py --workdir=W
+  python -m launch.local --num_processes=2 -- --config=digits --workdir=W
 
-Arguments after -- go to progdist.main. launch/README.md explains signals, failures and
+Arguments after -- go to progdist train. launch/README.md explains signals, failures and
 restarts.
 """
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
 
-import progdist
 from launch import notebooks
 from launch.command_line import UsageError
-from progdist import checkpoint
+from progdist.report import square_grid
 
 # How many pictures each shows.
-PICTURES = {"library": 8, "digits": 5, "draw": 2}
+PICTURES = {"library": 8, "digits": 5, "draw": 4}
 MOST_BYTES, CELL_SECONDS = 1_000_000, 120
 
 
@@ -134,7 +134,6 @@ def set_up(machine, monkeypatch, directory, repository=""):
     monkeypatch.setattr(importlib.util, "find_spec", machine.find_spec)
     monkeypatch.setattr(subprocess, "run", machine.run)
     monkeypatch.setattr("shutil.which", machine.which)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     script = directory / "set_up.py"
     source = code_cells(read("library"))[0].source
     address = f"REPOSITORY = {repository!r}"
@@ -148,24 +147,24 @@ def test_the_set_up_fetches_nothing_where_the_project_is(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "find_spec", importlib.util.find_spec)
     set_up(machine, monkeypatch, tmp_path)
     assert machine.commands == []
-    assert Path.cwd() == notebooks.ROOT
+    assert Path.cwd() == tmp_path
 
 
-def test_the_set_up_clones_and_installs_for_the_accelerator(monkeypatch, tmp_path):
+def test_the_set_up_installs_from_git_for_the_accelerator(monkeypatch, tmp_path):
     machine = Machine(has_gpu=True)
     set_up(machine, monkeypatch, tmp_path, "https://example.org/progdist")
-    clone, install = machine.commands
-    assert clone[:2] == ["git", "clone"]
-    assert clone[-2:] == ["https://example.org/progdist", "progdist_checkout"]
-    assert install[-1] == f"{tmp_path / 'progdist_checkout'}[cuda]"
+    (install,) = machine.commands
+    assert install[:4] == [sys.executable, "-m", "pip", "install"]
+    assert install[-1] == "progdist[cuda] @ git+https://example.org/progdist"
 
 
 def test_the_set_up_installs_an_upload(monkeypatch, tmp_path):
     machine = Machine()
-    (tmp_path / "progdist_checkout").mkdir()
-    set_up(machine, monkeypatch, tmp_path)
+    upload = tmp_path / "progdist_checkout"
+    upload.mkdir()
+    set_up(machine, monkeypatch, tmp_path, "https://example.org/progdist")
     (install,) = machine.commands
-    assert install[-1] == str(tmp_path / "progdist_checkout")
+    assert install[-1] == f"progdist @ {upload.as_uri()}"
 
 
 def test_the_set_up_asks_in_one_line_for_what_it_lacks(monkeypatch, tmp_path):
@@ -185,7 +184,13 @@ def set_parameters(notebook, **parameters):
 
 
 def run_in_small(name, **parameters):
-    return notebooks.execute(set_parameters(read(name), **parameters), CELL_SECONDS)
+    return execute_in(notebooks.ROOT, set_parameters(read(name), **parameters))
+
+
+def execute_in(directory, notebook):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notebooks, "ROOT", directory)
+        return notebooks.execute(notebook, CELL_SECONDS)
 
 
 def test_a_notebook_is_run_by_this_python_from_the_top_of_the_checkout(
@@ -279,62 +284,73 @@ def test_the_students_of_the_library_land_where_their_teachers_do(library):
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs") / "digits"
+def directory(tmp_path_factory):
+    """An empty directory, where the digits and the drawing run."""
+    return tmp_path_factory.mktemp("elsewhere")
 
 
 @pytest.fixture(scope="module")
-def digits(workdir):
-    return run_in_small(
-        "digits",
-        WORKDIR=str(workdir),
-        CONFIG="configs/digits.py:smoke",
-        SETTINGS=["--config.cpu_devices=1"],
+def digits(directory):
+    notebook = set_parameters(
+        read("digits"), CONFIG="digits:smoke", SETTINGS=["--config.cpu_devices=1"]
     )
+    return execute_in(directory, notebook)
 
 
-def test_the_digits_are_trained_measured_and_drawn(digits, workdir):
+def draw(directory, *cells, **parameters):
+    notebook = set_parameters(read("draw"), **parameters)
+    notebook.cells += cells
+    return execute_in(directory, notebook)
+
+
+def test_the_digits_are_trained_measured_and_drawn(digits, directory):
     assert len(shown(digits, "image/png")) == PICTURES["digits"]
-    assert f"64 images in 1 step: {workdir / 'one_step.png'}" in printed(digits)
-    lines = (workdir / "eval.jsonl").read_text().splitlines()
-    measured = [row for row in map(json.loads, lines) if row["role"] == "student"]
+    assert "64 images in 1 step: runs/digits/one_step.png" in printed(digits)
+    lines = (directory / "runs" / "digits" / "eval.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["role"] == "student"]
     students = {n: values[0] for n, values in table(digits).items()}
     assert list(students) == [4, 2, 1]
-    for row in measured:
-        assert float(students[row["num_steps"]]) == pytest.approx(
-            row["value"], rel=0.01
-        )
+    metrics = {(row["num_steps"], row["metric"]): row["value"] for row in rows}
+    for n in (2, 1):
+        assert float(students[n]) == pytest.approx(metrics[n, "FD-pixels"], rel=0.01)
+        assert (n, "precision-pixels") in metrics
     assert not tagged(digits, "remove-output")[0].outputs
     assert "\x1b" not in printed(digits)
 
 
-def test_a_student_draws_what_the_command_draws(digits, workdir, tmp_path):
-    notebook = read("draw")
-    out = str(tmp_path / "drawn.npy")
-    notebook.cells.append(new_code_cell(f"np.save({out!r}, images[1])"))
-    settings = {"WORKDIR": str(workdir), "NUM_IMAGES": 4, "BATCH_SIZE": 8}
-    set_parameters(notebook, **settings)
-    drawn = notebooks.execute(notebook, CELL_SECONDS)
+def test_a_student_draws_what_the_command_draws(digits, directory, tmp_path):
+    out = tmp_path / "drawn.npy"
+    cell = new_code_cell(f"np.save({str(out)!r}, rows[0])")
+    settings = {"NUM_STEPS": [1, 2], "NUM_IMAGES": 64, "BATCH_SIZE": 64, "SEED": 7}
+    drawn = draw(directory, cell, **settings)
     assert len(shown(drawn, "image/png")) == PICTURES["draw"]
-    assert "N = [1, 2, 4]" in printed(drawn)
-    assert all(float(ms) > 0 for ms, _ in table(drawn).values())
-    wanted = progdist.load(workdir, steps=1).sample(4, batch_size=8)
-    np.testing.assert_array_equal(np.load(out), wanted)
-    assert np.ptp(wanted) > 50  # of 255: this is no blank
+    times = table(drawn)
+    assert list(times) == [1, 2, 4]
+    assert all(float(value) > 0 for row in times.values() for value in row)
+    picture = np.asarray(Image.open(directory / "runs" / "digits" / "one_step.png"))
+    grid = square_grid(np.load(out)).squeeze()
+    # The command may split the batch over several devices.
+    np.testing.assert_allclose(grid, picture.astype(int), rtol=0, atol=1)
+    assert np.ptp(grid) > 50  # of 255: this is no blank
 
 
 @pytest.mark.slow
 def test_a_run_is_trained_where_there_is_none(tmp_path):
-    workdir, training = str(tmp_path / "run"), ["--config=configs/digits.py:smoke"]
-    drawn = run_in_small("draw", WORKDIR=workdir, TRAINING=training, BATCH_SIZE=8)
-    assert "N = [1, 2, 4]" in printed(drawn)
+    training = ["--config=digits:smoke"]
+    drawn = draw(tmp_path, TRAINING=training, NUM_STEPS=[1, 2], BATCH_SIZE=8)
+    assert list(table(drawn)) == [1, 2, 4]
 
 
 @pytest.mark.slow
-def test_a_single_model_draws_with_each_number_of_steps(digits, workdir):
-    model = str(checkpoint.model_dir(workdir, 2, 1))
-    drawn = run_in_small("draw", MODEL=model, NUM_STEPS=[1, 3], BATCH_SIZE=8)
-    assert list(table(drawn)) == [1, 3]
+@pytest.mark.parametrize(
+    ("model", "num_steps", "drawn_steps"),
+    [("phase_00_steps_4", [1, 3], [1, 3, 4]), ("phase_02_steps_1", [1], [1])],
+    ids=["teacher", "student"],
+)
+def test_a_single_model_draws(digits, directory, model, num_steps, drawn_steps):
+    path = f"runs/digits/models/{model}"
+    drawn = draw(directory, MODEL=path, NUM_STEPS=num_steps, BATCH_SIZE=8)
+    assert list(table(drawn)) == drawn_steps
 
 
 def test_a_cell_that_takes_too_long_is_ended():
