@@ -805,7 +805,7 @@ DOOR = [
         "test_hub.py",
         ("names unescaped in the table", "r\"\\\\\\1\", _printable(text)", "r\"\\1\", _printable(text)"),
         ("a fence as long as the backticks", "1 + max(map(len,", "0 + max(map(len,"),
-        ("line ends stay", "for c in \" \".join(text.split())", "for c in text"),
+        ("line ends stay", "c if c.isprintable() else \"?\" for c", "c for c"),
         ("a small number is text", "{row['value']:#.6g}", "{row['value']:.6g}"),
         ("values that are not finite", "if math.isfinite(r[\"value\"])", "if True"),
         ("rows of other samplers", "own = card[\"num_steps\"], \"ddim\"", "own = card[\"num_steps\"], \"ancestral\""),

@@ -99,7 +99,9 @@ def test_the_command_explains_itself(words, call):
 def test_help_has_usage_examples_exit_codes_and_a_sentence_for_each_flag(name, call):
     code, output, error = call(name, "--help")
     assert (code, error) == (0, "")
-    assert re.match(rf"usage: progdist {name} [A-Z_ ]*\[--flag=value ...\]\n", output)
+    assert re.match(
+        rf"usage: progdist {name} ([A-Z_]+ )?\[--flag=value ...\]\n", output
+    )
     assert re.search(rf"^  progdist {name} ?", output, re.MULTILINE)
     assert re.search(r"^Exit codes:(\n  0|\s0) done", output, re.MULTILINE)
     assert "absl" not in output
@@ -141,6 +143,15 @@ def test_a_module_answers_by_its_own_name(module, monkeypatch, capsys):
     assert output.startswith(f"usage: python -m {module} ")
     assert f"\n  progdist {MODULES[module]} " in output
     assert error == ""
+
+
+def test_the_package_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["path", "env", "--help"])
+    monkeypatch.delitem(sys.modules, "progdist.__main__")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("progdist", run_name="__main__", alter_sys=True)
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: progdist env [--flag=value ...]")
 
 
 def test_what_needs_no_jax_does_not_load_it():

@@ -132,6 +132,7 @@ def test_a_class_goes_by_its_name_or_number(label, numbers, model):
 def test_the_classes_are_drawn_in_turn(model, images):
     """Image i has noise of its own, whatever its class."""
     drawn = [model.sample(9, seed=7, label=name, **BATCH) for name in CLASSES]
+    assert len({images[0].tobytes() for images in drawn}) == 3
     for i, image in enumerate(images):
         np.testing.assert_array_equal(image, drawn[i % 3][i])
     two = model.sample(9, seed=7, label=["dog", "cat"], **BATCH)

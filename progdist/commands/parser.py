@@ -213,8 +213,8 @@ class Flags:
         return rest
 
     def _help(self, command: str, about: str) -> str:
-        words = " ".join(name.removesuffix("s").upper() for name in self.words)
-        lines = [f"usage: {command} {words} [--flag=value ...]", "", about.strip(), ""]
+        words = "".join(f" {name.removesuffix('s').upper()}" for name in self.words)
+        lines = [f"usage: {command}{words} [--flag=value ...]", "", about.strip(), ""]
         lines.append("Flags:")
         for name in self.values:
             flag = self.values[name]

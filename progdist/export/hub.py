@@ -178,8 +178,8 @@ def _code(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Returns the text on one line, with "?" for what cannot be shown."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    """Returns the text with "?" for what cannot be shown, such as line ends."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _write_samples(path: Path, pretrained: Pretrained) -> None:
