@@ -541,7 +541,7 @@ EVALUATE = [
         ("resumed within a batch", "kept - kept % request.batch_size", "kept"),
         ("images kept are written", "if number >= kept:", "if True:", "", "they are written again with the same bytes"),
         ("signals ignored between images", "            if interrupt.received:\n                interrupt.heard()\n                where", "            if False:\n                interrupt.heard()\n                where"),
-        ("no bound on a grid", "num > _MAX_GRID_IMAGES or num_pixels > _MAX_GRID_PIXELS", "False"),
+        ("no bound on a grid", "if not report.fits_picture(", "if False and not report.fits_picture("),
     ),
     *_mutants(
         "progdist/workdir/image_folder.py",
@@ -742,4 +742,83 @@ CHECKPOINT = [
     ),
 ]
 
-MUTANTS = [*DIFFUSION, *NETS, *TRAINER, *CORE, *WORKDIR, *CONFIGS, *DATA, *EVALUATE, *CHECKPOINT]
+DOOR = [
+    *_mutants(
+        "progdist/__main__.py",
+        "test_commands.py::test_a_guess_is_answered_in_one_line_that_leads_on",
+        ("no lead from another name", "near = _LEADS.get(name)", "near = None"),
+        ("no near name", "did_you_mean(name, COMMANDS)", "''"),
+        ("help of the command is that of all", "(words[0], [\"--help\"]) if words", "(\"--help\", []) if words", "test_commands.py::test_help_is_found"),
+    ),
+    *_mutants(
+        "progdist/commands/parser.py",
+        "test_commands.py::test_a_guess_is_answered_in_one_line_that_leads_on",
+        ("fields are not looked at", "if meant or not self.takes_config:", "if True:"),
+        ("no lead from another flag", "lead = _LEADS_OF_FLAGS.get(name, name)", "lead = name"),
+        ("a second word replaces the first", "if not name or (values[name] and not is_list):", "if not name:"),
+        ("overrides without --config pass", "            for word in overrides:\n                raise", "            for word in []:\n                raise"),
+        ("the last word is a flag's only", "values[name] = [*values[name], word] if is_list else word", "values[name] = [word] if is_list else word", "test_commands.py::test_one_request_has_several_spellings"),
+        ("no short names", "if name.startswith(\"-\") and full in self.values:", "if False:", "test_commands.py::test_one_request_has_several_spellings"),
+        ("the first --config counts", "value = word.partition(\"=\")[2]", "value = value or word.partition(\"=\")[2]", "test_commands.py::test_one_request_has_several_spellings"),
+    ),
+    *_mutants(
+        "progdist/commands/env.py",
+        "test_commands.py::test_what_needs_no_jax_does_not_load_it",
+        ("JAX for --help", "from progdist.workdir import files\n", "from progdist.workdir import files, provenance\n"),
+    ),
+    *_mutants(
+        "progdist/config/presets.py",
+        "test_presets.py",
+        ("presets of the current directory", "else package.parent / \"configs\"", "else Path(\"configs\")"),
+        ("a directory is a file", "if not path.is_file():", "if not path.exists():"),
+        ("an exit is an exit", "except (Exception, SystemExit) as error:", "except Exception as error:"),
+        ("anything is a configuration", "if not isinstance(config, Config):", "if config is None:"),
+        ("the default is passed over", "[variant] * (not has_default or variant != \"\")", "[variant]"),
+        ("any variant is none", "if variant not in (\"\", \"smoke\"):", "if False:"),
+        ("the file is imported by its name", "f\"config_{path.stem}\", path", "path.stem, path", "", "the module is not put into sys.modules, so its name is not seen"),
+    ),
+    *_mutants(
+        "progdist/sampling/cards.py",
+        "test_pretrained.py",
+        ("values of a card not checked", "        check(config)\n", "", "test_pretrained.py::test_a_hostile_card_of_a_file_is_one_line"),
+        ("class names of any number", "require(len(names) in (0, count),", "require(True,", "test_pretrained.py::test_a_hostile_card_of_a_file_is_one_line"),
+        ("any number of steps", "if row.num_steps > MOST_STEPS:", "if False:", "test_pretrained.py::test_a_hostile_card_of_a_file_is_one_line"),
+        ("distances not checked", "read_row(EvalRow, distance, path, \"distances\")", "pass", "test_pretrained.py::test_a_hostile_card_of_a_file_is_one_line"),
+        ("a file's card not checked", "        return _checked(card, path)\n    if", "        return card\n    if", "test_pretrained.py::test_a_hostile_card_of_a_file_is_one_line"),
+        ("distances of every model", "if (row.phase, row.trained_steps) == ours", "if True", "test_pretrained.py::test_distances_of_the_model_join_its_card_and_its_exports"),
+        ("an old card is not completed", "card = _of_run(path) | card", "pass", "test_pretrained.py::test_a_card_of_version_0_2_0_is_completed_by_its_run"),
+    ),
+    *_mutants(
+        "progdist/sampling/pretrained.py",
+        "test_pretrained.py",
+        ("a student of any steps", "if steps is None or steps == own:", "if card.get(\"phase\", 1) or steps is None or steps == own:", "test_pretrained.py::test_what_is_not_there_is_one_line"),
+        ("a teacher of its own steps", "    return steps\n", "    return own\n", "test_pretrained.py::test_the_teacher_takes_any_number_of_steps"),
+        ("a label by its number alone", "if label in names:", "if False:", "test_pretrained.py::test_a_class_goes_by_its_name_or_number"),
+        ("a number beyond the classes", "and int(label) < count:", "and int(label) <= count:", "test_pretrained.py::test_what_cannot_be_drawn_is_one_line"),
+        ("hub/ is not looked at", "\"model.safetensors\", \"hub/model.safetensors\"", "\"model.safetensors\"", "", "params.safetensors beside it holds the same"),
+        ("labels not passed on", "            self.labels(label),\n        )\n\n    def trajectory", "            [],\n        )\n\n    def trajectory", "test_pretrained.py::test_the_classes_are_drawn_in_turn"),
+        ("the start is lost", "            start,\n            self.labels", "            0,\n            self.labels", "test_pretrained.py::test_images_are_bytes_that_depend_on_seed_and_number_alone"),
+        ("the log-SNR is lost", "levels = jnp.broadcast_to(", "levels = 0 * jnp.broadcast_to(", "test_pretrained.py::test_denoise_is_the_bound_model_inside_and_outside_of_jit_and_grad"),
+    ),
+    *_mutants(
+        "progdist/export/hub.py",
+        "test_hub.py",
+        ("names unescaped in the table", "r\"\\\\\\1\", _printable(text)", "r\"\\1\", _printable(text)"),
+        ("a fence as long as the backticks", "1 + max(map(len,", "0 + max(map(len,"),
+        ("line ends stay", "for c in \" \".join(text.split())", "for c in text"),
+        ("a small number is text", "{row['value']:#.6g}", "{row['value']:.6g}"),
+        ("values that are not finite", "if math.isfinite(r[\"value\"])", "if True"),
+        ("rows of other samplers", "own = card[\"num_steps\"], \"ddim\"", "own = card[\"num_steps\"], \"ancestral\""),
+        ("classes are unconditional", "if not card[\"num_classes\"]:", "if True:"),
+    ),
+    *_mutants(
+        "progdist/sampling/hub.py",
+        "test_hub.py",
+        ("all files", "allow_patterns=_FILES", "allow_patterns=None"),
+        ("always the newest", "revision=match[2]", "revision=None"),
+        ("any address", "match = _ADDRESS.fullmatch(address)", "match = _ADDRESS.match(address)"),
+        ("an empty folder passes", "if not (Path(folder) / _FILES[1]).is_file():", "if False:"),
+    ),
+]
+
+MUTANTS = [*DIFFUSION, *NETS, *TRAINER, *CORE, *WORKDIR, *CONFIGS, *DATA, *EVALUATE, *CHECKPOINT, *DOOR]

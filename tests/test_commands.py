@@ -273,6 +273,7 @@ def test_a_guess_is_answered_in_one_line_that_leads_on(line, call, place):
             "x --config.seed=3 --config=digits",
             "x --config=digits -config.seed 3",
         ),
+        ("train", "x --config=digits", "x --config=cifar10 --config=digits"),
         ("prepare", "--tfds_name=cifar10", "cifar10"),
     ],
 )

@@ -145,6 +145,7 @@ def test_what_is_not_there_is_one_line_that_leads_on(
     text, message, tmp_path, monkeypatch
 ):
     (tmp_path / "folder.py").mkdir()
+    (tmp_path / "mine.txt").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as refused:
         load_config(text)

@@ -154,6 +154,16 @@ def test_pictures_and_models_are_left(finished):
     assert (finished / "report.html").read_text().count("<svg") == 5
 
 
+def test_every_model_draws_by_itself_and_knows_its_distances(finished):
+    measured = rows(finished, "eval.jsonl")
+    for phase, steps in STEPS.items():
+        model = progdist.load(checkpoint.model_dir(finished, phase, steps))
+        assert (model.num_steps, model.card["data"]["count"]) == (steps, 1797)
+        ours = [row for row in measured if row["trained_steps"] == steps]
+        assert model.card["distances"] == ours
+        assert len(ours) == (1 if phase else 6)
+
+
 def test_starts_and_ends_are_noted(finished):
     found = rows(finished, "starts.jsonl")
     assert (found[0]["global_step"], found[1]["end"]) == (0, "done")

@@ -52,8 +52,6 @@ def load_config(text: str) -> Config:
     name, _, variant = text.partition(":")
     if name in preset_names():
         return load_preset(name, variant)
-    if Path(text).is_file():
-        return _load(Path(text), "", text)
     match = re.fullmatch(r"(.+?\.py)(?::(.*))?", text)
     if not match:
         raise ConfigError(f"--config={text}: is not a preset; {_instead_of(name)}")

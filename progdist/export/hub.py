@@ -5,6 +5,8 @@ model card, and samples.png its picture.
 """
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def write(directory: Path, pretrained: Pretrained, card: Card) -> None:
 
 def model_card(card: Card, num_params: int) -> str:
     """Returns the README of a model, with the metadata that the Hub reads."""
-    n, data = card["num_steps"], card.get("data", {}).get("name", "images")
+    n, data = card["num_steps"], (card.get("data") or {}).get("name", "images")
     height, width, channels = card["image_shape"]
     size = f"{height}x{width} {'grey' if channels == 1 else 'RGB'}"
     classes = card.get("class_names") or []
@@ -49,7 +51,7 @@ def model_card(card: Card, num_params: int) -> str:
     kind = "student" if card.get("phase") else "undistilled teacher"
     lines = [
         *_metadata(card, data),
-        f"# {data}, {size}, in {calls}",
+        f"# {_text(data)}, {size}, in {calls}",
         "",
         f"A diffusion model of {num_params:,} parameters that draws {size} images in "
         f"{calls}, by DDIM: {_origin(card, kind)}.",
@@ -71,9 +73,9 @@ def model_card(card: Card, num_params: int) -> str:
         "",
         "## Where it comes from",
         "",
-        f"Trained on {_training_data(card)} with "
-        f"[progdist]({_PAPER}) at `{card['commit']}`: the output of the network is "
-        f"{card['output']}, the noise schedule {card['schedule']}. `config.json` holds "
+        f"Trained on {_training_data(card)} with [progdist]({_PAPER}) at "
+        f"{_code(card['commit'])}: the output of the network is {card['output']}, the "
+        f"noise schedule {card['schedule']}. `config.json` holds "
         "everything the model depends on.",
         "",
     ]
@@ -87,21 +89,21 @@ def _metadata(card: Card, data: str) -> list[str]:
     """Returns the lines of metadata; the Hub indexes and shows them."""
     lines = ["---", "library_name: progdist", "tags:"]
     lines += ["- diffusion", "- progressive-distillation", "- jax"]
-    if not card.get("class_names"):
+    if not card["num_classes"]:
         lines.append("pipeline_tag: unconditional-image-generation")
     rows = _own_rows(card)
     if rows:
-        lines += ["model-index:", f"- name: {json.dumps(data)}", "  results:"]
+        lines += ["model-index:", f"- name: {_quoted(data)}", "  results:"]
     for row in rows:
         lines += [
             "  - task:",
             "      type: image-generation",
             "    dataset:",
-            f"      name: {json.dumps(data)}",
-            f"      type: {json.dumps(data)}",
+            f"      name: {_quoted(data)}",
+            f"      type: {_quoted(data)}",
             "    metrics:",
-            f"    - type: {json.dumps(row['metric'])}",
-            f"      value: {row['value']:.6g}",
+            f"    - type: {_quoted(row['metric'])}",
+            f"      value: {row['value']:#.6g}",  # without a point it is text
         ]
     return [*lines, "---", ""]
 
@@ -123,7 +125,7 @@ def _table(card: Card) -> list[str]:
         floor = row.get("floor") or {}
         bound = f"{floor['value']:.4g}" if "value" in floor else "–"
         lines.append(
-            f"| {row['metric']} | {row['sampler']} | {row['num_steps']} | "
+            f"| {_text(row['metric'])} | {row['sampler']} | {row['num_steps']} | "
             f"{row['value']:.4g} | {bound} | {row['num_samples']:,} |"
         )
     text = "The floor is the metric between two disjoint halves of the data."
@@ -132,28 +134,52 @@ def _table(card: Card) -> list[str]:
 
 def _own_rows(card: Card) -> list[dict[str, Any]]:
     """Returns the distances by DDIM, in the number of steps of the card."""
-    rows = card.get("distances", [])
-    n = card["num_steps"]
-    return [r for r in rows if r["num_steps"] == n and r["sampler"] == "ddim"]
+    own = card["num_steps"], "ddim"
+    rows = (r for r in card.get("distances", []) if math.isfinite(r["value"]))
+    return [row for row in rows if (row["num_steps"], row["sampler"]) == own]
 
 
 def _training_data(card: Card) -> str:
     data = card.get("data")
     if not data:
         return "images that its card does not name"
-    return f"{data['count']:,} images of {data['name']} ({data['split']})"
+    name, split = _text(data["name"]), _text(data["split"])
+    return f"{data['count']:,} images of {name} ({split})"
 
 
 def _label(classes: list[str]) -> str:
-    return f"label={json.dumps(classes[0])}, " if classes else ""
+    return f"label={_quoted(classes[0])}, " if classes else ""
 
 
 def _classes(classes: list[str]) -> list[str]:
     if not classes:
         return []
-    shown = ", ".join(f"`{name}`" for name in classes[:20])
+    shown = ", ".join(map(_code, classes[:20]))
     more = f" and {len(classes) - 20:,} more" * (len(classes) > 20)
     return ["", f"Classes: {shown}{more}."]
+
+
+def _quoted(text: str) -> str:
+    """Returns a text as a literal of Python, which is one of YAML, too."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def _text(text: str) -> str:
+    """Returns Markdown that shows the text, also in a cell of a table."""
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", _printable(text))
+
+
+def _code(text: str) -> str:
+    """Returns a Markdown code span that shows the text."""
+    text = _printable(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " * (fence != "`")
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def _printable(text: str) -> str:
+    """Returns the text on one line, with "?" for what cannot be shown."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def _write_samples(path: Path, pretrained: Pretrained) -> None:

@@ -53,6 +53,7 @@ def card_of(pretrained: Pretrained) -> Card:
         "sampler": "ddim",
         **cards.without_digests(pretrained.card),
         "num_steps": pretrained.num_steps,
+        "num_classes": pretrained.num_classes,
         "params": pretrained.digest,
         "commit": pretrained.card.get("commit") or provenance.code(),
         "jax": jax.__version__,

@@ -40,4 +40,6 @@ def download(address: str) -> Path:
         raise CheckpointError(
             f"{address}: could not be downloaded ({reason})"
         ) from None
+    if not (Path(folder) / _FILES[1]).is_file():
+        raise CheckpointError(f"{address}: holds no {_FILES[1]}")
     return Path(folder)
