@@ -9,9 +9,10 @@ images = model.sample(16, seed=0)  # uint8 [16, h, w, c]
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from progdist.nets.conditioning import Conditioning as Conditioning
     from progdist.sampling.pretrained import Pretrained as Pretrained, load as load
 
-__all__ = ["Pretrained", "load"]
+__all__ = ["Conditioning", "Pretrained", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,7 +21,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("progdist")
-    if name in ("load", "Pretrained"):
+    if name in __all__:
         from progdist.sampling import pretrained
 
         return getattr(pretrained, name)

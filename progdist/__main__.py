@@ -55,7 +55,7 @@ def run(argv: list[str]) -> None:
         near = _LEADS.get(name)
         meant = f"; did you mean {near}?" if near else did_you_mean(name, COMMANDS)
         known = ", ".join(COMMANDS)
-        raise UsageError(f"{name!r} is not a command of {known}{meant}")
+        raise UsageError(f"{name!r} is not a command; commands are {known}{meant}")
     command = importlib.import_module(f"progdist.commands.{name}")
     command.main([f"progdist {name}", *words])
 

@@ -33,9 +33,9 @@ SIGNALS = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+_LEAST_SIMILARITY = 0.65
 _READER_IS_GONE = errno.EPIPE, errno.EIO
 # Errors of JAX that were not caused by another process.
-_LEAST_SIMILARITY = 0.65
 _OWN_FAULTS = "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED"
 
 

@@ -169,10 +169,10 @@ def test_the_package_has_two_names_and_a_version():
 
 # --- what a stranger guesses
 
-KNOWN = "is not a command of train, sample, evaluate, report, export, prepare, finger"
+KNOWN = "is not a command; commands are train, sample, evaluate, report, export, prep"
 GUESSES = {
     # commands
-    "tain": (2, "'tain' is not a command of train, sample, evaluate, report, export,"),
+    "tain": (2, "'tain' is not a command; commands are train, sample, evaluate, rep"),
     "trian runs/x": (2, "did you mean train?"),
     "Train runs/x": (2, "did you mean train?"),
     "eval runs/x": (2, "did you mean evaluate?"),
@@ -194,7 +194,10 @@ GUESSES = {
     "train x --config=cifar": (2, "did you mean cifar10?"),
     "train x --config=digits.py": (2, "no such file; --config=digits is a preset"),
     "train x --config=configs/digits.py": (2, "such file; --config=digits is a preset"),
-    "train x --config=digits:tiny": (2, "variant 'tiny' is not one of smoke"),
+    "train x --config=digits:tiny": (
+        2,
+        "digits:tiny: the only variant is digits:smoke",
+    ),
     "train x digits": (
         2,
         "'digits' is not a flag; flags are --name=value, and WORKDIR",
@@ -221,10 +224,10 @@ GUESSES = {
     "sample plain --steps=3": (2, "available steps: 1, 2, 4"),
     "sample plain --steps=0": (2, "--num_steps=0: 0 is not an integer in the range"),
     "sample plain --steps": (2, "Missing value for flag --num_steps"),
-    "sample plain --steps=1 --label=cat": (2, "label 'cat': the model has no classes"),
+    "sample plain --steps=1 --label=cat": (2, "label=cat: the model has no classes"),
     "sample pets --steps=1 --label=dgo": (2, "dog, great owl; did you mean dog?"),
-    "sample pets --steps=1 --label=7": (2, "label '7': is not one of cat, dog, great "),
-    "sample pets --steps=1 --label=-1": (2, "label '-1': is not one of cat, dog, gr"),
+    "sample pets --steps=1 --label=7": (2, "label=7: is not one of cat, dog, great "),
+    "sample pets --steps=1 --label=-1": (2, "label=-1: is not one of cat, dog, gr"),
     "sample pets --steps=1 --class=cat": (2, "did you mean --label?"),
     "sample plain --steps=1 -o a.png": (2, "did you mean --out?"),
     "sample plain --steps=1 --out=a.xyz": (2, "a.xyz: must be an image (.png, .jpg,"),

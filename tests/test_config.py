@@ -145,7 +145,9 @@ def test_a_smoke_variant_keeps_what_is_special(name):
 
 
 def test_another_variant_is_refused():
-    with pytest.raises(ConfigError, match="variant 'tiny' is not one of smoke"):
+    with pytest.raises(
+        ConfigError, match="digits:tiny: the only variant is digits:smoke"
+    ):
         load("digits", "tiny")
 
 

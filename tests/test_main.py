@@ -48,7 +48,10 @@ SECOND = ["--num_processes=2", "--process_id=1"]
         ([DIGITS, "--workdir=W", "stray"], "'stray' is not a flag"),
         ([DIGITS, "--wrkdir=W"], "--wrkdir: is not a flag; did you mean --workdir?"),
         (["--config=configs/none.py", "--workdir=W"], "none.py: no such file"),
-        (["--config=configs/digits.py:x", "--workdir=W"], "variant 'x'"),
+        (
+            ["--config=configs/digits.py:x", "--workdir=W"],
+            "digits.py:x: the only variant is configs/digits.py:smoke",
+        ),
         (
             [DIGITS, "--workdir=W", "--config.base.lr=1"],
             "config.base.lr: is not a field; did you mean config.base.learning_rate?",

@@ -135,7 +135,7 @@ def test_a_file_that_is_no_longer_there_does_not_stay_loaded(write):
         ("digit", "digit: is not a preset; presets are cifar10, digits, "),
         ("digit:smoke", "and files end in .py; did you mean digits?"),
         ("cifar", "did you mean cifar10?"),
-        ("digits:tiny", "digits: variant 'tiny' is not one of smoke"),
+        ("digits:tiny", "digits:tiny: the only variant is digits:smoke"),
         ("mine.txt", "mine.txt: is not a preset; "),
         (".", ".: is not a preset; "),
         ("folder.py", "folder.py: no such file"),

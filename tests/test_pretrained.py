@@ -382,7 +382,7 @@ def test_a_hostile_card_of_a_directory_is_one_line(number, model, tmp_path, unch
         ),
         ({"label": 3}, "label 3: is not one of cat, dog, great owl"),
         ({"label": -1}, "label -1: is not one of"),
-        ({"label": ["cat", "owl"]}, "label 'owl': is not one of"),
+        ({"label": ["cat", "owl"]}, "label=owl: is not one of"),
         ({"num": 0}, "num=0: must be at least 1"),
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"sampler": "heun"}, "makes 2 network calls per step"),

@@ -27,3 +27,4 @@ from progdist.checkpoint.snapshots import (
     fingerprint as fingerprint,
     snapshot_steps as snapshot_steps,
 )
+from progdist.checkpoint.trees import digest_of as digest_of

@@ -56,6 +56,11 @@ def leaves_on(card: Card) -> Leaves:
     return {name: Leaf(tuple(shape), *rest) for name, (shape, *rest) in rows}
 
 
+def digest_of(card: Card) -> str:
+    """Returns the digest of the parameters, as `fingerprint_of` computes it."""
+    return digests.combined(leaves_on(card), "params")
+
+
 def read_tree(where: Path, abstract: Any, card: Card) -> Any:
     """Reads arrays in the shapes, dtypes and shardings of abstract ones.
 

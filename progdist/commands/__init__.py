@@ -9,7 +9,7 @@ COMMANDS = {
     "sample": "draws images from a run or a model",
     "evaluate": "measures samples against the data: FID, KID, precision and recall",
     "report": "writes a page about one or several runs",
-    "export": "writes a model to hand on: safetensors, ONNX, jax.export, a Hub folder",
+    "export": "writes a model to share: safetensors, ONNX, jax.export, a Hub folder",
     "prepare": "prepares CIFAR-10, ImageNet or LSUN for training",
     "fingerprint": "prints digests of a checkpoint, to compare runs",
     "env": "prints versions, devices and caches, for a bug report",

@@ -5,7 +5,8 @@
 
 Opens the devices, unless --nodevices.
 
-Exit codes: 0 done; 2 there is no device of the kind that JAX_PLATFORMS names.
+Exit codes: 0 done; 2 there is no device of the kind that JAX_PLATFORMS names; 5 a
+device is in use.
 """
 
 import os
@@ -35,7 +36,7 @@ _VARIABLES = re.compile(r"JAX_|XLA_|LIBTPU_|TPU_|CUDA_VISIBLE|NVIDIA_TF32")
 def define_flags() -> Flags:
     """Returns the flags."""
     flags = Flags()
-    flags.switch("devices", "Open the devices.", default=True)
+    flags.switch("devices", "Do not open the devices.", default=True)
     return flags
 
 

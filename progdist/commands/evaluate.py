@@ -65,8 +65,10 @@ def define_flags() -> Flags:
     flags.text("split", "Split of the reference data; by default the run's.")
     flags.text("data_dir", "Directory of the reference data; by default the run's.")
     flags.text("images", "Images to evaluate, in place of models: DIR or FILE.npz.")
-    flags.text("out", "File of rows, FILE.jsonl; by default the run's eval.jsonl.")
-    flags.text("inception_weights", "File of Inception weights; else downloaded.")
+    flags.text(
+        "out", "File to append rows to, FILE.jsonl; by default the run's eval.jsonl."
+    )
+    flags.text("inception_weights", "File of Inception weights; downloaded if omitted.")
     define_cluster(flags)
     return flags
 

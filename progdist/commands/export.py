@@ -1,10 +1,10 @@
-"""Exports a model to files that run without this package, or are easy to hand on.
+"""Exports a model to files that run without this package, or are easy to share.
 
   progdist export runs/digits --steps=4 --out=exported/digits4
   progdist export runs/digits --steps=1 --out=exported/one --formats=hub,onnx
 
-Creates the directory --out, by default with all of
-  sampler.jax.zip     for jax.export, on cpu, cuda and tpu
+Creates the directory --out, by default with all of these:
+  sampler.jax.zip     for jax.export (jax and flatbuffers), on cpu, cuda and tpu
   sampler.onnx        for onnxruntime and others
   params.safetensors  the parameters alone
   hub/                config.json, model.safetensors and README.md with samples, as the
@@ -13,7 +13,7 @@ each with the model's card: N, network, schedule, classes, data, distances, comm
 directory appears complete or not at all. progdist.load and progdist sample open it.
 Needs pip install 'progdist[export]'.
 
-Exit codes: 0 done; 2 bad input, in one line; 4 could not be written.
+Exit codes: 0 done; 2 bad input, in one line; 4 the export could not be written.
 """
 
 import importlib.util

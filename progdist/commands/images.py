@@ -110,7 +110,7 @@ def write(model: Pretrained, request: Request, out: Out, overwrite: bool) -> Non
         _write_animation(out.path, model, request)
         return
     images = _collect(model, request)
-    if out.path.suffix == ".npz":
+    if out.path.suffix.lower() == ".npz":
         notes: dict[str, Any] = _notes(model, request)
         arrays.write_images(out.path, images, _labels(model, request), **notes)
     else:
@@ -194,7 +194,8 @@ def _identity(model: Pretrained, request: Request) -> dict[str, Any]:
         "model": model.digest,
         "image_shape": list(model.image_shape),
         "num_classes": model.num_classes,
-    } | ({"labels": list(request.labels)} if request.labels else {})
+        "labels": list(request.labels),
+    }
 
 
 def _labels(model: Pretrained, request: Request) -> Any:
@@ -216,7 +217,7 @@ def check_size(path: Path, num: int, num_labels: int, shape: ImageShape) -> None
     Raises:
       UsageError: naming the number.
     """
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         moving = path.suffix.lower() == _ANIMATION
         rows, columns = _sides(num, 0 if moving else num_labels)
         if not report.fits_picture(path.suffix, rows, columns, *shape[:2], moving):
@@ -237,7 +238,7 @@ def _write_animation(path: Path, model: Pretrained, request: Request) -> None:
     """Writes the images on their way from noise, by DDIM."""
     num_bytes = 4 * (model.num_steps + 1) * request.num * math.prod(model.image_shape)
     if request.sampler != "ddim":
-        raise UsageError(f"--sampler={request.sampler}: an animation shows ddim alone")
+        raise UsageError(f"--sampler={request.sampler}: animations need --sampler=ddim")
     if num_bytes > _MAX_STATES:
         raise UsageError(f"--num={request.num}: too many for an animation of all steps")
     label = request.labels or None
@@ -286,4 +287,6 @@ def _notes(model: Pretrained, request: Request) -> dict[str, str]:
         "seed": str(request.seed),
         "num": str(request.num),
     }
+    if request.sampler == "ancestral":
+        notes["gamma"] = f"{request.gamma:g}"
     return notes | ({"label": names} if names else {})

@@ -82,6 +82,7 @@ class Flags:
 
     def choice(self, name: str, about: str, of: Any, default: str) -> None:
         """Defines a flag that takes one of the values of a Literal type."""
+        about += f" One of {', '.join(get_args(of))}."
         flags.DEFINE(
             _Choice(get_args(of)), name, default, about, flag_values=self.values
         )
@@ -90,6 +91,7 @@ class Flags:
         self, name: str, about: str, of: Any, default: tuple[str, ...] | None = None
     ) -> None:
         """Defines a flag that takes values of a Literal type, separated by commas."""
+        about += f" Of {', '.join(get_args(of))}."
         flags.DEFINE(Names(get_args(of)), name, default, about, flag_values=self.values)
 
     def numbers(
@@ -122,7 +124,11 @@ class Flags:
         if _HELP & set(argv[1:]):
             print(self._help(argv[0], about or ""))
             sys.exit(0)
-        words = [self._current(word) for word in argv[1:]]
+        try:
+            words = self.values.read_flags_from_files(argv[1:], force_gnu=True)
+        except flags.Error as error:
+            raise UsageError(last_line(error)) from None
+        words = [self._current(word) for word in words]
         if self.takes_config:
             words = self._take_config(words)
         rest = self._parse_flags(words)
@@ -154,7 +160,7 @@ class Flags:
 
     def _meant(self, name: str) -> str:
         """Returns "; did you mean …?" for an unknown flag, or ""."""
-        names = [flag for flag in self.values if not flag.startswith("config.")]
+        names = [f for f in self.values if not f.startswith("config.")] + [*_ALIASES]
         fields = [f"config.{field}" for field in field_names(Config())]
         lead = _LEADS_OF_FLAGS.get(name, name)
         meant = did_you_mean(lead, names, "--")
@@ -193,7 +199,8 @@ class Flags:
     def _take_config(self, words: Sequence[str]) -> list[str]:
         """Loads --config, defines its overrides, and returns the other words."""
         text, rest = _split(words, "config")
-        overrides = [w for w in rest if w.lstrip("-").startswith(_PREFIXES)]
+        flagged = [word for word in rest if word.startswith("-")]
+        overrides = [w for w in flagged if w.lstrip("-").startswith(_PREFIXES)]
         if text is None:
             for word in overrides:
                 raise UsageError(f"{word.partition('=')[0]}: needs --config")

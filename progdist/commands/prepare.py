@@ -5,7 +5,7 @@
   progdist prepare lsun/bedroom --image_size=128 --dir=DIR
 
 Needs pip install 'progdist[prepare]', which includes TensorFlow; reading does not need
-it. Archives that TFDS cannot download (ILSVRC2012_img_train.tar; any, if there is no
+it. Archives that TFDS cannot download (ILSVRC2012_img_train.tar; all if there is no
 network) belong in DIR/downloads/manual under their published names; TFDS verifies them.
 
 With --image_size the images are cropped to the centre, resized and stored as PNG.
@@ -13,7 +13,7 @@ LSUN is read with `lmdb`, since the `tensorflow_io` that TFDS uses does not load
 current TensorFlow. Digests of the files are written beside them. Prints the directory
 of the output.
 
-Images of your own need no preparation: progdist train --config=folder:DIR.
+Images of your own need no preparation: progdist train runs/mine --config=folder:DIR.
 
 Exit codes: 0 done; 2 bad input, in one line.
 """

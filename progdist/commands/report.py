@@ -12,7 +12,7 @@ for runs that have not started yet. A stopped run counts as ended, so resume it 
 you start its watcher.
 
 Exit codes: 0 done; 2 bad input, in one line; 4 the page could not be written; 128 + n
-ended by signal n.
+stopped by signal n.
 """
 
 import sys

@@ -14,11 +14,11 @@ or a directory (with a trailing /) that gets one PNG per image, for tools such a
 pytorch-fid. A directory also gets request.json and, with classes, dataset.json; a
 command that was interrupted continues there, as does one for more images.
 
-Image i depends only on the seed and on i. With several --label, image i has the
-(i mod n)-th of them, and a picture has one row for each. Seed, N and model are noted in
-the files.
+Image i depends only on the seed and on i. With n labels, image i has label number
+i mod n, and a picture has a named row for each. Files record the seed, N and a digest
+of the model.
 
-Exit codes: 0 done; 2 bad input, in one line; 3 images that are not finite; 4 something
+Exit codes: 0 done; 2 bad input, in one line; 3 non-finite images; 4 something
 could not be written; 128 + n stopped by signal n.
 """
 
@@ -33,14 +33,14 @@ def define_flags() -> Flags:
     flags.text("workdir", "Run or model to draw from.")
     flags.number(
         "num_steps",
-        "Network calls per image; by default those of a model that is alone. Selects "
-        "the round of a run. Also --steps.",
+        "Network calls per image, which select the round of a run; may be omitted if "
+        "there is only one model. Also --steps.",
         low=1,
         high=MOST_STEPS,
     )
     flags.number(
         "num",
-        "Number of images; by default 64, or 8 of each of several labels.",
+        "Number of images; by default 64, or 8 per label if several are given.",
         low=1,
         high=10**9,
     )
@@ -48,7 +48,9 @@ def define_flags() -> Flags:
     flags.number("seed", "Random seed of the initial noise.", 0, high=2**32 - 1)
     flags.text("out", "Output: grid.png, steps.gif, all.npz or images/.", "samples.png")
     flags.choice("sampler", "Sampler.", SolverName, "ddim")
-    flags.real("gamma", "Noise of the ancestral sampler.", 0.3, low=0.0, high=1.0)
+    flags.real(
+        "gamma", "Noise level of the ancestral sampler, 0 to 1.", 0.3, low=0.0, high=1.0
+    )
     flags.number("batch_size", "Number of images computed together.", 64, low=1)
     flags.switch("teacher", "Draw from the undistilled teacher of a run.")
     flags.switch("overwrite", "Replace the images in a directory.")

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     cluster.join(values)
     devices.prepare(config, values["num_processes"] or 1)
     if values["dry_run"]:
-        dry_run.show(config, workdir)
+        dry_run.show(config, workdir, values["override"])
         return
     # After joining, which installs a SIGTERM handler of its own.
     with Interrupt() as interrupt:
@@ -81,5 +81,5 @@ def _open(flags: Flags, values: dict[str, Any]) -> tuple[Path, Config]:
 
 def _list_of_presets() -> str:
     rows = [f"{name:14} {presets.summary(name)}" for name in presets.preset_names()]
-    text = "A variant :smoke is the same run at a small size, as in digits:smoke."
+    text = "NAME:smoke is the same run at a small size, for every preset but folder."
     return "\n".join([*rows, "", text])

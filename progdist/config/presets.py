@@ -138,7 +138,9 @@ def _call(get_config: Any, variant: str, where: str) -> Any:
         has_default = all(p.default is not p.empty for p in parameters)
         return get_config(*[variant] * (not has_default or variant != ""))
     if variant not in ("", "smoke"):
-        raise ConfigError(f"--config={where}: variant {variant!r} is not one of smoke")
+        raise ConfigError(
+            f"--config={where}:{variant}: the only variant is {where}:smoke"
+        )
     return smoke(get_config()) if variant else get_config()
 
 

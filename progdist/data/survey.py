@@ -43,7 +43,7 @@ class Survey(NamedTuple):
 
     @property
     def side(self) -> int:
-        """Side, in pixels, to which nine in ten images are not enlarged."""
+        """Side, in pixels, that nine in ten images reach."""
         smaller_sides = sorted(map(min, self.sizes))
         return smaller_sides[len(smaller_sides) // 10]
 

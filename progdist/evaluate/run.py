@@ -162,7 +162,9 @@ def _make_evaluator(config: Config) -> Evaluator:
     if processes > 1 and size % jax.device_count():
         devices = f"the {jax.device_count()} devices"
         raise UsageError(f"--batch_size={size}: must be a multiple of {devices}")
-    source = preflight.open_data(config.data, config.net.num_classes)
+    # Labels are not compared; made images depend on the number of classes.
+    classes = config.net.num_classes if config.data.name == "random" else 0
+    source = preflight.open_data(config.data, classes)
     evaluator.check(settings, {f"the data's {split}": len(source)}, "--")
     devices = parallel.devices_sharing(size) if processes == 1 else None
     extractors = evaluator.open_extractors(settings, config.data.image_shape)

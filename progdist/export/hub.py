@@ -76,7 +76,7 @@ def model_card(card: Card, num_params: int) -> str:
         "",
         "## Where it comes from",
         "",
-        f"Trained on {_training_data(card)} by progdist ({_code(card['commit'])}), "
+        f"Trained on {_training_data(card)} by progdist{_commit(card)}, "
         f"after [Salimans & Ho, 2022]({_PAPER}). The network predicts "
         f"{card['output']}; the noise schedule is {card['schedule']}. `config.json` "
         "holds everything that the model needs.",
@@ -119,17 +119,24 @@ def _table(card: Card) -> list[str]:
     rows = _own_rows(card)
     if not rows:
         return []
-    header = "| metric | sampler | network calls | value | floor | samples |"
-    lines = ["## Distance to the data", "", header, "|---|---|---:|---:|---:|---:|"]
+    header = "| metric | compared with | value | floor | samples |"
+    lines = ["## Distance to the data", "", header, "|---|---|---:|---:|---:|"]
     for row in rows:
         floor = row.get("floor") or {}
         bound = f"{floor['value']:.4g}" if "value" in floor else "–"
         lines.append(
-            f"| {_text(row['metric'])} | {row['sampler']} | {row['num_steps']} | "
-            f"{row['value']:.4g} | {bound} | {row['num_samples']:,} |"
+            f"| {_text(row['metric'])} | {_reference(row)} | {row['value']:.4g} | "
+            f"{bound} | {row['num_samples']:,} |"
         )
     text = "The floor is the metric between two disjoint halves of the data."
     return [*lines, "", text, ""]
+
+
+def _reference(row: dict[str, Any]) -> str:
+    """Returns the data that a row compares with."""
+    reference = row.get("reference") or {}
+    name, split = reference.get("data", "its data"), reference.get("split", "")
+    return _text(f"{name} ({split})" if split else name)
 
 
 def _own_rows(card: Card) -> list[dict[str, Any]]:
@@ -145,6 +152,10 @@ def _training_data(card: Card) -> str:
         return "images that its card does not name"
     name, split = _text(data["name"]), _text(data["split"])
     return f"{data['count']:,} images of {name} ({split})"
+
+
+def _commit(card: Card) -> str:
+    return f" ({_code(card['commit'])})" if card.get("commit") else ""
 
 
 def _label(classes: list[str]) -> str:

@@ -9,7 +9,6 @@ import numpy as np
 from progdist.checkpoint import SaveError
 from progdist.errors import UsageError
 from progdist.export import formats, hub
-from progdist.sampling import cards
 from progdist.sampling.cards import Card
 from progdist.sampling.pretrained import Pretrained
 from progdist.workdir import files, layout, provenance
@@ -49,13 +48,14 @@ def write(pretrained: Pretrained, out: Path, names: Sequence[str]) -> float | No
 
 def card_of(pretrained: Pretrained) -> Card:
     """Returns the card of the exported files."""
-    return {
+    card = {k: v for k, v in pretrained.card.items() if k != "content"}
+    return card | {
         "sampler": "ddim",
-        **cards.without_digests(pretrained.card),
         "num_steps": pretrained.num_steps,
         "num_classes": pretrained.num_classes,
         "params": pretrained.digest,
-        "commit": pretrained.card.get("commit") or provenance.code(),
+        "commit": card.get("commit") or "",
+        "exported_by": provenance.code(),
         "jax": jax.__version__,
     }
 

@@ -1,4 +1,4 @@
-"""Cards of models: all that a model needs to draw, and where it comes from.
+"""Cards of models: everything needed to draw from a model, and its origin.
 
 | field                                        | content                               |
 |----------------------------------------------|---------------------------------------|
@@ -70,20 +70,20 @@ def read_card(path: Path) -> Card:
 
 
 def write_distances(path: Path, rows: Iterable[EvalRow]) -> None:
-    """Adds to a model directory the rows that measure this model."""
+    """Adds to a model directory the rows that measure this model.
+
+    Rows of another model of the same phase, trained before, are left out.
+    """
     card = checkpoint.read_card(path)
-    ours = card.get("phase", 0), card["num_steps"]
-    lines = [
-        json.dumps(row.to_json()) + "\n"
+    params = checkpoint.digest_of(card)[:16]
+    ours = [
+        row
         for row in rows
-        if (row.phase, row.trained_steps) == ours
+        if (row.phase, row.trained_steps) == (card.get("phase"), card["num_steps"])
+        and row.params in (None, params)
     ]
+    lines = (json.dumps(row.to_json()) + "\n" for row in ours)
     files.write_bytes(path / layout.DISTANCES, "".join(lines).encode())
-
-
-def without_digests(card: Card) -> Card:
-    """Returns the card without the digests of the arrays of its directory."""
-    return {name: value for name, value in card.items() if name != "content"}
 
 
 def model_of(card: Card, where: str) -> Model:
@@ -108,12 +108,12 @@ def model_of(card: Card, where: str) -> Model:
         require(len(names) in (0, count), "class_names", names, f"{count} names")
     except KeyError as error:
         raise CheckpointError(
-            f"{where}: its card lacks {error}; models of versions before 0.3.0 draw "
-            "from the workdir of their run"
+            f"{where}: its card lacks {error}; a model of a version before "
+            "0.3.0 can only be opened inside the workdir of its run"
         ) from None
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         first = str(error).partition("\n")[0]
-        reason = f"its card is not one of this version of progdist ({first})"
+        reason = f"its card was not written by this version of progdist ({first})"
         raise CheckpointError(f"{where}: {reason}") from None
     return models.make_model(
         config.net,
@@ -136,8 +136,9 @@ def _of_config(config: Config) -> Card:
 
 def _of_run(path: Path) -> Card:
     """Returns what the configuration of a model's run says of the model, if any."""
+    workdir = path.resolve().parent.parent
     with contextlib.suppress(ConfigError):
-        return _of_config(from_json(path.absolute().parents[1] / layout.CONFIG))
+        return _of_config(from_json(workdir / layout.CONFIG))
     return {}
 
 

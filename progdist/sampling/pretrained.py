@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from progdist.config import net_from_dict
 from progdist.diffusion import solvers
 from progdist.diffusion.prediction import Prediction
 from progdist.diffusion.settings import SolverName
-from progdist.errors import UsageError, did_you_mean
+from progdist.errors import UsageError, did_you_mean, not_one_of
 from progdist.model import Model, Params, bind, param_template
 from progdist.nets.conditioning import Conditioning
 from progdist.nets.settings import ImageShape
@@ -130,9 +131,7 @@ class Pretrained:
     ) -> Iterator[Images]:
         """Returns images start … num - 1 of `sample`, in batches."""
         self.check_sampler(sampler)
-        for name, value in (("num", num), ("batch_size", batch_size)):
-            if value < 1:
-                raise UsageError(f"{name}={value}: must be at least 1")
+        _check(num=num, seed=seed, batch_size=batch_size)
         compiled, params, mesh = self._compiled(sampler, gamma, batch_size)
         return draw_images(
             compiled,
@@ -150,6 +149,7 @@ class Pretrained:
         self, num: int, *, label: Labels = None, seed: int = 0
     ) -> Float[np.ndarray, "states n h w c"]:
         """Returns the DDIM states z_t of images, from noise at t = 1 to the images."""
+        _check(num=num, seed=seed)
         return draw_trajectory(
             self.model,
             self.params,
@@ -170,8 +170,9 @@ class Pretrained:
         Args:
           z: noisy images, alpha x + sigma eps with x in [-1, 1].
           logsnr: their log-SNR, log(alpha² / sigma²); one for all, or one for each.
-          conditioning: the classes, for a conditional model.
+          conditioning: `progdist.Conditioning(label)`, for a conditional model.
         """
+        z = jnp.asarray(z, jnp.float32)
         levels = jnp.broadcast_to(jnp.asarray(logsnr, z.dtype), z.shape[:1])
         return self._denoise(self.params, z, levels, conditioning)
 
@@ -183,7 +184,10 @@ class Pretrained:
         """
         if label is None:
             return []
-        words = [label] if isinstance(label, (str, int)) else label
+        words = [*label] if isinstance(label, Sequence) else [label]
+        words = [label] if isinstance(label, str) else words
+        if not words:
+            raise UsageError("label: name at least one class")
         return [self._number_of(word) for word in words]
 
     def check_sampler(self, sampler: SolverName) -> None:
@@ -192,6 +196,9 @@ class Pretrained:
         Raises:
           UsageError: naming the number.
         """
+        names = get_args(SolverName)
+        if sampler not in names:
+            raise UsageError(f"sampler={sampler}: {not_one_of(sampler, names)}")
         try:
             solvers.check_calls(sampler, self.num_steps)
         except ValueError as error:
@@ -209,14 +216,24 @@ class Pretrained:
     def _number_of(self, label: str | int) -> int:
         names, count = self.class_names, self.num_classes
         if not count:
-            raise UsageError(f"label {label!r}: the model has no classes")
+            raise UsageError(f"label={label}: the model has no classes")
         if label in names:
             return names.index(str(label))
-        if str(label).isdecimal() and int(label) < count:
+        if str(label) in map(str, range(count)):
             return int(label)
         known = f"0 to {count - 1}" if count > 12 else ", ".join(names)
         meant = did_you_mean(str(label), names)
-        raise UsageError(f"label {label!r}: is not one of {known}{meant}")
+        raise UsageError(f"label={label}: is not one of {known}{meant}")
+
+
+def _check(**numbers: int) -> None:
+    """Refuses numbers of images, and seeds, that cannot be drawn."""
+    for name, value in numbers.items():
+        low, high = (0, 2**32 - 1) if name == "seed" else (1, 10**9)
+        if not isinstance(value, Integral) or not low <= value <= high:
+            raise UsageError(
+                f"{name}={value}: must be a whole number, {low} to {high:,}"
+            )
 
 
 def load(

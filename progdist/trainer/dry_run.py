@@ -6,38 +6,47 @@ from pathlib import Path
 
 import jax
 
-from progdist import checkpoint, preflight
+from progdist import checkpoint, parallel, preflight
 from progdist.config import Config, Data, plan_of
 from progdist.data import Source, survey
 from progdist.errors import InputError
 from progdist.model import Model, param_shapes
 from progdist.plan import Phase
+from progdist.trainer import resume
+from progdist.trainer.run import check_start
 from progdist.workdir import layout
 from progdist.workdir.files import expand
 
 _BYTES = 4  # a parameter or a moment of Adam, float32
 
 
-def show(config: Config, workdir: Path) -> None:
+def show(config: Config, workdir: Path, override: bool) -> None:
     """Prints the data, network, devices, phases and output of a run.
 
     Runs the checks of a start, and prints the plan even if one fails. Writes nothing.
 
+    Args:
+      config: the configuration.
+      workdir: directory of the run, which need not exist.
+      override: whether the configuration may differ from that of the first start.
+
     Raises:
-      ConfigError: if the configuration does not fit the data or the devices.
-      CheckpointError: if the given teacher is missing or does not fit.
-      DataError: if the data is missing or malformed.
+      InputError: as `run` and `check_start` do.
     """
     model = preflight.make_model(config)
     source, fault = None, None
     try:
-        preflight.check_devices(config, jax.device_count())
-        preflight.check_memory(config, jax.process_count())
-        source = preflight.open_source(config)
-        preflight.check_teacher(config, model, source.class_names)
+        if workdir.exists() and not workdir.is_dir():
+            raise InputError(f"--workdir={workdir}: is not a directory")
+        source = check_start(config, workdir)
+        if not override:
+            resume.check_same(config, workdir)
+            resume.check_same_numerics(workdir)
     except InputError as error:
         fault = error
-    print("\n".join(_lines(config, workdir, model, source)), flush=True)
+    parallel.on_process_zero(
+        lambda: print("\n".join(_lines(config, workdir, model, source)), flush=True)
+    )
     if fault:
         raise fault
 
@@ -123,7 +132,7 @@ def _workdir(workdir: Path) -> str:
 def _phases(config: Config, phases: tuple[Phase, ...]) -> Iterator[str]:
     """Yields a table of the phases, and their share of the network passes."""
     training, sampling = training_passes(phases), evaluation_passes(config, phases)
-    whole = training + sampling
+    whole = max(training + sampling, 1)
     yield "phase       N      updates    batch   network passes"
     for phase in phases:
         name = "teacher" if phase.kind == "base" else f"round {phase.number}"

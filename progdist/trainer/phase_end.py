@@ -65,7 +65,7 @@ class PhaseEnd:
         self._keep(phase, evaluator.evaluate(model, teacher_params, baselines, rows))
         if self._first:
             self._journal.check()
-            self._add_distances({(phase.number, n), (0, trained)})
+            self._add_distances([phase, teacher])
             report.write_samples(self._workdir)
 
     def conclude(self, phases: Sequence[Phase]) -> None:
@@ -74,6 +74,7 @@ class PhaseEnd:
             self._save_paths(phases, self._evaluator.mesh)
         if self._first:
             self._journal.check()
+            self._add_distances(phases)
             report.write_quality(self._workdir)
             report.write_comparison(self._workdir)
             report.write_curves(self._workdir)
@@ -93,11 +94,12 @@ class PhaseEnd:
                 self._journal.evaluation(row, phase.end_update)
                 self._note(f"  {line(result.spec, row)}")
 
-    def _add_distances(self, models: Iterable[tuple[int, int]]) -> None:
+    def _add_distances(self, phases: Sequence[Phase]) -> None:
         """Adds the rows that measure each model to its card."""
         rows = self._journal.evaluations()
-        for model in models:
-            cards.write_distances(checkpoint.model_dir(self._workdir, *model), rows)
+        for phase in phases:
+            model = checkpoint.model_dir(self._workdir, phase.number, phase.num_steps)
+            cards.write_distances(model, rows)
 
     def _save_samples(self, phase: Phase, result: Result) -> None:
         self._journal.check()

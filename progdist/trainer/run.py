@@ -16,7 +16,6 @@ from progdist.diffusion import logsnr_bins
 from progdist.errors import NonFiniteError
 from progdist.evaluate import evaluator, references
 from progdist.evaluate.evaluator import Evaluator
-from progdist.evaluate.extraction import Extractor
 from progdist.model import Params, init_params, param_template
 from progdist.plan import Phase
 from progdist.sampling import cards
@@ -67,12 +66,14 @@ def run(
       PeerError: on the other processes, if process 0 failed.
       Interrupted: if a signal asked it to stop; the state is saved.
     """
-    preflight.check_devices(config, jax.device_count())
-    preflight.check_memory(config, jax.process_count())
-    source, models = preflight.open_source(config), preflight.make_models(config)
-    if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
-        preflight.check_teacher(config, models["base"], source.class_names)
-    extractors = _open_extractors(config, source)
+    provenance.code()  # of the cards; files may change while the run goes on
+    source = check_start(config, workdir)
+    evaluation, models = config.evaluation, preflight.make_models(config)
+    extractors = (
+        evaluator.open_extractors(evaluation, source.image_shape)
+        if evaluation.enabled
+        else []
+    )
     with ExitStack() as stack:
         lock = Lock(workdir)
         own = functools.partial(_own, config, workdir, override, lock, stack)
@@ -92,23 +93,29 @@ def run(
         _run(pieces, stack)
 
 
-def _open_extractors(config: Config, source: data.Source) -> list[Extractor]:
-    """Returns the extractors of the evaluation, none if it is disabled.
+def check_start(config: Config, workdir: Path) -> data.Source:
+    """Refuses a run whose data, teacher, devices or metrics do not fit; opens its data.
 
     Raises:
+      ConfigError: if the configuration does not fit the data or the devices.
+      DataError: if the data is missing or malformed.
+      CheckpointError: if the given teacher is missing or does not fit.
       UsageError: if a metric cannot be computed.
-      WeightsError: if weights are missing or have the wrong content.
     """
-    evaluation = config.evaluation
-    if not evaluation.enabled:
-        return []
-    prefix = "config.evaluation."
-    counts = {
-        f"{prefix}num_samples": evaluation.num_samples,
-        f"the data's {config.data.split}": len(source),
-    }
-    evaluator.check(evaluation, counts, prefix)
-    return evaluator.open_extractors(evaluation, source.image_shape)
+    preflight.check_devices(config, jax.device_count())
+    preflight.check_memory(config, jax.process_count())
+    source, evaluation = preflight.open_source(config), config.evaluation
+    if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
+        model = preflight.make_models(config)["base"]
+        preflight.check_teacher(config, model, source.class_names)
+    if evaluation.enabled:
+        prefix = "config.evaluation."
+        counts = {
+            f"{prefix}num_samples": evaluation.num_samples,
+            f"the data's {config.data.split}": len(source),
+        }
+        evaluator.check(evaluation, counts, prefix)
+    return source
 
 
 def _own(

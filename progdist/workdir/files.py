@@ -104,9 +104,15 @@ def whole_directory(out: Path) -> Iterator[Path]:
             part = Path(parts) / out.name
             part.mkdir()
             yield part
+            replaced = Path(parts) / "replaced"
             if out.exists():
-                out.rename(Path(parts) / "replaced")
-            part.rename(out)
+                out.rename(replaced)
+            try:
+                part.rename(out)
+            except OSError:
+                if replaced.exists():
+                    replaced.rename(out)
+                raise
     except OSError as error:  # may not name the file
         where = error.filename or str(out)
         raise OSError(error.errno, error.strerror or str(error), where) from None

@@ -1,5 +1,6 @@
 """Provenance of a run: commit, versions, devices, changed settings."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -86,8 +87,9 @@ def commit() -> str | None:
     return (_git(root, "rev-parse", "HEAD") or "?") + ("+changes" if edited else "")
 
 
+@functools.cache
 def code() -> str:
-    """Returns the commit of the running code, or else the version of the package."""
+    """Returns the commit at the first call, or else the version of the package."""
     return commit() or f"progdist {metadata.version('progdist')}"
 
 
