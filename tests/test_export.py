@@ -105,7 +105,7 @@ class Case:
         assert card["image_shape"] == list(config.data.image_shape)
         assert card["num_classes"] == config.net.num_classes
         assert card["params"] == checkpoint.fingerprint_of(self.params)[:16]
-        assert card["commit"] == provenance.code()
+        assert card["exported_by"] == provenance.code()
 
 
 @pytest.fixture(scope="module")
