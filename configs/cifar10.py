@@ -2,11 +2,11 @@
 
 progdist train runs/cifar10 --config=cifar10
 
-Data: prepare once with
-  progdist prepare cifar10 --dir=DIR    (--config.data.dir)
+Data (--config.data.dir=DIR): prepare once with
+  progdist prepare cifar10 --dir=DIR
 Work: 800k updates of the teacher and 13 rounds of 50k (the last two 100k),
-  on 60.0M parameters. Not yet run at full size; the
-  variant :smoke is, on synthetic images.
+  on 60.0M parameters. Not yet run at full size;
+  :smoke is, on synthetic images.
 Expected (FID, as published): 9.12, 4.51, 3.00, 2.57 in 1, 2, 4, 8 steps.
 """
 

@@ -2,12 +2,11 @@
 
 progdist train runs/imagenet64 --config=imagenet64
 
-Data: labelled images of 64x64; prepare once with
+Data (--config.data.dir=DIR): labelled images of 64x64; prepare once with
   progdist prepare imagenet2012 --image_size=64 --dir=DIR
-  from the two archives of ImageNet in DIR/downloads/manual       (--config.data.dir).
+  from the two archives of ImageNet in DIR/downloads/manual.
 Work: 550k updates of batch 2048 and 10 rounds of 50k, the last two 100k, on 295.9M
-  parameters. Not yet run at full size; :smoke is, on synthetic
-  images.
+  parameters. Not yet run at full size; :smoke is, on synthetic images.
 Expected (FID, read off the published figure): 16.08, 7.36, 3.88, 2.95 in 1, 2, 4, 8
   steps.
 """

@@ -2,12 +2,10 @@
 
 progdist train runs/lsun_bedroom --config=lsun_bedroom
 
-Data: prepare once with
+Data (--config.data.dir=DIR): prepare once with
   progdist prepare lsun/bedroom --image_size=128 --dir=DIR
-                                                                   (--config.data.dir).
 Work: 400k updates of batch 2048 and 10 rounds of 50k, the last two 100k, on 139.6M
-  parameters. Not yet run at full size; :smoke is, on synthetic
-  images of 32x32.
+  parameters. Not yet run at full size; :smoke is, on synthetic images.
 Expected: the paper shows its FID only as a curve.
 """
 

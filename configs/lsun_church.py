@@ -2,9 +2,8 @@
 
 progdist train runs/lsun_church --config=lsun_church
 
-Like lsun_bedroom except for the data; prepare once with
-  progdist prepare lsun/church_outdoor --image_size=128
-  --dir=DIR                                                        (--config.data.dir).
+Like lsun_bedroom except for the data (--config.data.dir=DIR); prepare once with
+  progdist prepare lsun/church_outdoor --image_size=128 --dir=DIR
 """
 
 from progdist.config import Config, load_preset

@@ -56,7 +56,10 @@ SECOND = ["--num_processes=2", "--process_id=1"]
             [DIGITS, "--workdir=W", "--config.base.lr=1"],
             "config.base.lr: is not a field; did you mean config.base.learning_rate?",
         ),
-        ([DIGITS, "--workdir=W", "--config.seed=x"], "invalid literal"),
+        (
+            [DIGITS, "--workdir=W", "--config.seed=x"],
+            "--config.seed=x: must be a whole number",
+        ),
         (
             [DIGITS, "--workdir=W", "--config.model.ch=8"],
             "--config.model.ch: is --config.net.ch now",

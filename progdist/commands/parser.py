@@ -1,6 +1,7 @@
 """Command lines: flags, words, --config with its overrides, and --help."""
 
 import dataclasses
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,11 @@ _LEADS_OF_FLAGS = {
     "epochs": "config.base.num_updates",
     "o": "out",
     "output": "out",
+}
+_RULES = {
+    r"invalid literal for int\(\).*": "must be a whole number",
+    r"could not convert string to float.*": "must be a number",
+    r"\('Non-boolean argument to boolean flag', .*": "must be true or false",
 }
 _WIDTH, _INDENT = 88, 26
 
@@ -156,7 +162,7 @@ class Flags:
             meant = self._meant(error.flagname) or "; see --help"
             raise UsageError(f"--{error.flagname}: is not a flag{meant}") from None
         except flags.Error as error:
-            raise UsageError(last_line(error).removeprefix("flag ")) from None
+            raise UsageError(_reason(error)) from None
 
     def _meant(self, name: str) -> str:
         """Returns "; did you mean …?" for an unknown flag, or ""."""
@@ -314,11 +320,22 @@ def _split(words: Sequence[str], name: str) -> tuple[str | None, list[str]]:
     return value, rest
 
 
+def _reason(error: flags.Error) -> str:
+    """Returns the message of an invalid value, without words of Python."""
+    text = last_line(error).removeprefix("flag ")
+    for pattern, rule in _RULES.items():
+        text = re.sub(pattern, rule, text)
+    return text
+
+
 def _check_fields(config: Config, overrides: Sequence[str]) -> None:
     """Refuses unknown fields, naming the nearest one."""
     names = field_names(config)
     for word in overrides:
         name = word.lstrip("-").partition("=")[0].partition("config.")[2]
+        inner = next((n for n in names if n.startswith(f"{name}.")), None)
+        if inner:
+            raise UsageError(f"config.{name}: holds fields, such as config.{inner}")
         if name not in names:
             meant = did_you_mean(name, names, "config.")
             raise UsageError(f"config.{name}: is not a field{meant}")

@@ -39,7 +39,7 @@ def show(config: Config, workdir: Path, override: bool) -> None:
         if workdir.exists() and not workdir.is_dir():
             raise InputError(f"--workdir={workdir}: is not a directory")
         source = check_start(config, workdir)
-        if not override:
+        if workdir.exists() and not override:
             resume.check_same(config, workdir)
             resume.check_same_numerics(workdir)
     except InputError as error:
