@@ -161,7 +161,7 @@ def test_what_needs_no_jax_does_not_load_it():
 
 
 def test_the_package_has_two_names_and_a_version():
-    assert {"load", "Pretrained"} == set(progdist.__all__)
+    assert {"load", "Pretrained", "Conditioning"} == set(progdist.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+", progdist.__version__)
     with pytest.raises(AttributeError, match="'progdist' has no attribute 'laod'"):
         progdist.laod  # noqa: B018
@@ -208,7 +208,10 @@ GUESSES = {
     "train x --config=digits --config.base.lr=1": (2, "mean config.base.learning_rate"),
     "train x --config=digits --config.lr=1": (2, "mean config.base.learning_rate?"),
     "train x --config=digits --config.batch_size=8": (2, "config.base.batch_size?"),
-    "train x --config=digits --config.base=3": (2, "config.base: is not a field; did "),
+    "train x --config=digits --config.base=3": (
+        2,
+        "config.base: holds fields, such as config.base.",
+    ),
     "train x --config.base.lr=1": (2, "--config.base.lr: needs --config"),
     "train x --config=digits --lr=1": (2, "mean --config.base.learning_rate?"),
     "train x --config=digits --epochs=3": (2, "mean --config.base.num_updates?"),

@@ -203,7 +203,10 @@ def test_random_images_are_the_same_on_every_call(shape):
         ({"name": "mnist", "split": "validation"}, "train and test"),
         ({"name": "fashion_mnist", "dir": "/nowhere"}, "dataset-fashion-mnist"),
         ({"name": "tfds", "tfds_name": "../etc"}, "tfds_name.*NAME/CONFIG"),
-        ({"name": "tfds", "tfds_name": "cifar10"}, "--tfds_name=cifar10 --dir=/"),
+        (
+            {"name": "tfds", "tfds_name": "cifar10"},
+            "run progdist prepare cifar10 --dir=/",
+        ),
         ({"name": "tfds", "tfds_name": "lsun/tower"}, "lsun/tower --image_size=SIZE"),
         (
             {"name": "tfds", "tfds_name": "lsun/tower", "image_shape": (128, 128, 3)},
