@@ -319,6 +319,8 @@ def test_the_same_model_stays_and_another_replaces_it(tmp_path):
     before = (path / "_CHECKPOINT_METADATA").stat().st_mtime_ns
     checkpoint.save_model(path, tiny.params(1), {"num_steps": 4})
     assert (path / "_CHECKPOINT_METADATA").stat().st_mtime_ns == before
+    checkpoint.save_model(path, tiny.params(1), {"num_steps": 4, "commit": "later"})
+    assert "commit" not in checkpoint.read_card(path)  # the later code changed nothing
     checkpoint.save_model(path, tiny.params(2), {"num_steps": 4})
     assert_same(checkpoint.load_model(path, tiny.params()), tiny.params(2))
 

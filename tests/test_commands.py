@@ -301,3 +301,14 @@ def test_one_request_has_several_spellings(name, one, other):
         for words in (one, other)
     ]
     assert values[0] == values[1]
+
+
+def test_a_file_of_flags_holds_the_configuration_too(call, place):
+    (place / "flags.txt").write_text(
+        "--config=digits:smoke\n--config.seed=5\n--dry_run"
+    )
+    code, output, error = call("train", "x", "--flagfile=flags.txt")
+    assert (code, error) == (0, "")
+    assert "38,452 parameters" in output
+    code, _, error = call("train", "x", "--flagfile=none.txt")
+    assert (code, error.count("\n")) == (2, 1)

@@ -1,5 +1,6 @@
 """Models opened by their paths: one model wherever it lies, and damaged cards."""
 
+import dataclasses
 import json
 import shutil
 
@@ -210,6 +211,7 @@ def test_distances_of_the_model_join_its_card_and_its_exports(places, tmp_path):
         evaluation(0, "teacher", "ddim", 1, 9.0),
     )
     rows = [EvalRow(**row) for row in (others[0], ours, others[1])]
+    rows += [dataclasses.replace(rows[1], value=9.0, params="an earlier model")]
     cards.write_distances(path, rows)
     model = progdist.load(path)
     assert [row["value"] for row in model.card["distances"]] == [3.5]

@@ -150,6 +150,15 @@ def test_more_images_of_a_request_are_added(classes, quick, draw, tmp_path):
     assert contents(tmp_path / "each") == contents(tmp_path / "whole")
 
 
+def test_images_of_some_classes_are_another_request(classes, quick, draw, tmp_path):
+    out = f"--out={tmp_path}/each/"
+    assert draw("--label=dog,0", "--num=3", out, workdir=classes)[0] == 0
+    labels = json.loads((tmp_path / "each" / "dataset.json").read_text())["labels"]
+    assert [label for _, label in labels] == [1, 0, 1]
+    code, error = draw("--num=4", out, workdir=classes)
+    assert (code, "holds labels [1, 0], not []; --overwrite" in error) == (2, True)
+
+
 def test_images_lost_or_empty_are_drawn_again(quick, draw, tmp_path):
     flags = "--num=40", f"--out={tmp_path}/each/"
     assert draw(*flags)[0] == 0
