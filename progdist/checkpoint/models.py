@@ -154,8 +154,8 @@ def _is_saved(path: Path, card: dict[str, Any]) -> bool:
     except CheckpointError:
         return False
     fields = (saved.keys() & card.keys()) - {"commit", "versions"}
-    same = all(saved[field] == card[field] for field in fields)
-    return same and digests.has_manifest(path)
+    one, other = ({f: facts[f] for f in fields} for facts in (saved, card))
+    return digests.seal(one) == digests.seal(other) and digests.has_manifest(path)
 
 
 def _no_model(path: Path) -> CheckpointError:

@@ -166,7 +166,7 @@ class Flags:
 
     def _meant(self, name: str) -> str:
         """Returns "; did you mean …?" for an unknown flag, or ""."""
-        names = [f for f in self.values if not f.startswith("config.")] + [*_ALIASES]
+        names = [f for f in self.values if not f.startswith("config.")] + ["steps"]
         fields = [f"config.{field}" for field in field_names(Config())]
         lead = _LEADS_OF_FLAGS.get(name, name)
         meant = did_you_mean(lead, names, "--")

@@ -75,7 +75,7 @@ def _lines(
 
 
 def evaluation_passes(config: Config, phases: tuple[Phase, ...]) -> int:
-    """Returns the network passes per image that a run's evaluations take.
+    """Returns the network passes, of one image each, of a run's evaluations.
 
     After each phase its model is sampled by DDIM, and the base model by DDIM and by the
     ancestral sampler, in the same number of steps.
@@ -89,7 +89,7 @@ def evaluation_passes(config: Config, phases: tuple[Phase, ...]) -> int:
 
 
 def training_passes(phases: tuple[Phase, ...]) -> int:
-    """Returns the network passes per image that a run's updates take."""
+    """Returns the network passes, of one image each, of a run's updates."""
     return sum(p.num_updates * p.batch_size * p.passes for p in phases)
 
 
