@@ -728,8 +728,9 @@ CHECKPOINT = [
     *_mutants(
         "progdist/checkpoint/models.py",
         "test_checkpoint.py",
-        ("an old model stays", "return same and digests.has_manifest(path)", "return True"),
-        ("a model without its manifest stays", "return same and digests.has_manifest(path)", "return same"),
+        ("an old model stays", "return digests.seal(one) == digests.seal(other) and digests.has_manifest(path)", "return True"),
+        ("a model without its manifest stays", "return digests.seal(one) == digests.seal(other) and digests.has_manifest(path)", "return digests.seal(one) == digests.seal(other)"),
+        ("a later commit replaces it", '- {"commit", "versions"}', "- set()"),
         ("damage passes", "    digests.check_manifest(path)\n    card", "    card"),
         ("leftovers stay", "shutil.rmtree(path, ignore_errors=True)", "pass"),
     ),

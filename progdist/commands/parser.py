@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from absl import flags, logging
 from ml_collections import config_flags
 
+from progdist.commands.values import Choice, Names, Numbers
 from progdist.config import Config, field_names
 from progdist.config.presets import load_config
-from progdist.errors import UsageError, did_you_mean, last_line, not_one_of
+from progdist.errors import UsageError, did_you_mean, last_line
 
 _ALIASES = {"steps": "num_steps", "n": "num"}
 _RENAMED = {
@@ -20,14 +21,7 @@ _RENAMED = {
     "config.model.": "config.net.",
 }
 _HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
-# What users look for under another name.
-_LEADS = {
-    "ddpm": "; the sampler of DDPM is ancestral",
-    "fid": "; FID is the metric fd of the features inception",
-    "inception_score": "; the Inception Score is the metric is",
-    "precision": "; precision and recall are the metric pr",
-    "recall": "; precision and recall are the metric pr",
-}
+# Other names that users try.
 _LEADS_OF_FLAGS = {
     "class": "label",
     "epochs": "config.base.num_updates",
@@ -90,7 +84,7 @@ class Flags:
         """Defines a flag that takes one of the values of a Literal type."""
         about += f" One of {', '.join(get_args(of))}."
         flags.DEFINE(
-            _Choice(get_args(of)), name, default, about, flag_values=self.values
+            Choice(get_args(of)), name, default, about, flag_values=self.values
         )
 
     def choices(
@@ -104,7 +98,7 @@ class Flags:
         self, name: str, about: str, kind: type, low: int | float, high: int | float
     ) -> None:
         """Defines a flag that takes numbers, separated by commas."""
-        parser = _Numbers(kind, low, high)
+        parser = Numbers(kind, low, high)
         flags.DEFINE(parser, name, (), about, flag_values=self.values)
 
     def texts(self, name: str, about: str, default: Sequence[str] = ()) -> None:
@@ -253,56 +247,6 @@ def define_cluster(flags: Flags) -> None:
     flags.number("heartbeat_seconds", about, 60, low=1)
 
 
-class Names(flags.ArgumentParser):
-    """Parser of names from a closed set, separated by commas."""
-
-    def __init__(self, choices: Sequence[str]) -> None:
-        """Takes the accepted names."""
-        self._choices = choices
-
-    def parse(self, argument: Any) -> tuple[str, ...]:
-        """Returns the names, each once; accepts a tuple or a list of Python, too."""
-        if not isinstance(argument, str):
-            return tuple(argument)
-        names = [word.strip(" ()[]'\"") for word in argument.split(",")]
-        names = [name for name in names if name]
-        for name in names:
-            if name not in self._choices:
-                raise ValueError(not_one_of(name, self._choices) + _LEADS.get(name, ""))
-        return tuple(dict.fromkeys(names))
-
-
-class _Choice(flags.ArgumentParser):
-    """Parser of one name from a closed set."""
-
-    def __init__(self, choices: Sequence[str]) -> None:
-        self._choices = choices
-
-    def parse(self, argument: str) -> str:
-        if argument not in self._choices:
-            lead = _LEADS.get(argument, "")
-            raise ValueError(not_one_of(argument, self._choices) + lead)
-        return argument
-
-
-class _Numbers(flags.ArgumentParser):
-    """Parser of numbers in a range, separated by commas."""
-
-    def __init__(self, kind: type, low: int | float, high: int | float) -> None:
-        self._kind, self._low, self._high = kind, low, high
-
-    def parse(self, argument: Any) -> tuple[Any, ...]:
-        words = argument.split(",") if isinstance(argument, str) else argument
-        noun = "whole numbers" if self._kind is int else "numbers"
-        try:
-            numbers = [self._kind(word) for word in words]
-        except ValueError:
-            raise ValueError(f"must be {noun}") from None
-        if not all(self._low <= n <= self._high for n in numbers):
-            raise ValueError(f"must be {noun}, {self._low:,} to {self._high:,}")
-        return tuple(dict.fromkeys(numbers))
-
-
 _PREFIXES = "config.", "noconfig."
 
 
@@ -357,7 +301,7 @@ def _register_parsers() -> None:
     """Registers parsers for types of fields that ml_collections lacks."""
     for hint in _closed_sets(Config):
         is_tuple, inner = get_origin(hint) is tuple, get_args(hint)
-        parser = Names(get_args(inner[0])) if is_tuple else _Choice(inner)
+        parser = Names(get_args(inner[0])) if is_tuple else Choice(inner)
         config_flags.register_flag_parser_for_type(hint, parser)
 
 
