@@ -7,7 +7,7 @@ import progdist
 from progdist.commands import COMMANDS
 from progdist.errors import UsageError, did_you_mean, exit_with
 
-# What users look for under another name.
+# Other names that users try.
 _LEADS = {
     "distil": "train",
     "distill": "train",

@@ -28,6 +28,7 @@ _LEADS_OF_FLAGS = {
     "o": "out",
     "output": "out",
 }
+_PREFIXES = "config.", "noconfig."
 _RULES = {
     r"invalid literal for int\(\).*": "must be a whole number",
     r"could not convert string to float.*": "must be a number",
@@ -220,7 +221,10 @@ class Flags:
         return rest
 
     def _help(self, command: str, about: str) -> str:
-        words = "".join(f" {name.removesuffix('s').upper()}" for name in self.words)
+        words = "".join(f" {name.upper()}" for name in self.words)
+        words += " ..." * any(
+            isinstance(self.values[n].value, list) for n in self.words
+        )
         lines = [f"usage: {command}{words} [--flag=value ...]", "", about.strip(), ""]
         lines.append("Flags:")
         for name in self.values:
@@ -245,9 +249,6 @@ def define_cluster(flags: Flags) -> None:
     flags.number("process_id", "Number of this process; detected if omitted.")
     about = "Seconds without a sign of life after which a process counts as lost."
     flags.number("heartbeat_seconds", about, 60, low=1)
-
-
-_PREFIXES = "config.", "noconfig."
 
 
 def _split(words: Sequence[str], name: str) -> tuple[str | None, list[str]]:
