@@ -210,7 +210,8 @@ def test_distances_of_the_model_join_its_card_and_its_exports(places, tmp_path):
         evaluation(1, "student", "ddim", 2, 9.0),
         evaluation(0, "teacher", "ddim", 1, 9.0),
     )
-    rows = [EvalRow(**row) for row in (others[0], ours, others[1])]
+    names = ("cat", "dog", "great owl")
+    rows = [EvalRow(**row, class_names=names) for row in (others[0], ours, others[1])]
     rows += [dataclasses.replace(rows[1], value=9.0, params="an earlier model")]
     cards.write_distances(path, rows)
     model = progdist.load(path)

@@ -144,6 +144,8 @@ class _Measurement:
         fields = dataclasses.asdict(self)
         details, floor = fields.pop("details"), fields.pop("floor")
         floor = floor and _without_nulls(floor)
+        if fields.get("class_names") is not None:
+            fields["class_names"] = list(fields["class_names"])
         return {**_without_nulls(fields), **details, "floor": floor}
 
     def repeats(self, other: Any) -> bool:
