@@ -1,6 +1,7 @@
 """The sdist and the wheel: what they hold, and that they work where nothing else is."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ from PIL import Image
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 PINS = ROOT / ".ci" / "constraints-{}.{}.txt".format(*sys.version_info)
+UPDATES = 5
 LIBRARY = """
 import numpy as np
 import progdist
@@ -116,3 +118,22 @@ def test_an_installed_wheel_trains_and_samples_beside_the_users_own_configs(
     run(python, "-c", LIBRARY, cwd=site)
     images = np.load(site / "images.npy")
     assert (images.shape, images.dtype) == ((4, 8, 8, 1), np.uint8)
+
+
+def test_own_images_become_a_model_that_draws_anywhere(site):
+    """Train, draw a class, hand the model on, draw there: four commands."""
+    command, place = site / ".venv/bin/progdist", site / "elsewhere"
+    for number in range(24):
+        path = site / "photos" / ("cat", "dog", "owl")[number % 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 8), (10 * number, 99, 0)).save(path)
+    few = [f"--config.base.num_updates={UPDATES}", "--config.distill.start_steps=2"]
+    few += [f"--config.distill.{n}num_updates={UPDATES}" for n in ("", "long_")]
+    few += ["--config.distill.long_rounds=1", "--config.log_every=5"]
+    few += [f"--config.save_every={UPDATES}", "--config.net.ch=8"]
+    run(command, "train", "runs/own", "--config=folder:photos", *few, cwd=site)
+    drawn = "--label=owl", "--num=4"
+    run(command, "sample", "runs/own", "--steps=1", *drawn, "--out=b.png", cwd=site)
+    shutil.copytree(site / "runs/own/models/phase_01_steps_1", place / "model")
+    run(command, "sample", "model", *drawn, "--out=b.png", cwd=place)
+    assert (place / "b.png").read_bytes() == (site / "b.png").read_bytes()

@@ -42,7 +42,7 @@ def make_card(config: Config, phase: Phase, source: data.Source) -> Card:
         "num_steps": phase.num_steps,
         "class_names": list(source.class_names) if config.net.num_classes else [],
         "data": {
-            "name": settings.tfds_name or settings.name,
+            "name": _data_name(settings),
             "split": settings.split,
             "count": len(source),
             "content": source.fingerprint,
@@ -121,6 +121,13 @@ def model_of(card: Card, where: str) -> Model:
         schedule=make_schedule(config.schedule),
         image_shape=config.data.image_shape,
     )
+
+
+def _data_name(settings: Data) -> str:
+    """Returns the name of the data; a user's own is called as its file or folder."""
+    is_own = settings.name in ("folder", "arrays")
+    own = Path(settings.dir).stem if is_own else settings.tfds_name
+    return own or settings.name
 
 
 def _of_config(config: Config) -> Card:
