@@ -200,3 +200,22 @@ def test_a_configuration_is_a_copy_of_its_own():
     before = to_json(config)
     config.net.ch = 8
     assert to_json(load_preset("digits")) == before
+
+
+POSTPONED = """
+from __future__ import annotations
+import dataclasses
+from progdist.config import Config
+
+@dataclasses.dataclass
+class Sweep:
+    seed: int = 7
+
+def get_config() -> Config:
+    return Config(seed=Sweep().seed)
+"""
+
+
+def test_a_file_may_define_dataclasses_of_its_own(tmp_path):
+    (tmp_path / "sweep.py").write_text(POSTPONED)
+    assert load_config(str(tmp_path / "sweep.py")).seed == 7

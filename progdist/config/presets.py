@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import inspect
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,11 @@ def _load(path: Path, variant: str, where: str) -> Config:
 
 def _module(path: Path) -> Any:
     """Returns the module of a file, which is not found by other imports."""
-    spec: Any = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    spec: Any = importlib.util.spec_from_file_location(
+        f"progdist_config_{path.stem}", path
+    )
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for postponed types
     spec.loader.exec_module(module)
     return module
 
