@@ -100,7 +100,7 @@ def test_help_has_usage_examples_exit_codes_and_a_sentence_for_each_flag(name, c
     code, output, error = call(name, "--help")
     assert (code, error) == (0, "")
     assert re.match(
-        rf"usage: progdist {name} ([A-Z_]+ )?\[--flag=value ...\]\n", output
+        rf"usage: progdist {name} ([A-Z_]+ (... )?)?\[--flag=value ...\]\n", output
     )
     assert re.search(rf"^  progdist {name} ?", output, re.MULTILINE)
     assert re.search(r"^Exit codes:(\n  0|\s0) done", output, re.MULTILINE)
