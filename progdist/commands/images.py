@@ -50,7 +50,7 @@ class Request(NamedTuple):
 
 
 class Out(NamedTuple):
-    """Where images are written.
+    """Destination of images.
 
     Attributes:
       path: path of a file or directory.
@@ -66,7 +66,7 @@ class Out(NamedTuple):
 
 
 def check_path(text: str) -> Out:
-    """Returns where images are written.
+    """Returns the destination of images.
 
     Args:
       text: path of a file, or of a directory with a trailing /.
