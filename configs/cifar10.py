@@ -2,8 +2,8 @@
 
 progdist train runs/cifar10 --config=cifar10
 
-Data (--config.data.dir=DIR): prepare once with
-  progdist prepare cifar10 --dir=DIR
+Data: cifar-10-binary.tar.gz, 170 MB, downloaded once; --config.data.dir=FILE names
+  a copy of it.
 Work: 800k updates of the teacher and 13 rounds of 50k (the last two 100k),
   on 60.0M parameters. Not yet run at full size;
   :smoke is, on synthetic images.
@@ -17,7 +17,7 @@ from progdist.nets.settings import UNetConfig
 def get_config() -> Config:
     """Returns the configuration."""
     return Config(
-        data=Data(name="tfds", tfds_name="cifar10", image_shape=(32, 32, 3), flip=True),
+        data=Data(name="cifar10", image_shape=(32, 32, 3), flip=True),
         parameterization="x",
         net=UNetConfig(
             ch=256,

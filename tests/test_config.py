@@ -41,6 +41,7 @@ LSUN = {
 PUBLISHED = {
     "cifar10": {
         "num_parameters": 60_004_099,
+        "name": "cifar10",
         "image_shape": (32, 32, 3),
         "parameterization": "x",
         **{"ch": 256, "emb_ch": 1024, "ch_mult": (1, 1, 1), "num_res_blocks": 3},
@@ -72,7 +73,7 @@ COMMON = {
     **{"schedule": "cosine", "flip": True, "evaluation.num_samples": 50_000},
 }
 TFDS_NAMES = {
-    "cifar10": "cifar10",
+    "cifar10": "",
     "imagenet64": "imagenet2012",
     "lsun_bedroom": "lsun/bedroom",
     "lsun_church": "lsun/church_outdoor",

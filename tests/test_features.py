@@ -3,8 +3,6 @@
 import hashlib
 import os
 import pickle
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import jax
@@ -16,6 +14,7 @@ from progdist.evaluate import features
 from progdist.evaluate.features import download, inception, layers, squeezenet, weights
 from progdist.evaluate.features.weights import WeightsError
 from tests import feature_weights, toy
+from tests.server import serving
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -186,29 +185,27 @@ def test_weights_of_another_content_are_refused(tmp_path):
 
 
 def test_without_a_network_it_says_what_to_do(tmp_path, monkeypatch):
-    def unreachable(*_, **__):
-        raise urllib.error.URLError("no route")
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
-    with pytest.raises(WeightsError, match=r"no route.*--inception_weights=FILE"):
+    monkeypatch.setenv("PROGDIST_MIRROR", "http://127.0.0.1:9")
+    with pytest.raises(WeightsError, match=r"refused.*--inception_weights=FILE"):
         features.open_network("inception")
     assert not list((tmp_path / "progdist" / "weights").iterdir())
 
 
 def test_a_download_is_checked_and_kept_once(tmp_path, monkeypatch):
-    (tmp_path / "served").write_bytes(b"weights")
-    url = (tmp_path / "served").as_uri()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(download, "URL", url)
-    with pytest.raises(WeightsError, match="its SHA-256 is"):
-        download.inception_file()
-    assert not download.download_path().exists()
-    digest = hashlib.sha256(b"weights").hexdigest()
-    monkeypatch.setattr(download, "SHA256", digest)
-    assert download.inception_file().read_bytes() == b"weights"
-    (tmp_path / "served").unlink()
-    assert download.inception_file() == download.download_path()
+    known = download.INCEPTION._replace(size=7)
+    monkeypatch.setattr(download, "INCEPTION", known)
+    with serving() as site:
+        monkeypatch.setenv("PROGDIST_MIRROR", site.url)
+        site.put("/" + known.url.partition("://")[2], b"weights")
+        with pytest.raises(WeightsError, match="its SHA-256 is"):
+            download.inception_file()
+        assert not download.inception_path().exists()
+        digest = hashlib.sha256(b"weights").hexdigest()
+        monkeypatch.setattr(download, "INCEPTION", known._replace(sha256=digest))
+        assert download.inception_file().read_bytes() == b"weights"
+    assert download.inception_file() == download.inception_path()
 
 
 def test_grey_images_are_given_as_colour(net):

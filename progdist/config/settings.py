@@ -8,7 +8,9 @@ from progdist.errors import InputError
 from progdist.nets.settings import ImageShape as ImageShape, NetConfig, UNetConfig
 from progdist.plan import Phase, make_plan
 
-Name = Literal["digits", "mnist", "fashion_mnist", "folder", "arrays", "tfds", "random"]
+Name = Literal[
+    "digits", "mnist", "fashion_mnist", "cifar10", "folder", "arrays", "tfds", "random"
+]
 LabelRule = Literal["auto", "folders", "none"]
 Anneal = Literal["none", "linear"]
 Metric = Literal["fd", "kid", "is", "pr"]
@@ -29,7 +31,7 @@ class Data:
       split: "train" or "test"; for a folder also "validation"; for tfds any split
         expression.
       dir: directory of the idx or image files, zip archive of image files, .npz or .npy
-        file of arrays, or directory of the prepared TFDS data.
+        file of arrays, archive of CIFAR-10, or directory of the prepared TFDS data.
       tfds_name: TFDS dataset and its config, for name "tfds".
       image_shape: (height, width, channels).
       flip: mirror a random half of the images, left to right.

@@ -4,9 +4,10 @@ digits: 1,797 handwritten digits of 8x8 pixels, in `digits.npz` next to this mod
 the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak,
 UCI Machine Learning Repository, doi:10.24432/C50P49, CC BY 4.0), as scikit-learn's
 `load_digits` returns it, with its levels 0..16 scaled to 0..255 and rounded.
-mnist, fashion_mnist: `progdist.data.idx`. folder: `progdist.data.folder`. arrays: an
-.npz file with images (or arr_0) and labels, or an .npy file of images. tfds:
-`progdist.data.tfds`. random: noise, to try a configuration without its data.
+mnist, fashion_mnist: `progdist.data.idx`. cifar10: `progdist.data.cifar10`. folder:
+`progdist.data.folder`. arrays: an .npz file with images (or arr_0) and labels, or an
+.npy file of images. tfds: `progdist.data.tfds`. random: noise, to try a configuration
+without its data.
 """
 
 import math
@@ -17,6 +18,7 @@ import numpy as np
 
 from progdist.config.settings import ImageShape, LabelRule, Name
 from progdist.data.batches import in_memory
+from progdist.data.cifar10 import open_cifar10
 from progdist.data.idx import open_idx
 from progdist.data.source import (
     ArraySource,
@@ -53,7 +55,8 @@ def open_source(
       split: "train" or "test"; for a folder also "validation"; for tfds any split
         expression, as in "train[:1%]".
       dir: directory of the files; for a folder also a zip archive; for arrays the file;
-        for tfds the data directory, by default TFDS_DATA_DIR or ~/tensorflow_datasets.
+        for cifar10 also the archive, by default downloaded; for tfds the data
+        directory, by default TFDS_DATA_DIR or ~/tensorflow_datasets.
       tfds_name: name of the TFDS dataset, as in "cifar10" or "lsun/bedroom".
       image_shape: (height, width, channels). Images of "folder" and "tfds" are cropped
         to the centre and resized to it; those of "random" are generated in it (default
@@ -74,6 +77,8 @@ def open_source(
             source = open_digits(split)
         case "mnist" | "fashion_mnist":
             source = open_idx(name, split, dir)
+        case "cifar10":
+            source = open_cifar10(split, dir)
         case "random":
             source = make_random(split, image_shape or (8, 8, 3), num_classes or 10)
         case "arrays":
@@ -83,8 +88,7 @@ def open_source(
             from progdist.data.folder import open_folder
             from progdist.data.images import Rules
 
-            if not dir or not image_shape:
-                raise DataError("data 'folder': set data.dir and data.image_shape")
+            image_shape = _folder_shape(dir, image_shape)
             rules = labels, num_classes, Rules(background, min_size)
             source = open_folder(dir, split, image_shape, skip_bad, num_workers, *rules)
         case "tfds":
@@ -98,6 +102,12 @@ def open_source(
     _check_shape(source, image_shape)
     fits = len(source) * math.prod(source.image_shape) <= MAX_BYTES_IN_MEMORY
     return in_memory(source, num_workers) if fits else source
+
+
+def _folder_shape(dir: str, image_shape: ImageShape | None) -> ImageShape:
+    if not dir or not image_shape:
+        raise DataError("data 'folder': set data.dir and data.image_shape")
+    return image_shape
 
 
 def _check_shape(source: Source, image_shape: ImageShape | None) -> None:

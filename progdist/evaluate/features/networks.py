@@ -53,7 +53,7 @@ def open_network(name: Name, inception_weights: str = "") -> Network:
         case "inception" | "inception_tf1":
             path = download.inception_file(inception_weights)
             net = inception.from_arrays(weights.read_torch(path))
-            return inception_network(net, name, download.SHA256)
+            return inception_network(net, name, download.INCEPTION.sha256)
         case "squeezenet":
             params = jax.tree.map(jnp.asarray, squeezenet.open_weights())
             apply, digest = squeezenet.apply, squeezenet.SHA256
