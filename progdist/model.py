@@ -4,6 +4,7 @@ A model does not hold its parameters. It is made once per run, and bound to para
 where it denoises.
 """
 
+import functools
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -104,6 +105,7 @@ def init_params(model: Model, seed: int, mesh: Mesh) -> Params:
     return parallel.place(init(jax.random.key(seed)), mesh, param_specs(model))
 
 
+@functools.lru_cache(maxsize=8)  # a trace of a large network takes seconds
 def param_shapes(model: Model) -> Params:
     """Returns shapes and dtypes of the parameters, without using a device."""
     return jax.eval_shape(lambda key: _init(model, key), jax.random.key(0))

@@ -1,6 +1,13 @@
 """Random weights of the FID's Inception, the same wherever numpy makes them."""
 
+import io
+import pickle
+import sys
+import types
+import zipfile
+
 import numpy as np
+import pytest
 
 from tests.inception_shapes import layer_shapes
 
@@ -25,6 +32,43 @@ def inception_arrays(seed: int = 0) -> dict[str, np.ndarray]:
     arrays["fc.weight"] = fc
     arrays["fc.bias"] = rng.uniform(-1, 1, 1008).astype(np.float32)
     return arrays
+
+
+def torch_file(arrays: dict[str, np.ndarray]) -> bytes:
+    """A state dictionary of float32 as torch.save writes it."""
+
+    def named(name: str, value: object) -> object:
+        value.__module__, value.__qualname__ = name.rsplit(".", 1)
+        modules = {value.__module__: types.ModuleType(value.__module__)}
+        setattr(modules[value.__module__], value.__qualname__, value)
+        patch.setitem(sys.modules, value.__module__, modules[value.__module__])
+        return value
+
+    class Storage(tuple):
+        pass
+
+    class Tensor(tuple):
+        def __reduce__(self):
+            key, array = self
+            strides = tuple(n // array.itemsize for n in array.strides)
+            storage = Storage(("storage", kind, key, "cpu", array.size))
+            return rebuild, (storage, 0, array.shape, strides, False, None)
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, obj):
+            return tuple(obj) if isinstance(obj, Storage) else None
+
+    file, text = io.BytesIO(), io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch, zipfile.ZipFile(file, "w") as archive:
+        kind = named("torch.FloatStorage", type("FloatStorage", (), {}))
+        rebuild = named("torch._utils._rebuild_tensor_v2", lambda *_: None)
+        pairs = enumerate(arrays.items())
+        state = {name: Tensor((str(i), array)) for i, (name, array) in pairs}
+        Pickler(text, 2).dump(state)
+        archive.writestr("weights/data.pkl", text.getvalue())
+        for key, array in state.values():
+            archive.writestr(f"weights/data/{key}", np.ascontiguousarray(array).data)
+    return file.getvalue()
 
 
 def images(num: int, height: int, width: int, seed: int = 0) -> np.ndarray:
