@@ -8,10 +8,10 @@ COMMANDS = {
     "train": "trains a teacher and distils it; resumes what was interrupted",
     "sample": "draws images from a run or a model",
     "evaluate": "measures samples against the data: FID, KID, precision and recall",
-    "reproduce": "measures the paper's CIFAR-10 models, beside its values",
     "report": "writes a page about one or several runs",
     "export": "writes a model to share: safetensors, ONNX, jax.export, a Hub folder",
     "prepare": "prepares CIFAR-10, ImageNet or LSUN for training",
+    "reproduce": "measures the paper's CIFAR-10 models, beside its values",
     "fingerprint": "prints digests of a checkpoint, to compare runs",
     "env": "prints versions, devices and caches, for a bug report",
 }

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from progdist.data.download import Remote, fetch
+from progdist.data.download import DownloadError, Remote, fetch
 from progdist.data.source import ArraySource, DataError
 from progdist.workdir.files import cache_dir, expand
 
@@ -45,14 +45,14 @@ def open_cifar10(split: str, dir: str = "") -> ArraySource:
       dir: the archive, or its directory; "" is $XDG_CACHE_HOME/progdist/data.
 
     Raises:
-      DataError: if there is no archive in `dir`, or it is not the published one.
-      DownloadError: if it cannot be downloaded.
+      DataError: if there is no archive in `dir`, it is not the published one, or it
+        cannot be downloaded.
     """
     if split not in MEMBERS:
         raise DataError(f"data 'cifar10' has the splits train and test, not {split!r}")
     path = archive_path(dir)
     if not dir and not path.exists():
-        fetch(ARCHIVE, path)
+        _download(path)
     _check_digest(path)
     records = _read(path, split).reshape(-1, _RECORD)
     images = records[:, 1:].reshape(-1, *_SHAPE).transpose(0, 2, 3, 1)
@@ -64,6 +64,16 @@ def archive_path(dir: str = "") -> Path:
     """Returns the path of the archive; see `open_cifar10`."""
     path = expand(dir) if dir else cache_dir() / "data"
     return path if path.is_file() else path / ARCHIVE.name
+
+
+def _download(path: Path) -> None:
+    try:
+        fetch(ARCHIVE, path)
+    except DownloadError as error:
+        raise DataError(
+            f"CIFAR-10 could not be downloaded ({error}); pass a copy of the archive "
+            "as --config.data.dir=FILE"
+        ) from None
 
 
 def _check_digest(path: Path) -> None:

@@ -102,8 +102,9 @@ def _objects(folder: str) -> list[Remote]:
     bucket, _, path = folder.removeprefix("gs://").strip("/").partition("/")
     prefix = urllib.parse.quote(f"{path}/cifar_", safe="")
     url = f"{_HOST}/storage/v1/b/{bucket}/o?prefix={prefix}"
+    text = read_text(url)
     try:
-        items = json.loads(read_text(url)).get("items", [])
+        items = json.loads(text).get("items", [])
         return [_object(bucket, item) for item in items]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DownloadError(f"{url}: not a listing of objects ({error})") from None
