@@ -532,6 +532,23 @@ DATA = [
         ("the last of a name", "if name in members and not member.is_dir():", "if False:"),
         ("names with dots", "if part not in (b\"\", b\".\")", "if part"),
     ),
+    *_mutants(
+        "progdist/data/download.py",
+        "test_download.py",
+        ("a file cut short", "    _check(remote, \"size\", received, remote.size)\n", ""),
+        ("any content", "    _check(remote, \"SHA-256\", sha256.hexdigest(), remote.sha256)\n", ""),
+        ("any content of the bucket", "    _check(remote, \"MD5\", md5.hexdigest(), remote.md5)\n", "", "test_reproduce.py::test_a_fault_is_one_line_and_saves_no_model"),
+        ("an answer without an end", "            if received > remote.size:\n                break\n", ""),
+        ("down to http", "not in (req.type, \"https\")", "not in (req.type, \"https\", \"http\")"),
+        ("local files", "if not url.startswith((\"https://\", \"http://\"))", "if False"),
+    ),
+    *_mutants(
+        "progdist/data/cifar10.py",
+        "test_download.py",
+        ("rows for columns", ".transpose(0, 2, 3, 1)", ".transpose(0, 3, 2, 1)"),
+        ("any archive", "    _check_digest(path)\n", ""),
+        ("downloaded each time", "if not dir and not path.exists()", "if not dir"),
+    ),
 ]
 
 EVALUATE = [
@@ -686,6 +703,20 @@ EVALUATE = [
         ("the last batch too long", "[: num_images - first]", ""),
         ("every batch the first", "np.arange(first, first + batch_size, dtype=np.int32)", "np.arange(batch_size, dtype=np.int32)"),
         ("one seed", "jax.random.key(seed), jnp.int32", "jax.random.key(0), jnp.int32"),
+    ),
+    *_mutants(
+        "progdist/evaluate/released.py",
+        "test_reproduce.py",
+        ("a changed file", "elif digest != recorded[path.name]", "elif False"),
+        ("students of other steps", "if num_steps not in (None, phase.num_steps)", "if False"),
+    ),
+    *_mutants(
+        "progdist/evaluate/reproduction.py",
+        "test_reproduce.py",
+        ("the worst gamma", "best = min(", "best = max("),
+        ("rows of other counts", "(row.metric, row.num_samples, row.seed) == expected", "row.metric == expected[0]"),
+        ("downloads again", "if phase.number not in present\n        and", "if"),
+        ("released models in a run", "    if not _is_trained(workdir):\n", "    if True:\n"),
     ),
 ]
 

@@ -1,5 +1,6 @@
 """Downloads: what a server may do wrong, and CIFAR-10 from its original archive."""
 
+import contextlib
 import hashlib
 import io
 import tarfile
@@ -72,6 +73,21 @@ def test_a_fault_is_one_line_and_leaves_nothing(fault, site, tmp_path):
     with pytest.raises(DownloadError, match=f"^{site.url}{PATH}: {message}") as error:
         fetch(FILE, tmp_path / "file")
     assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_download_leaves_nothing(error, site, tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def counting(title, total):
+        def advance(count):
+            raise error
+
+        yield advance
+
+    monkeypatch.setattr(download, "counting", counting)
+    with pytest.raises(error):
+        fetch(FILE, tmp_path / "file")
     assert not list(tmp_path.iterdir())
 
 
