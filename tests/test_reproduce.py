@@ -184,13 +184,15 @@ def test_a_dry_run_lists_downloads_and_passes_and_writes_nothing(
     site, config, tmp_path, capsys
 ):
     words = f"--config={config}", "--curves=distilled,ancestral", "--gammas=0,1"
-    code, output, error = run(capsys, tmp_path / "w", *words, "--steps=2", "--dry_run")
+    code, output, error = run(
+        capsys, tmp_path / "w", *words, "--steps=2", "--num=3", "--dry_run"
+    )
     assert (code, error) == (0, "")
     lines = [line.split() for line in output.splitlines()]
     names = [line[-1].rpartition("/")[2] for line in lines[:-3]]
     assert names[:2] == ["cifar_original", "cifar_2"]
     assert names[2:] == [cifar10.ARCHIVE.name, download.INCEPTION.name]
-    assert [line[-3] for line in lines[-3:]] == ["8"] * 3
+    assert [line[-3] for line in lines[-3:]] == ["6"] * 3
     assert not (tmp_path / "w").exists()
     assert [path.partition("?")[0] for path in site.requests] == [LISTING]
 
@@ -241,23 +243,26 @@ def test_a_fault_is_one_line_and_saves_no_model(
     code, output, error = run(capsys, *words)
     assert (code, output) == (2, "")
     assert re.search(f"^progdist: .*{message}.*$", error.splitlines()[-1])
-    assert not list(words[0].glob("models/*"))
-    assert not list(words[0].glob(".*"))
+    left = [path.name for path in words[0].rglob("*") if path.is_file()]
+    assert left == ["lock"]
 
 
 def test_another_file_of_the_same_name_is_refused_later(
-    site, words, checkpoints, tmp_path, capsys
+    site, words, config, checkpoints, tmp_path, capsys
 ):
     folder = tmp_path / "released"
     folder.mkdir()
-    workdir, config, _ = words
-    flags = workdir, config, "--steps=1", "--curves=distilled"
-    (folder / "cifar_1").write_bytes(checkpoints["cifar_2"])
-    assert run(capsys, *flags, f"--checkpoints={folder}")[0] == 2
-    (folder / "cifar_1").write_bytes(checkpoints["cifar_1"])
-    code, _, error = run(capsys, *flags, f"--checkpoints={folder}")
+    (folder / "cifar_2").write_bytes(checkpoints["cifar_2"])
+    (folder / "cifar_1").write_bytes(b"")  # ends the command before it evaluates
+    flags = *words, "--curves=distilled", f"--checkpoints={folder}"
+    assert run(capsys, *flags)[0] == 2
+    shutil.rmtree(words[0] / "models")
+    other = train_state(load_config(str(config)), 7, 2)
+    (folder / "cifar_2").write_bytes(other)
+    code, _, error = run(capsys, *flags)
     assert (code, "SHA256SUMS has " in error.splitlines()[-1]) == (2, True)
-    assert (folder / "cifar_1").exists()
+    assert (folder / "cifar_2").read_bytes() == other
+    assert not list(words[0].glob("models/*"))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
   progdist reproduce runs/paper --config=cifar10 --dry_run
   progdist reproduce runs/paper --config=cifar10
-  progdist reproduce runs/paper --config=cifar10 --steps=4 --curves=distilled
-      --config.evaluation.num_samples=5000 --config.evaluation.batch_size=256
+  progdist reproduce runs/paper --config=cifar10 --steps=1,2,4 --curves=distilled
+      --num=5000 --batch_size=128
 
 Downloads CIFAR-10, the network of the FID and the released checkpoints, saves these as
 the models of WORKDIR, and evaluates them as the paper does: 50,000 samples against the
@@ -46,6 +46,8 @@ def define_flags() -> Flags:
     about = "Curves of the paper's figure."
     flags.choices("curves", about, Curve, ("distilled", "ddim"))
     flags.numbers("gammas", "Noise of the ancestral sampler, 0 to 1.", float, 0, 1)
+    flags.number("num", "Number of images; by default 50,000, as in the paper.", low=2)
+    flags.number("batch_size", "Images processed together; by default 512.", low=1)
     about = "Folder of released checkpoints: gs://BUCKET/FOLDER or DIR."
     flags.text("checkpoints", about, CHECKPOINTS)
     flags.switch("dry_run", "List downloads and network passes, and start nothing.")
@@ -76,7 +78,10 @@ def main(argv: list[str]) -> None:
 
 def _check(config: Config, values: dict[str, Any]) -> None:
     """Refuses what the paper's values do not describe."""
-    config.evaluation.grid_images = 1  # none is kept
+    settings = config.evaluation
+    settings.num_samples = values["num"] or settings.num_samples
+    settings.batch_size = values["batch_size"] or settings.batch_size
+    settings.grid_images = 1  # none is kept
     check(config)
     if config.data.name != _DATA:
         name = config.data.name

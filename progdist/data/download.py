@@ -1,8 +1,8 @@
-"""Downloads of files of known size.
+"""Downloads of files of known size, and mostly of known digest.
 
-A file gets its name once it is complete and its digest is right; until then it is a
-temporary file, which an error removes. With PROGDIST_MIRROR=URL, https://HOST/PATH is
-read from URL/HOST/PATH.
+A file is written under a temporary name and renamed once it is complete and verified;
+an error or a signal leaves nothing. With PROGDIST_MIRROR=URL, https://HOST/PATH is read
+from URL/HOST/PATH.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def fetch(remote: Remote, path: Path) -> Path:
     """Downloads a file and verifies it; returns the path.
 
     Raises:
-      DownloadError: if it cannot be had, or has another size or digest.
+      DownloadError: if the server fails, or sends another size or digest.
       OSError: if it cannot be written; its `filename` is the path.
     """
     print(f"downloading {_address(remote.url)}", file=sys.stderr, flush=True)

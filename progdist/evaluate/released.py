@@ -54,14 +54,30 @@ def save(
     """Saves a checkpoint as a model of the workdir, with a card.
 
     Raises:
-      CheckpointError: if it is not of the configured network and of the phase, or not
-        the file that was there before.
+      CheckpointError: if it belongs to another network or phase, or its SHA-256 differs
+        from the recorded one.
       DownloadError: if it cannot be downloaded.
     """
-    path = workdir / _DOWNLOADS / place.name if isinstance(place, Remote) else place
-    if isinstance(place, Remote) and not path.exists():
-        fetch(place, path)
-    _check_digest(path, workdir / SUMS)
+    if not isinstance(place, Remote):
+        _save(phase, place, str(place), workdir, config, source)
+        return
+    path = workdir / _DOWNLOADS / place.name
+    try:
+        if not path.exists():
+            fetch(place, path)
+        _save(phase, path, place.url, workdir, config, source)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _save(
+    phase: Phase,
+    path: Path,
+    origin: str,
+    workdir: Path,
+    config: Config,
+    source: data.Source,
+) -> None:
     mesh = parallel.make_mesh(jax.devices()[:1])
     template = param_template(preflight.make_model(config), mesh)
     num_steps = checkpoint.check_model(path, template).get("num_steps")
@@ -69,15 +85,13 @@ def save(
         raise CheckpointError(
             f"{path}: is a student of {num_steps} steps, not of {phase.num_steps}"
         )
-    origin = place.url if isinstance(place, Remote) else str(place)
+    _check_digest(path, workdir / SUMS)
     facts = {"commit": None, "versions": {}, "origin": origin}
     checkpoint.save_model(
         checkpoint.model_dir(workdir, phase.number, phase.num_steps),
         checkpoint.load_model(path, template),
         cards.make_card(config, phase, source) | facts,
     )
-    if isinstance(place, Remote):
-        path.unlink()
 
 
 def _check_digest(path: Path, sums: Path) -> None:

@@ -1,4 +1,4 @@
-"""The paper's CIFAR-10 models, evaluated by its protocol beside its values."""
+"""Evaluation of the paper's CIFAR-10 models by its protocol, beside its values."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ TABLE = "reproduction.md"
 
 
 class Request(NamedTuple):
-    """What to evaluate.
+    """Models and samplers to evaluate.
 
     Attributes:
       curves: curves of the paper's figure.
