@@ -15,8 +15,9 @@ original model, with ancestral at each of --gammas. The same command resumes whe
 stopped: nothing is downloaded or evaluated twice. --dry_run lists the downloads and the
 number of network passes.
 
-The SHA-256 of a checkpoint is not published. It is recorded in WORKDIR/SHA256SUMS at
-the first use, and another file of that name is refused later. Without a network, pass
+Downloads are verified by their digests. A checkpoint has no published SHA-256: it is
+compared with the MD5 in the listing of its folder, and its SHA-256 is recorded in
+WORKDIR/SHA256SUMS, so that another file of that name is refused later. Without a network, pass
 --checkpoints=DIR, --config.data.dir=FILE (cifar-10-binary.tar.gz) and
 --config.evaluation.inception_weights=FILE; with a mirror, set PROGDIST_MIRROR=URL, from
 which https://HOST/PATH is read as URL/HOST/PATH.
@@ -45,7 +46,8 @@ def define_flags() -> Flags:
     flags.numbers("num_steps", about, int, 1, MOST_STEPS)
     about = "Curves of the paper's figure."
     flags.choices("curves", about, Curve, ("distilled", "ddim"))
-    flags.numbers("gammas", "Noise of the ancestral sampler, 0 to 1.", float, 0, 1)
+    about = "Noise of the ancestral sampler, 0 to 1; by default 0.3."
+    flags.numbers("gammas", about, float, 0, 1)
     flags.number("num", "Number of images; by default 50,000, as in the paper.", low=2)
     flags.number("batch_size", "Images processed together; by default 512.", low=1)
     about = "Folder of released checkpoints: gs://BUCKET/FOLDER or DIR."
