@@ -17,10 +17,11 @@ number of network passes.
 
 Downloads are verified by their digests. A checkpoint has no published SHA-256: it is
 compared with the MD5 in the listing of its folder, and its SHA-256 is recorded in
-WORKDIR/SHA256SUMS, so that another file of that name is refused later. Without a network, pass
---checkpoints=DIR, --config.data.dir=FILE (cifar-10-binary.tar.gz) and
---config.evaluation.inception_weights=FILE; with a mirror, set PROGDIST_MIRROR=URL, from
-which https://HOST/PATH is read as URL/HOST/PATH.
+WORKDIR/SHA256SUMS, so that another file of that name is refused later.
+
+Without a network, pass --checkpoints=DIR, --config.data.dir=FILE (the archive
+cifar-10-binary.tar.gz) and --config.evaluation.inception_weights=FILE. With a mirror,
+set PROGDIST_MIRROR=URL: https://HOST/PATH is then read from URL/HOST/PATH.
 
 Exit codes: 0 done; 2 bad input, in one line; 4 something could not be written.
 """
