@@ -52,6 +52,8 @@ def main(argv: list[str]) -> None:
         return
     workdir, config = _open(flags, values)
     check(config)
+    if _is_shown_again(config, workdir, values):
+        return
 
     from progdist.commands import cluster, devices
     from progdist.trainer import dry_run
@@ -66,6 +68,23 @@ def main(argv: list[str]) -> None:
     # After joining, which installs a SIGTERM handler of its own.
     with Interrupt() as interrupt:
         run(config, workdir, interrupt, values["override"])
+
+
+def _is_shown_again(config: Config, workdir: Path, values: dict[str, Any]) -> bool:
+    """Shows the end of a run that is finished; whether it is.
+
+    Several processes decide together, in `run`, what is left to do.
+    """
+    names = "dry_run", "override", "distributed"
+    if any(values[name] for name in names) or not (workdir / layout.STARTS).exists():
+        return False
+
+    from progdist.trainer import conclusion
+
+    finished = conclusion.is_finished(config, workdir)
+    if finished:
+        conclusion.show_again(config, workdir)
+    return finished
 
 
 def _open(flags: Flags, values: dict[str, Any]) -> tuple[Path, Config]:

@@ -5,7 +5,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from rich.console import Console, RenderableType
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from progdist.data import progress
 from progdist.data.progress import WIDTH, clock_text
@@ -111,16 +113,17 @@ class Display:
             with progress.lines(title, total) as advance:
                 yield advance
 
-    def note(self, text: RenderableType) -> None:
+    def note(self, text: str | Text) -> None:
         """Prints a message above the bars."""
-        if self._active:
-            is_line = isinstance(text, str)  # which must not be broken into several
-            self._console.print(text, highlight=False, markup=False, soft_wrap=is_line)
+        if self._active:  # in one line, however long
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def result(self, text: str) -> None:
-        """Prints a line of results on stdout."""
-        if self._active:
-            print(text, flush=True)
+    def result(self, result: str | Table) -> None:
+        """Prints a line of results, or a table after the last line, on stdout."""
+        if self._active and isinstance(result, str):
+            print(result, flush=True)
+        elif self._active:
+            Console().print(result)
 
     def close(self) -> None:
         """Stops drawing and leaves the bars on the terminal."""

@@ -35,6 +35,7 @@ from progdist.trainer.state import (
     snapshot_of,
     tree_of,
 )
+from progdist.trainer.summary import fact_lines
 from progdist.workdir import files, layout, provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
@@ -132,6 +133,9 @@ def _own(
 
 
 def _run(pieces: Pieces, stack: ExitStack) -> None:
+    model = pieces.recipe(0).model
+    for line in fact_lines(pieces.config, pieces.workdir, model, pieces.source):
+        pieces.display.note(line)
     global_step, snapshot = restore(pieces)
     parallel.on_process_zero(
         lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
@@ -145,7 +149,7 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
         pieces.config.evaluation,
         _make_evaluator(pieces) if pieces.extractors else None,
         journal,
-        pieces.display.note,
+        pieces.display,
     )
     state_machine.run(
         pieces.phases,
