@@ -26,7 +26,7 @@ from progdist.commands.parser import Flags, define_cluster
 from progdist.config import Config, from_json, presets
 from progdist.config.check import check
 from progdist.errors import UsageError
-from progdist.workdir import files, layout
+from progdist.workdir import files, layout, weights_and_biases
 
 
 def define_flags() -> Flags:
@@ -39,6 +39,7 @@ def define_flags() -> Flags:
     )
     flags.switch("dry_run", "Print the plan of the run, and start nothing.")
     flags.switch("list", "List the presets.")
+    flags.text("wandb", "Project of Weights & Biases to log to, beside TensorBoard.")
     define_cluster(flags)
     return flags
 
@@ -52,6 +53,8 @@ def main(argv: list[str]) -> None:
         return
     workdir, config = _open(flags, values)
     check(config)
+    if values["wandb"] is not None:
+        weights_and_biases.check(values["wandb"])
     if _is_shown_again(config, workdir, values):
         return
 
@@ -67,7 +70,7 @@ def main(argv: list[str]) -> None:
         return
     # After joining, which installs a SIGTERM handler of its own.
     with Interrupt() as interrupt:
-        run(config, workdir, interrupt, values["override"])
+        run(config, workdir, interrupt, values["override"], values["wandb"])
 
 
 def _is_shown_again(config: Config, workdir: Path, values: dict[str, Any]) -> bool:
