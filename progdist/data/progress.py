@@ -97,7 +97,7 @@ def print_line(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def time_text(done: float, total: float | None, seconds: float) -> str:
+def time_text(done: int | float, total: int | float | None, seconds: float) -> str:
     """Returns the time left, or the time so far if nothing can be counted yet."""
     if not total or total == 1 or not done:
         return f"{clock_text(seconds)} so far"

@@ -83,6 +83,7 @@ class Display:
     def update(self, done: int, loss: float, steps_per_second: float) -> None:
         """Shows an interval's metrics and the remaining time."""
         phase = self._phase
+        self._compiled.add(phase.kind)
         self._smooth(1 / steps_per_second / _passes(phase))
         here = (phase.num_updates - done) * _passes(phase) * self._pass_seconds
         plan = clock_text(here + self._seconds_after(phase))
@@ -94,10 +95,11 @@ class Display:
             f"{loss_text}  {speed} steps/s  {left}",
             f"{loss_text}  {speed}/s  {left}",
             f"{loss_text}  {left}",
+            f"{loss_text}  left {clock_text(here)}",
             loss_text,
         ]
-        if is_last and self._terminal:  # the bar stays
-            self._statuses = [f"{loss_text}  {speed} steps/s", loss_text]
+        if is_last and self._terminal:  # the bar stays, beside longer titles
+            self._statuses = [loss_text]
         self._show(is_last)
 
     @contextlib.contextmanager
