@@ -5,6 +5,8 @@ Reads files alone, without JAX, so that a finished run is shown again at once.
 
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,11 +84,16 @@ def _where_next(workdir: Path, num_steps: int) -> Iterator[Text]:
             link = Style(link=(workdir / name).absolute().as_uri())
             label = name.removesuffix(".html")
             yield Text(f"{label:11} ") + Text(str(short / name), link)
-    run = shlex.quote(str(short))
-    yield Text(
-        f"{'try':11} progdist sample {run} --steps={num_steps} --num=64 --out=grid.png"
-    )
+    run, flags = shlex.quote(str(short)), f"--steps={num_steps} --num=64 --out=grid.png"
+    yield Text(f"{'try':11} {_command()} sample {run} {flags}")
     yield Text(f"{'':11} tensorboard --logdir={run}  # pip install tensorboard")
+
+
+def _command() -> str:
+    """Returns the name of the program, as it can be typed here."""
+    typed = sys.argv[0]
+    is_on_path = Path(typed).name != "progdist" or shutil.which("progdist")
+    return "progdist" if is_on_path else shlex.quote(typed)
 
 
 def _is_out_of_date(workdir: Path, is_evaluated: bool) -> bool:

@@ -246,9 +246,10 @@ def _make_evaluator(pieces: Pieces) -> Evaluator:
 
 def restore(pieces: Pieces) -> tuple[int, Snapshot]:
     """Returns the number of updates done, and the snapshot to start from."""
-    restored = pieces.checkpoints.restore_newest(
-        lambda facts: tree_of(_template(pieces, progress_of(facts)))
-    )
+    with pieces.display.counting("restoring the checkpoint", 1):
+        restored = pieces.checkpoints.restore_newest(
+            lambda facts: tree_of(_template(pieces, progress_of(facts)))
+        )
     if restored is None:
         resume.check_nothing_lost(pieces.workdir, bool(pieces.config.teacher))
         return 0, _fresh(pieces)
