@@ -164,6 +164,17 @@ def test_compiling_is_shown_until_the_first_update_of_each_kind(capsys):
     ]
 
 
+def test_a_compilation_is_not_kept_for_the_next_line(capsys):
+    phases = [phase(0, 10), phase(1, 10), phase(2, 10)]
+    display = Display(phases, line_seconds=1e6)
+    for each in phases:
+        display.start(each, 0)
+        display.step()
+    display.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["teacher", "round 1: 4 steps"]
+
+
 def test_every_update_moves_the_bar(capsys):
     """Between rows of metrics too, which may be minutes apart."""
     display = started([phase(0, 10)])
