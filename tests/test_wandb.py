@@ -81,7 +81,6 @@ def log(workdir, global_step, steps):
         journal.close()
 
 
-@pytest.mark.slow
 def test_a_run_has_the_rows_and_pictures_and_a_resumed_one_continues_it(
     tmp_path, monkeypatch
 ):
@@ -107,7 +106,6 @@ def test_a_run_has_the_rows_and_pictures_and_a_resumed_one_continues_it(
     assert {update.key for update in runs[0].config.update} == {"_wandb", "seed"}
 
 
-@pytest.mark.slow
 def test_nothing_is_told_about_the_machine_and_the_code(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -143,6 +141,17 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path, signum):
     one, other = records(tmp_path)
     assert [step for step, _ in values(one, "train/loss")][:2] == [5, 10]
     assert [step for step, _ in values(other, "train/loss")][-1] == 30
+
+
+def test_without_a_network_a_run_is_logged_offline(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("wandb").teardown()
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setattr(weights_and_biases, "CONNECT_SECONDS", 1.0)
+    log(tmp_path, 0, [5])
+    assert capsys.readouterr().out.startswith("W&B cannot be reached (")
+    assert values(records(tmp_path)[-1], "train/loss") == [(5, 1.0)]
 
 
 def test_a_missing_package_is_one_line(tmp_path, capsys, monkeypatch):

@@ -21,7 +21,7 @@ from progdist.errors import UsageError
 from progdist.workdir import layout
 from progdist.workdir.files import write_bytes
 
-_CONNECT_SECONDS, _UPLOAD_SECONDS = 30.0, 20.0
+CONNECT_SECONDS, UPLOAD_SECONDS = 30.0, 20.0
 _PRIVATE = {
     "quiet": True,
     "console": "off",
@@ -76,7 +76,7 @@ class WandbRun:
         wandb: Any = importlib.import_module("wandb")
         self._wandb, self._note = wandb, note
         settings = wandb.Settings(
-            init_timeout=_CONNECT_SECONDS, finish_timeout=_UPLOAD_SECONDS, **_PRIVATE
+            init_timeout=CONNECT_SECONDS, finish_timeout=UPLOAD_SECONDS, **_PRIVATE
         )
 
         def start(mode: Any = None) -> Any:
@@ -98,6 +98,7 @@ class WandbRun:
             raise UsageError(f"--wandb={project}: {_first_line(error)}") from None
         except wandb.errors.CommError as error:
             note(f"W&B cannot be reached ({_first_line(error)}); logging offline")
+            wandb.teardown()  # else the id would be in use
             run = start("offline")
         run.define_metric("global_step", hidden=True)
         run.define_metric("*", step_metric="global_step")
