@@ -116,6 +116,14 @@ def make_plan(
     return tuple(phases)
 
 
+def describe(phases: Sequence[Phase]) -> str:
+    """Returns the plan in words: "64 → 1 steps in 7 phases, 21,500 updates"."""
+    first, last = phases[0].num_steps, phases[-1]
+    rounds = f"{first} → {last.num_steps} steps in {len(phases)} phases"
+    steps = rounds if phases[1:] else f"{first} steps in 1 phase"
+    return f"{steps}, {last.end_update:,} updates"
+
+
 def to_json(phases: Sequence[Phase]) -> str:
     """Returns the plan as JSON, one phase per line."""
     rows = ",\n ".join(json.dumps(phase._asdict()) for phase in phases)

@@ -483,6 +483,30 @@ def test_the_table_has_the_numbers_most_calls_first(tmp_path):
     ]
 
 
+def test_the_table_has_the_best_other_solver_and_the_floor(tmp_path):
+    floor = {"value": 1.25, "measured": 2.5, "count": 100}
+    others = [("euler", 3.0), ("heun", 2.5), ("rk4", 2.75)]
+    rows = [evaluation(0, "teacher", name, N_0, value) for name, value in others]
+    rows = [row | {"floor": floor} for row in evaluations(1) + rows]
+    write_jsonl(tmp_path / "eval.jsonl", rows)
+    table = report.closing_table(tmp_path)
+    assert table.title == "FD-pixels of 2,000 samples, lower is better, floor 1.25"
+    header, first, second = cells(tmp_path)
+    assert header[4] == "best other solver"
+    assert (first[4], second[4]) == ("2.50 heun", "–")
+    assert table.caption is None
+
+
+def test_values_of_other_numbers_of_samples_are_not_in_the_table(tmp_path):
+    few = evaluation(0, "teacher", "ddim", N_0, 1.0) | {"num_samples": 50}
+    write_jsonl(tmp_path / "eval.jsonl", [*evaluations(1), few])
+    table = report.closing_table(tmp_path)
+    assert "2,000 samples" in table.title
+    assert cells(tmp_path)[1][2] == "2.00"
+    assert table.caption == "The report has the values of 50 samples"
+    assert report.markdown_table(tmp_path).endswith("values of 50 samples.\n")
+
+
 def test_without_the_teachers_number_there_is_no_ratio(tmp_path):
     write_jsonl(tmp_path / "eval.jsonl", [evaluation(1, "student", "ddim", 4, 1234.5)])
     assert cells(tmp_path)[-1] == ["4", "1,234", "–", "–", "–"]

@@ -11,14 +11,14 @@ import pytest
 
 import progdist
 from progdist import checkpoint, parallel
-from progdist.commands import devices, evaluate
+from progdist.commands import devices, evaluate, train
 from progdist.config import ConfigError, load_preset
 from progdist.config.check import check
 from progdist.errors import NonFiniteError
 from progdist.model import init_params, param_shapes
 from progdist.preflight import check_teacher, make_model
 from progdist.report.read.run import load
-from progdist.trainer import recipes, resume
+from progdist.trainer import conclusion, recipes, resume
 from progdist.trainer.run import run as run_config
 from tests.workdirs import write_jsonl
 
@@ -75,7 +75,11 @@ def test_every_smoke_variant_runs(tmp_path, name):
 
 
 def rows(workdir, name):
-    return [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+    """Returns the rows of a file, without the time of sampling."""
+    found = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+    for row in found:
+        row.pop("milliseconds", None)
+    return found
 
 
 def params(workdir, phase):
@@ -180,6 +184,70 @@ def test_a_finished_run_is_left_as_it_is(finished):
     before = rows(finished, "metrics.jsonl"), rows(finished, "eval.jsonl")
     run(finished)
     assert (rows(finished, "metrics.jsonl"), rows(finished, "eval.jsonl")) == before
+
+
+def test_a_run_begins_with_its_facts_and_ends_with_its_table(
+    finished, tmp_path, capsys
+):
+    """Results, and they alone, go to standard output."""
+    workdir = tmp_path / "of mine"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "30")
+    capsys.readouterr()
+    run(workdir)
+    out, err = capsys.readouterr()
+    facts = {line.split()[0]: line.split(maxsplit=1)[1] for line in err.splitlines()}
+    assert facts["data"].startswith("digits (train): 1,797 images at 8x8x1, 10 classes")
+    assert facts["network"].startswith("UNet, 38,452 parameters")
+    assert facts["devices"] == "8 x cpu"
+    assert facts["plan"] == "4 → 1 steps in 3 phases, 30 updates"
+    assert "resuming at update 5 of phase 2 (round 2: 1 step)" in err
+    assert out.split()[0] == "FD-pixels"  # of the table; there is nothing to evaluate
+    *_, samples, figures, page, sample, board = err.splitlines()
+    paths = [line.split(maxsplit=1)[1] for line in (samples, figures, page)]
+    assert paths == [f"{workdir}/{x}" for x in ("samples", "figures", "report.html")]
+    assert f"progdist sample '{workdir}' --steps=1 --num=64 --out=grid.png" in sample
+    assert f"tensorboard --logdir='{workdir}'  # pip install tensorboard" in board
+
+
+def test_a_finished_run_is_shown_again_without_being_opened(
+    finished, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("progdist.trainer.run.run", None)
+    workdir = tmp_path / "w"
+    shutil.copytree(finished, workdir)
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    train.main(["", str(workdir), "--config=digits:smoke"])
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+    out, err = capsys.readouterr()
+    assert "finished: 4 → 1 steps in 3 phases, 30 updates" in err
+    assert "student / " in out
+    for name in ("figures/quality.png", "report.html"):
+        (workdir / name).unlink()
+        train.main(["", str(workdir)])
+        assert (workdir / name).exists()
+    (workdir / "eval.jsonl").touch()  # as if there were more rows
+    page = (workdir / "report.html").stat().st_mtime_ns
+    train.main(["", str(workdir)])
+    assert (workdir / "report.html").stat().st_mtime_ns > page
+
+
+def test_a_run_is_finished_when_nothing_is_left_to_do(finished, tmp_path):
+    config = load_preset("digits", "smoke")
+    assert conclusion.is_finished(config, finished)
+    assert not conclusion.is_finished(config, tmp_path)
+    config.evaluation.metrics = ("kid",)
+    assert not conclusion.is_finished(config, finished)
+    config = load_preset("digits", "smoke")
+    for name, lost in (("checkpoints", 30), ("eval", 3), ("starts", 1)):
+        workdir = tmp_path / name
+        shutil.copytree(finished, workdir)
+        if name == "checkpoints":
+            shutil.rmtree(workdir / name / str(lost))
+        else:
+            path = workdir / f"{name}.jsonl"
+            path.write_text("".join(path.read_text().splitlines(True)[:-lost]))
+        assert not conclusion.is_finished(config, workdir)
 
 
 def test_lost_rows_of_metrics_are_told_and_noted(finished, tmp_path, capsys):

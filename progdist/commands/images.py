@@ -242,7 +242,8 @@ def _write_animation(path: Path, model: Pretrained, request: Request) -> None:
     if num_bytes > _MAX_STATES:
         raise UsageError(f"--num={request.num}: too many for an animation of all steps")
     label = request.labels or None
-    states = model.trajectory(request.num, label=label, seed=request.seed)
+    with counting("sampling", 1):
+        states = model.trajectory(request.num, label=label, seed=request.seed)
     frames = np.stack([to_uint8(z) for z in states])
     report.save_gif(path, frames, _notes(model, request))
 

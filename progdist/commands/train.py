@@ -26,7 +26,7 @@ from progdist.commands.parser import Flags, define_cluster
 from progdist.config import Config, from_json, presets
 from progdist.config.check import check
 from progdist.errors import UsageError
-from progdist.workdir import files, layout
+from progdist.workdir import files, layout, weights_and_biases
 
 
 def define_flags() -> Flags:
@@ -39,6 +39,7 @@ def define_flags() -> Flags:
     )
     flags.switch("dry_run", "Print the plan of the run, and start nothing.")
     flags.switch("list", "List the presets.")
+    flags.text("wandb", "Project of Weights & Biases to log to, beside TensorBoard.")
     define_cluster(flags)
     return flags
 
@@ -52,6 +53,10 @@ def main(argv: list[str]) -> None:
         return
     workdir, config = _open(flags, values)
     check(config)
+    if values["wandb"] is not None:
+        weights_and_biases.check(values["wandb"])
+    if _is_shown_again(config, workdir, values):
+        return
 
     from progdist.commands import cluster, devices
     from progdist.trainer import dry_run
@@ -65,7 +70,24 @@ def main(argv: list[str]) -> None:
         return
     # After joining, which installs a SIGTERM handler of its own.
     with Interrupt() as interrupt:
-        run(config, workdir, interrupt, values["override"])
+        run(config, workdir, interrupt, values["override"], values["wandb"])
+
+
+def _is_shown_again(config: Config, workdir: Path, values: dict[str, Any]) -> bool:
+    """Shows the end of a run that is finished; whether it is.
+
+    Several processes decide together, in `run`, what is left to do.
+    """
+    names = "dry_run", "override", "distributed"
+    if any(values[name] for name in names) or not (workdir / layout.STARTS).exists():
+        return False
+
+    from progdist.trainer import conclusion
+
+    finished = conclusion.is_finished(config, workdir)
+    if finished:
+        conclusion.show_again(config, workdir)
+    return finished
 
 
 def _open(flags: Flags, values: dict[str, Any]) -> tuple[Path, Config]:

@@ -1,19 +1,17 @@
 """Plan of a run, in words, before it starts."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
-
-import jax
 
 from progdist import checkpoint, parallel, preflight
 from progdist.config import Config, Data, plan_of
 from progdist.data import Source, survey
 from progdist.errors import InputError
-from progdist.model import Model, param_shapes
+from progdist.model import Model
 from progdist.plan import Phase
 from progdist.trainer import resume
 from progdist.trainer.run import check_start
+from progdist.trainer.summary import fact_lines, num_params
 from progdist.workdir import layout
 from progdist.workdir.files import expand
 
@@ -55,23 +53,13 @@ def _lines(
     config: Config, workdir: Path, model: Model, source: Source | None
 ) -> Iterator[str]:
     """Yields the facts of a run, then its phases and its output."""
-    count = sum(math.prod(x.shape) for x in jax.tree.leaves(param_shapes(model)))
-    rows = {
-        "data": _data(config, source),
-        "network": f"{type(config.net).__name__.removesuffix('Config')}, {count:,} "
-        f"parameters, output {config.parameterization}, {config.net.dtype}",
-        "devices": _devices(),
-        "teacher": config.teacher or "trained in phase 0",
-        "workdir": _workdir(workdir),
-    }
     if config.data.name == "folder" and source:
         yield f"{'folder':11} {_folder(config.data)}"
-    for name, text in rows.items():
-        yield f"{name:11} {text}"
+    yield from fact_lines(config, _workdir(workdir), model, source)
     yield ""
     yield from _phases(config, plan_of(config))
     yield ""
-    yield from _output(config, count)
+    yield from _output(config, num_params(model))
 
 
 def evaluation_passes(config: Config, phases: tuple[Phase, ...]) -> int:
@@ -93,33 +81,10 @@ def training_passes(phases: tuple[Phase, ...]) -> int:
     return sum(p.num_updates * p.batch_size * p.passes for p in phases)
 
 
-def _data(config: Config, source: Source | None) -> str:
-    data = config.data
-    name = f"{data.tfds_name or data.name} ({data.split})"
-    shape = "x".join(map(str, data.image_shape))
-    if source is None:
-        return f"{name}, at {shape}"
-    return f"{name}: {len(source):,} images at {shape}{_classes(source.class_names)}"
-
-
 def _folder(settings: Data) -> str:
     path = expand(settings.dir).absolute()
     found = survey.look(path, settings.split, settings.labels)
     return survey.describe(found, settings.image_shape)
-
-
-def _classes(names: tuple[str, ...]) -> str:
-    if not names:
-        return ""
-    shown = ", ".join(names[:5]) + ", …" * (len(names) > 5)
-    return f", {len(names)} classes: {shown}"
-
-
-def _devices() -> str:
-    devices = jax.devices()
-    text = f"{len(devices)} x {devices[0].device_kind}"
-    processes = jax.process_count()
-    return text + f", {processes} processes" * (processes > 1)
 
 
 def _workdir(workdir: Path) -> str:

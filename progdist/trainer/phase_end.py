@@ -15,6 +15,8 @@ from progdist.model import Model, Params, param_template
 from progdist.plan import Phase
 from progdist.sampling import cards
 from progdist.sampling.draw import draw_trajectory, labels_of
+from progdist.trainer import conclusion
+from progdist.trainer.display import Display
 from progdist.workdir import arrays, files, layout
 from progdist.workdir.journal import Journal
 
@@ -32,16 +34,15 @@ class PhaseEnd:
         settings: Evaluation,
         evaluator: Evaluator | None,
         journal: Journal,
-        note: Callable,
+        display: Display,
     ) -> None:
         """Takes the pieces of the run.
 
-        Without an evaluator the models are neither sampled nor evaluated. `note` shows
-        a message to the user.
+        Without an evaluator the models are neither sampled nor evaluated.
         """
         self._workdir, self._model_of = workdir, model_of
         self._settings, self._evaluator = settings, evaluator
-        self._journal, self._note = journal, note
+        self._journal, self._display = journal, display
         self._first = jax.process_index() == 0
 
     def add(
@@ -69,21 +70,18 @@ class PhaseEnd:
             report.write_samples(self._workdir)
 
     def conclude(self, phases: Sequence[Phase]) -> None:
-        """Writes the figures of the whole run and prints its table."""
-        if self._evaluator:
-            self._save_paths(phases, self._evaluator.mesh)
-        if self._first:
-            self._journal.check()
-            self._add_distances(phases)
-            report.write_quality(self._workdir)
-            report.write_comparison(self._workdir)
-            report.write_curves(self._workdir)
-            report.write_trajectories(self._workdir)
+        """Draws the whole run and prints its table."""
+        with self._display.counting("drawing the figures", 1):
             if self._evaluator:
-                self._note(report.closing_table(self._workdir))
-            self._note(f"figures: {self._workdir / layout.FIGURES}")
-            self._journal.end("done")
-            self._note(f"report: {report.write_page([self._workdir])}")
+                self._save_paths(phases, self._evaluator.mesh)
+            if self._first:
+                self._journal.check()
+                self._add_distances(phases)
+                conclusion.draw_figures(self._workdir)
+                self._journal.end("done")
+                report.write_page([self._workdir])
+        if self._first:
+            conclusion.show(self._workdir, phases[-1].num_steps, self._display)
 
     def _keep(self, phase: Phase, results: Iterable[Result]) -> None:
         """Appends rows to eval.jsonl, after saving DDIM samples to samples/."""
@@ -92,7 +90,7 @@ class PhaseEnd:
                 self._save_samples(phase, result)
             for row in result.rows:
                 self._journal.evaluation(row, phase.end_update)
-                self._note(f"  {line(result.spec, row)}")
+                self._display.result(line(result.spec, row))
 
     def _add_distances(self, phases: Sequence[Phase]) -> None:
         """Adds the rows that measure each model to its card."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import jax
 
 from progdist import checkpoint, data, parallel, preflight
-from progdist.config import Config, defaults_of_changed
+from progdist.config import Config, defaults_of_changed, to_json
 from progdist.config.check import long_averages
+from progdist.data.progress import print_line
 from progdist.diffusion import logsnr_bins
 from progdist.errors import NonFiniteError
 from progdist.evaluate import evaluator, references
@@ -35,10 +37,12 @@ from progdist.trainer.state import (
     snapshot_of,
     tree_of,
 )
+from progdist.trainer.summary import fact_lines
 from progdist.workdir import files, layout, provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
 from progdist.workdir.rows import MetricsRow
+from progdist.workdir.weights_and_biases import WandbRun
 
 
 def run(
@@ -46,6 +50,7 @@ def run(
     workdir: Path,
     interrupt: Interrupt | None = None,
     override: bool = False,
+    wandb_project: str | None = None,
 ) -> None:
     """Runs the plan in `workdir` to its end; resumes where an earlier call stopped.
 
@@ -54,6 +59,7 @@ def run(
       workdir: directory used only by this run, on storage that all processes share.
       interrupt: listener whose signals stop the run early; none by default.
       override: whether the configuration may differ from that of the first start.
+      wandb_project: project of W&B that gets the rows and pictures; None for none.
 
     Raises:
       ConfigError: if the configuration does not fit the data, the devices, or the run
@@ -79,6 +85,7 @@ def run(
         own = functools.partial(_own, config, workdir, override, lock, stack)
         parallel.on_process_zero(own)
         resume.check_same_everywhere(config, workdir, source, override)
+        wandb_run = _open_wandb(config, workdir, wandb_project, stack)
         pieces = build(
             config,
             workdir,
@@ -90,7 +97,7 @@ def run(
             override=override,
             stack=stack,
         )
-        _run(pieces, stack)
+        _run(pieces, wandb_run, stack)
 
 
 def check_start(config: Config, workdir: Path) -> data.Source:
@@ -131,12 +138,31 @@ def _own(
         checkpoint.clear_leftovers(workdir / directory)
 
 
-def _run(pieces: Pieces, stack: ExitStack) -> None:
+def _open_wandb(
+    config: Config, workdir: Path, project: str | None, stack: ExitStack
+) -> WandbRun | None:
+    """Opens the run of W&B on process 0, if there is a project; the stack closes it."""
+    opened = []
+
+    def enter() -> None:
+        if project:
+            settings = json.loads(to_json(config))
+            wandb_run = WandbRun(workdir, project, settings, print_line)
+            opened.append(stack.enter_context(wandb_run))
+
+    parallel.on_process_zero(enter)
+    return opened[0] if opened else None
+
+
+def _run(pieces: Pieces, wandb_run: WandbRun | None, stack: ExitStack) -> None:
+    model = pieces.recipe(0).model
+    for line in fact_lines(pieces.config, pieces.workdir, model, pieces.source):
+        pieces.display.note(line)
     global_step, snapshot = restore(pieces)
     parallel.on_process_zero(
         lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
     )
-    journal = _open_journal(pieces, global_step, stack)
+    journal = _open_journal(pieces, global_step, wandb_run, stack)
     for line in long_averages(pieces.config):
         pieces.display.note(line)
     phase_end = PhaseEnd(
@@ -145,7 +171,7 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
         pieces.config.evaluation,
         _make_evaluator(pieces) if pieces.extractors else None,
         journal,
-        pieces.display.note,
+        pieces.display,
     )
     state_machine.run(
         pieces.phases,
@@ -164,7 +190,9 @@ def _run(pieces: Pieces, stack: ExitStack) -> None:
     parallel.barrier("the run is concluded")
 
 
-def _open_journal(pieces: Pieces, global_step: int, stack: ExitStack) -> Journal:
+def _open_journal(
+    pieces: Pieces, global_step: int, wandb_run: WandbRun | None, stack: ExitStack
+) -> Journal:
     """Opens the journal and records the start; the stack closes it."""
     journal = Journal(
         pieces.workdir,
@@ -172,6 +200,7 @@ def _open_journal(pieces: Pieces, global_step: int, stack: ExitStack) -> Journal
         logsnr_bins.EDGES,
         jax.process_index() == 0,
         pieces.lock.check,
+        wandb_run,
     )
     stack.push(journal.close)
     parallel.on_process_zero(lambda: _record_start(pieces, journal, global_step))
@@ -202,8 +231,14 @@ def _make_evaluator(pieces: Pieces) -> Evaluator:
 
     @contextlib.contextmanager
     def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Shows nothing: the display owns the terminal; lets a signal end the run."""
-        yield lambda count: pieces.preemption.check()
+        """Counts in the display of the run, and lets a signal end the run."""
+        with pieces.display.counting(title, total) as advance:
+
+            def advance_or_stop(count: int) -> None:
+                pieces.preemption.check()
+                advance(count)
+
+            yield advance_or_stop
 
     reference = reference._replace(counting=counting)
     return Evaluator(pieces.mesh, config.evaluation, pieces.extractors, reference)
@@ -211,9 +246,10 @@ def _make_evaluator(pieces: Pieces) -> Evaluator:
 
 def restore(pieces: Pieces) -> tuple[int, Snapshot]:
     """Returns the number of updates done, and the snapshot to start from."""
-    restored = pieces.checkpoints.restore_newest(
-        lambda facts: tree_of(_template(pieces, progress_of(facts)))
-    )
+    with pieces.display.counting("restoring the checkpoint", 1):
+        restored = pieces.checkpoints.restore_newest(
+            lambda facts: tree_of(_template(pieces, progress_of(facts)))
+        )
     if restored is None:
         resume.check_nothing_lost(pieces.workdir, bool(pieces.config.teacher))
         return 0, _fresh(pieces)
@@ -275,7 +311,7 @@ def _train(
             hooks=loop.Hooks(
                 functools.partial(_log, pieces.display, journal, phase),
                 save,
-                pieces.preemption.stops,
+                functools.partial(_stops, pieces),
             ),
             tally=snapshot.tally,
         )
@@ -305,6 +341,12 @@ def _batches(pieces: Pieces, phase: Phase, done: int) -> Iterator[Any]:
     with contextlib.closing(batches):
         for batch in batches:
             yield parallel.shard(batch, pieces.mesh)
+
+
+def _stops(pieces: Pieces) -> bool:
+    """Shows the update that is under way; returns whether to stop after it."""
+    pieces.display.step()
+    return pieces.preemption.stops()
 
 
 def _log(

@@ -1,9 +1,10 @@
 """Journal of a run: the rows and scalars that it appends.
 
-metrics.jsonl and eval.jsonl hold the rows; TensorBoard event files in tensorboard/ hold
-the same numbers. After an interruption the rows beyond the restored step are removed,
-so that the files read as if nothing had happened. starts.jsonl records what did happen:
-a row for every start, and one for every end that could still be recorded.
+metrics.jsonl and eval.jsonl hold the rows; TensorBoard event files in tensorboard/, and
+a run of W&B if there is one, hold the same numbers. After an interruption the rows
+beyond the restored step are removed, so that the files read as if nothing had happened.
+starts.jsonl records what did happen: a row for every start, and one for every end that
+could still be recorded.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from progdist.workdir.rows import (
     read_row,
     read_rows,
 )
+from progdist.workdir.weights_and_biases import WandbRun
 
 
 class Journal:
@@ -38,6 +40,7 @@ class Journal:
         edges: Sequence[float],
         active: bool = True,
         check: Callable[[], None] = lambda: None,
+        wandb_run: WandbRun | None = None,
     ) -> None:
         """Opens the journal of a run that resumes from `global_step`.
 
@@ -47,6 +50,7 @@ class Journal:
           edges: edges of the log-SNR bins, one more than there are bins.
           active: whether this process writes.
           check: called before each write; may raise to prevent it.
+          wandb_run: run of W&B that gets what TensorBoard gets; closed by the caller.
         """
         self._active, self._edges, self.check = active, edges, check
         self._metrics = workdir / layout.METRICS
@@ -57,6 +61,7 @@ class Journal:
             mend(self._evaluations)
             mend(self._starts)
             self._events = Events(workdir / layout.TENSORBOARD, global_step + 1)
+            self._boards = [self._events, *([wandb_run] if wandb_run else [])]
 
     def _step_of(self, row: dict[str, Any]) -> int:
         return read_row(MetricsRow, row, self._metrics).global_step
@@ -74,32 +79,35 @@ class Journal:
             append(self._starts, {"end": how, "time": utc_now()})
 
     def metrics(self, row: MetricsRow) -> None:
-        """Appends a row of metrics.jsonl, and its numbers to TensorBoard."""
+        """Appends a row of metrics.jsonl, and its numbers to the boards."""
         if self._active:
             self.check()
             append(self._metrics, row.to_json())
             names = "loss", "learning_rate", "grad_norm", "skipped", "steps_per_second"
             scalars = {f"train/{name}": getattr(row, name) for name in names}
             scalars["train/N"] = row.num_steps
-            self._events.scalars(scalars, row.global_step)
             bars, name = row.loss_by_logsnr, "train/loss_by_logsnr"
-            self._events.histogram(name, bars, self._edges, row.global_step)
+            for board in self._boards:
+                board.scalars(scalars, row.global_step)
+                board.histogram(name, bars, self._edges, row.global_step)
 
     def evaluation(self, row: EvalRow, global_step: int) -> None:
-        """Appends a row of eval.jsonl, and its value to TensorBoard."""
+        """Appends a row of eval.jsonl, and its value to the boards."""
         if self._active:
             self.check()
             append(self._evaluations, row.to_json())
             name = f"{row.metric}/{row.role}_{row.sampler}"
-            self._events.scalars({name: row.value}, global_step)
+            for board in self._boards:
+                board.scalars({name: row.value}, global_step)
 
     def images(
         self, name: str, grid: UInt8[np.ndarray, "h w ch"], global_step: int
     ) -> None:
-        """Shows a grid of images in TensorBoard."""
+        """Shows a grid of images on the boards."""
         if self._active:
             self.check()
-            self._events.image(name, grid, global_step)
+            for board in self._boards:
+                board.image(name, grid, global_step)
 
     def evaluations(self) -> list[EvalRow]:
         """Returns the rows of eval.jsonl so far, without those of other programs."""

@@ -11,10 +11,11 @@ CHECKPOINTS = "checkpoints"
 MODELS = "models"
 DISTANCES = "distances.jsonl"  # of a model, in its directory
 TENSORBOARD = "tensorboard"
+WANDB = "wandb"
 REPORT = "report.html"
 
 FILES = CONFIG, PLAN, METRICS, EVALUATIONS, STARTS, REPORT
-DIRECTORIES = SAMPLES, FIGURES, CHECKPOINTS, MODELS, TENSORBOARD
+DIRECTORIES = SAMPLES, FIGURES, CHECKPOINTS, MODELS, TENSORBOARD, WANDB
 
 # Files and folders of an export.
 JAX_SAMPLER, ONNX_SAMPLER = "sampler.jax.zip", "sampler.onnx"

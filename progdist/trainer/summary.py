@@ -1,0 +1,68 @@
+"""Facts of a run: what it learns, with which network, on which devices, how long."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from progdist import plan
+from progdist.config import Config, plan_of
+from progdist.data import Source
+from progdist.data.progress import WIDTH
+from progdist.model import Model, param_shapes
+
+
+def fact_lines(
+    config: Config, workdir: Path | str, model: Model, source: Source | None
+) -> Iterator[str]:
+    """Yields a line for each fact.
+
+    Args:
+      config: the configuration.
+      workdir: directory of the run, in words.
+      model: the model of phase 0.
+      source: the data, if it could be opened.
+    """
+    facts = {
+        "data": _data(config, source),
+        "network": f"{type(config.net).__name__.removesuffix('Config')}, "
+        f"{num_params(model):,} parameters, output {config.parameterization}, "
+        f"{config.net.dtype}",
+        "devices": _devices(),
+        "teacher": config.teacher or "trained in phase 0",
+        "plan": plan.describe(plan_of(config)),
+        "workdir": str(workdir),
+    }
+    for name, text in facts.items():
+        is_path = name in ("teacher", "workdir")
+        line = f"{name:11} {text}"
+        yield line if is_path or len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
+
+
+def num_params(model: Model) -> int:
+    """Returns the number of parameters."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(param_shapes(model)))
+
+
+def _data(config: Config, source: Source | None) -> str:
+    data = config.data
+    name = f"{data.tfds_name or data.name} ({data.split})"
+    shape = "x".join(map(str, data.image_shape))
+    if source is None:
+        return f"{name}, at {shape}"
+    return f"{name}: {len(source):,} images at {shape}{_classes(source.class_names)}"
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    if not names:
+        return ""
+    shown = ", ".join(names[:5]) + ", …" * (len(names) > 5)
+    return f", {len(names)} classes: {shown}"
+
+
+def _devices() -> str:
+    devices = jax.devices()
+    text = f"{len(devices)} x {devices[0].device_kind}"
+    processes = jax.process_count()
+    return text + f", {processes} processes" * (processes > 1)
