@@ -25,6 +25,7 @@ from tests.workdirs import write_jsonl
 NAMES = [
     "digits",
     "fashion_mnist",
+    "fashion_mnist_quick",
     "cifar10",
     "imagenet64",
     "lsun_bedroom",
