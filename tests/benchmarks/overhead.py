@@ -9,6 +9,7 @@ the updates between two of them; and the compilations of each kind of train step
 whole run of all rounds. Takes four minutes.
 """
 
+import functools
 import itertools
 import tempfile
 from collections import Counter
@@ -131,8 +132,10 @@ class Case:
         sampler = sampling.make_sampler(self.model, self.mesh)
         key = parallel.place(jax.random.key(0), self.mesh)
         indices = parallel.shard(np.arange(self.batch_size, dtype=np.int32), self.mesh)
+        label = parallel.shard(np.zeros(self.batch_size, np.int32), self.mesh)
         steps = parallel.place(jnp.int32(SAMPLING_STEPS), self.mesh)
-        return lambda: jax.block_until_ready(sampler(self.params, key, indices, steps))
+        draw = functools.partial(sampler.draw, self.params, key, indices, label, steps)
+        return lambda: jax.block_until_ready(draw())
 
 
 def checkpoint_share(case: Case, update: Task, seconds_an_update: float) -> float:

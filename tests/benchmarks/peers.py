@@ -13,6 +13,7 @@ time. On a busy machine only the last, on one core, says much:
 Needs the extra `bench`, and about two minutes on two free cores.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -111,8 +112,10 @@ def _our_sampling(model: Model, mesh: Any, params: Any) -> Task:
     sampler = sampling.make_sampler(model, mesh)
     key = parallel.place(jax.random.key(0), mesh)
     indices = parallel.shard(np.arange(BATCH), mesh)
+    label = parallel.shard(np.zeros(BATCH, np.int32), mesh)
     num_steps = parallel.place(jnp.int32(SAMPLING_STEPS), mesh)
-    return lambda: jax.block_until_ready(sampler(params, key, indices, num_steps))
+    draw = functools.partial(sampler.draw, params, key, indices, label, num_steps)
+    return lambda: jax.block_until_ready(draw())
 
 
 def peer_side() -> Side:

@@ -9,7 +9,6 @@ the speed of steps that are fed by the pipeline over that of steps that reuse a 
 On a CPU decoding and training share the cores. Takes three to four minutes.
 """
 
-import functools
 import io
 import json
 import tempfile
@@ -26,9 +25,8 @@ from PIL import Image
 from progdist import data, parallel
 from progdist.commands.devices import num_cores
 from progdist.data import sources
-from progdist.nets.unet import UNet
+from progdist.nets.settings import UNetConfig
 from tests.benchmarks.overhead import Case
-from tests.benchmarks.timing import Task
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NUM_FILES, SECONDS, WORKERS = 3000, 3.0, (1, 2, 8)
@@ -39,7 +37,7 @@ class Kind(NamedTuple):
 
     title: str
     open: Callable[[Path], data.Source]
-    net: UNet
+    net: UNetConfig
     batch_size: int
 
 
@@ -121,17 +119,17 @@ def digits(root: Path) -> data.Source:
     return data.open_source("digits")
 
 
-SMALL = UNet(32, 128, (1, 2, 2), 1, ())
+SMALL = UNetConfig(32, 128, (1, 2, 2), 1, ())
 # Its middle block has attention: over 16x16 places.
-DEEP = UNet(16, 64, (1, 1, 1, 2, 2), 1, ())
+DEEP = UNetConfig(16, 64, (1, 1, 1, 2, 2), 1, ())
 KINDS = (
     Kind(
         "digits, in memory",
         digits,
-        UNet(48, 96, (1,), 1, (), 2, out_ch=1, patch_size=2),
+        UNetConfig(48, 96, (1,), 1, (), 2, patch_size=2),
         64,
     ),
-    Kind("32x32 array_record", array_record, UNet(64, 256, (1, 2), 1, ()), 32),
+    Kind("32x32 array_record", array_record, UNetConfig(64, 256, (1, 2), 1, ()), 32),
     Kind("64x64 PNG", folder(64, 64, "PNG", 64), SMALL, 32),
     Kind("64x64 JPEG", folder(64, 64, "JPEG", 64), SMALL, 32),
     Kind("500x375 JPEG to 64x64", folder(500, 375, "JPEG", 64), SMALL, 32),
@@ -156,16 +154,10 @@ def supply(source: data.Source, batch_size: int, num_workers: int) -> float:
     return count * batch_size / seconds
 
 
-@functools.cache
-def compiled(net: UNet, shape: tuple[int, ...], batch_size: int) -> tuple[Case, Task]:
-    """A network and its distillation step."""
-    case = Case(net, shape, batch_size)
-    return case, case.distillation()
-
-
 def demand(kind: Kind, source: data.Source) -> tuple[float, float]:
     """Images a second of steps that reuse a batch, and of steps that are fed."""
-    case, update = compiled(kind.net, source.image_shape, kind.batch_size)
+    case = Case(kind.net, source.image_shape, kind.batch_size)
+    update = case.distillation()
     batches = data.batches(source, 0, 0, 1_000_000, case.batch_size, True)
     held = case.batch
     update()
