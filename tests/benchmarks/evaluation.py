@@ -23,12 +23,12 @@ import numpy as np
 from progdist import parallel
 from progdist.commands.devices import num_cores
 from progdist.config import load_preset
-from progdist.evaluate import extraction, metrics, sampling
+from progdist.evaluate import extraction, metrics
 from progdist.evaluate.features import inception
 from progdist.evaluate.features.networks import inception_network
 from progdist.model import init_params
 from progdist.preflight import make_model
-from progdist.sampling.draw import make_sampler
+from progdist.sampling.draw import draw_images, make_sampler
 from tests import feature_weights
 
 BATCH, STEPS = 64, 4
@@ -58,7 +58,7 @@ class Case:
 
     def images(self, num: int) -> Iterator[extraction.Part]:
         """Draws."""
-        batches = sampling.draw_images(
+        batches = draw_images(
             self.sampler, self.params, 0, num, STEPS, BATCH, self.mesh
         )
         first = 0
