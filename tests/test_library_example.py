@@ -1,4 +1,4 @@
-"""The README's library example runs as printed and does what it says."""
+"""The library example runs as printed and does what it says."""
 
 import ast
 import re
@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[1] / "progdist" / "diffusion" / "README.md"
 
 
 @pytest.fixture(scope="module")
 def example() -> str:
-    """The first Python block after the line '## As a library'."""
+    """The Python block of the page of `progdist.diffusion`."""
     section = re.search(
-        r"^## As a library$.*?^```python\n(.*?)^```$",
+        r"^```python\n(.*?)^```$",
         README.read_text(encoding="utf-8"),
         re.MULTILINE | re.DOTALL,
     )
-    assert section, "README.md has no Python block under '## As a library'"
+    assert section, f"{README} has no Python block"
     return section[1]
 
 

@@ -1,5 +1,7 @@
-"""Every command of the README runs, in small."""
+"""The READMEs: every command and example runs in small, every link leads somewhere."""
 
+import importlib
+import os
 import re
 import shlex
 import shutil
@@ -7,118 +9,270 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from progdist.__main__ import run
+from progdist.commands import devices
+from progdist.config.presets import load_config
 from progdist.report import save_png
+from tests.config_table import with_tables
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
+ROOMS = "configs", "launch", "progdist", "tests"
+PAGES = [ROOT / "README.md"]
+PAGES += sorted(path for room in ROOMS for path in (ROOT / room).rglob("README.md"))
+LINKED = [*PAGES, ROOT / ".github" / "CONTRIBUTING.md"]
+HOUSE = ROOT / "progdist" / "README.md"
 SET_UP = "python3 -m venv .venv && .venv/bin/pip install -e "
-TESTS = SET_UP + "'.[test]' && .venv/bin/python -m pytest"
+MAIN = ". && .venv/bin/progdist train runs/digits --config=digits"
+TESTS = "'.[test]' && .venv/bin/python -m pytest"
+IMAGES = "progdist sample runs/digits --steps=1 --num=256 --out=images.npz"
+EXPORT = "progdist export runs/digits --steps=4 --out=exported/digits4"
+NOT_RUN = {
+    SET_UP.replace(".venv/bin/", ""): "here, by the fixture `place`",
+    "git clone ": "needs a published copy",
+    "progdist prepare ": "needs TensorFlow and the network; see tests/test_prepare.py",
+    ".ci/run": "runs the tests",
+    "python -m pytest": "runs the tests",
+    "python -m tests.": "takes minutes",
+    "taskset ": "takes minutes, and PyTorch",
+}
 
 
-def in_small(command: str, runs: Path) -> list[str]:
-    """The command with this Python, a smoke variant and another place for its runs."""
-    command, *words = shlex.split(command.split(" && ")[-1])
-    assert command == ".venv/bin/progdist"
-    words = [sys.executable, "-m", "progdist", *words]
-    for i, word in enumerate(words):
-        word = word.replace("runs/", f"{runs}/").replace("steps_64", "steps_4")
-        word = word.replace("folder:photos", f"folder:{runs}/photos")
-        if word.startswith("--config=") and not word.endswith((":smoke", "photos")):
-            word += ":smoke"
-        for flag in ("--out=", "--images="):
-            if word.startswith(flag):
-                word = word.replace(flag, f"{flag}{runs}/")
-        words[i] = word
-    return words
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page, language):
+    """The code blocks of a page in one language."""
+    fence = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return fence.findall(text_of(page))
+
+
+def commands(page):
+    lines = (line for block in blocks(page, "bash") for line in block.splitlines())
+    return [line for line in lines if line]
+
+
+# Those of launch/ are tried in tests/test_launch_scripts.py.
+COMMANDS = dict.fromkeys(
+    command.replace(".venv/bin/", "")
+    for page in PAGES
+    if page != ROOT / "launch" / "README.md"
+    for command in commands(page)
+)
+RUN = [command for command in COMMANDS if not command.startswith(tuple(NOT_RUN))]
+# The diffs' examples need the diffs.
+EXAMPLES = [
+    pytest.param(page, code, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    if page != HOUSE
+    for number, code in enumerate(blocks(page, "python"))
+]
+
+
+def in_small(word):
+    """A word of a command, for the small variant of its configuration."""
+    if word.startswith("--config=") and not word.startswith("--config=folder:"):
+        return word.removesuffix(":smoke") + ":smoke"
+    return word.replace("steps_64", "steps_4").replace("=0,0.3,1", "=0")
+
+
+def progdist(command, *flags):
+    """Runs a command in this process, whose devices are open."""
+    assert command.startswith("progdist ")
+    run([*map(in_small, shlex.split(command)), *flags])
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """What the main command, the first of all, leaves."""
-    runs = tmp_path_factory.mktemp("runs")
+def place(tmp_path_factory):
+    """A directory in which the main command has run, and some photos lie."""
+    place = tmp_path_factory.mktemp("place")
     for number in range(12):
-        path = runs / "photos" / "ab"[number % 2] / f"{number}.png"
+        path = place / "photos" / "ab"[number % 2] / f"{number}.png"
         save_png(path, np.full((16, 16, 3), 20 * number, np.uint8))
-    run(COMMANDS[0], runs)
-    return runs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        one = jax.local_devices()[:1]  # compiles faster than eight
+        patch.setattr(jax, "devices", lambda *_: one)
+        for prepare in ("prepare", "prepare_for_sampling"):
+            patch.setattr(devices, prepare, lambda *_: None)
+        progdist(MAIN.split("bin/")[1])
+        yield place
 
 
-def run(command, runs):
+def test_the_first_commands_set_everything_up():
+    assert commands(PAGES[0])[1:3] == [SET_UP + MAIN, SET_UP + TESTS]
+
+
+def test_the_main_command_leaves_its_pictures(place):
+    assert (place / "runs/digits/samples/by_num_steps.png").exists()
+    assert (place / "runs/digits/figures/quality.png").exists()
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_a_command_runs(command, place):
+    if "--images=" in command:
+        progdist(IMAGES)
+    if "runs/wide" in command and "report" in command:
+        shutil.copytree("runs/digits", "runs/wide")
+    # The main command trains; of the others all checks of a start are made.
+    progdist(command, *["--dry_run"] * ("train runs/" in command))
+    out = re.search(r"--out=(\S+)", command)
+    assert not out or (place / out[1]).stat().st_size > 100
+
+
+def test_the_long_programs_of_the_tests_can_start():
+    named = re.findall(r"python -m (tests\.[\w.]+)", "\n".join(COMMANDS))
+    assert named
+    for module in named:
+        assert importlib.import_module(module)
+
+
+@pytest.mark.parametrize(("page", "code"), EXAMPLES)
+def test_an_example_runs(page, code, place, monkeypatch):
+    if "sampler.jax.zip" in code:
+        progdist(EXPORT + " --overwrite --formats=jax")
+        monkeypatch.chdir(place / "exported" / "digits4")
+    exec(compile(code, str(page), "exec"), {"__name__": "example"})
+
+
+def test_a_configuration_file_is_accepted(place):
+    (code,) = blocks(ROOT / "configs" / "README.md", "python")
+    Path("mine.py").write_text(code)
+    assert load_config("mine.py").distill.ratio == 4
+
+
+def test_the_front_page_is_short():
+    assert len(text_of(PAGES[0]).splitlines()) <= 200
+
+
+# --- links
+
+
+def anchors(page):
+    """The anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in kept}
+
+
+def links(page):
+    text = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", text)
+    return ["".join(pair) for pair in found]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    for link in links(page):
+        if "://" in link:
+            assert re.fullmatch(r"https://[\w.-]+\.\w+(/\S*)?", link), link
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_reached_from_the_front():
+    reached, left = set(), [PAGES[0]]
+    while left:
+        page = left.pop()
+        reached.add(page)
+        paths = (link.partition("#")[0] for link in links(page) if "://" not in link)
+        targets = {(page.parent / path).resolve() for path in paths if path}
+        left += [path for path in targets & set(PAGES) if path not in reached]
+    assert reached == set(PAGES)
+
+
+# --- what the pages say about the code
+
+
+def test_the_tables_of_fields_are_those_of_the_dataclasses():
+    page = text_of(ROOT / "configs" / "README.md")
+    assert page == with_tables(page), "run python -m tests.config_table"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_modules_in_the_tables_exist(page):
+    for row in re.findall(r"^\| (`[^|]+) \|", text_of(page), re.MULTILINE):
+        for path in re.findall(r"`([\w/]+\.py)`", row):
+            assert (page.parent / path).is_file(), path
+
+
+def test_the_messages_are_those_of_the_code():
+    _, _, section = text_of(ROOT / "launch" / "README.md").partition(
+        "## Troubleshooting"
+    )
+    rows = re.findall(r"^\| (`.+?) \| ", section.partition("\n## ")[0], re.MULTILINE)
+    assert len(rows) > 10
+    sources = (path.read_text() for path in (ROOT / "progdist").rglob("*.py"))
+    code = re.sub(r"\"\s*\n\s*f?\"", "", "\n".join(sources))
+    for message in (m for row in rows for m in re.findall(r"`([^`]+)`", row)):
+        for part in message.split("…"):
+            assert part.strip() in code, part
+
+
+# --- diffs
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of the package with the diffs of its page, each of which applies alone."""
+    tree = tmp_path_factory.mktemp("tree")
+    for room in ("progdist", "configs"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.md")
+        shutil.copytree(ROOT / room, tree / room, ignore=ignored)
+    diffs = blocks(HOUSE, "diff")
+    assert len(diffs) == 5
+    for flags in (["--check"], []):
+        for diff in diffs:
+            apply = ["git", "apply", "-p0", *flags]
+            subprocess.run(apply, cwd=tree, input=diff, text=True, check=True)
+    return tree
+
+
+def in_tree(tree, *words):
+    """Standard output of Python, with the copy of the package."""
+    env = os.environ | {"PYTHONPATH": str(tree)}
     done = subprocess.run(
-        in_small(command, runs), cwd=ROOT, capture_output=True, text=True, timeout=600
+        [sys.executable, *words],
+        cwd=tree,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_the_first_two_commands_set_everything_up():
-    assert COMMANDS[0].startswith(SET_UP + ". && .venv/bin/progdist train")
-    assert COMMANDS[1] == TESTS  # which is how this test runs
+def test_what_the_diffs_add_works(tree):
+    examples = blocks(HOUSE, "python")
+    output = in_tree(tree, "-c", "\n".join(examples)).splitlines()
+    expected = [line for code in examples for line in re.findall(r"\)  # (.*)", code)]
+    assert output == expected
 
 
-def test_the_main_command_leaves_its_pictures(runs):
-    assert (runs / "digits" / "samples" / "by_num_steps.png").exists()
-    assert (runs / "digits" / "figures" / "quality.png").exists()
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "progdist sample" in c])
-def test_a_command_that_samples_runs(command, runs):
-    small = re.sub(r"--steps=\d+", "--steps=2", command)
-    run(small, runs)
-    assert (runs / re.search(r"--out=(\S+)", command)[1]).stat().st_size > 100
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS[2:] if "progdist train" in c])
-def test_a_command_that_trains_runs(command, runs):
-    run(command.replace("ch=96", "ch=16"), runs)  # as in the first command: compiled
-
-
-def test_the_fingerprint_of_a_run_is_printed(runs):
-    run(next(c for c in COMMANDS if "progdist fingerprint" in c), runs)
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "progdist report" in c])
-def test_a_command_that_writes_a_page_runs(command, runs):
-    shutil.copytree(runs / "digits", runs / "another", dirs_exist_ok=True)
-    run(command.replace("runs/wide", "runs/another"), runs)
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "progdist evaluate" in c])
-def test_a_command_that_measures_runs(command, runs):
-    if "--images" in command and not (runs / "images.npz").exists():
-        drawn = next(c for c in COMMANDS if "--out=images.npz" in c)
-        run(re.sub(r"--steps=\d+", "--steps=2", drawn), runs)
-    run(command.replace("--num_steps=8,16,32", "--num_steps=2"), runs)
-
-
-def test_the_command_that_exports_runs(runs):
-    command = next(c for c in COMMANDS if "progdist export" in c)
-    run(command.replace("--steps=4", "--steps=2"), runs)
-    out = runs / re.search(r"--out=(\S+)", command)[1]
-    snippet = next(s for s in PYTHON if "jax.export" in s)
-    subprocess.run([sys.executable, "-c", snippet], cwd=out, check=True, timeout=300)
-
-
-def test_there_are_no_other_commands():
-    tested = ("train", "sample", "evaluate", "report", "export", "fingerprint")
-    known = sum(any(f"/progdist {name} " in c for name in tested) for c in COMMANDS)
-    assert known == len(COMMANDS) - 1
-
-
-def test_a_few_lines_of_python_draw(runs):
-    lines = next(s for s in PYTHON if "progdist.load" in s)
-    lines = lines.replace("runs/digits", f"{runs}/digits").replace("steps=4", "steps=2")
-    check = "\nassert (images.shape, x.shape) == ((16, 8, 8, 1), (2, 8, 8, 1))"
-    command = [sys.executable, "-W", "error", "-c", lines + check]
-    subprocess.run(command, check=True, timeout=300)
-
-
-def test_every_picture_is_there():
-    paths = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
-    for path in (p for p in paths if not p.startswith("https://")):
-        assert (ROOT / path).is_file(), path
+@pytest.mark.slow
+def test_a_run_with_all_that_the_diffs_add(tree):
+    lines = [
+        "from progdist.config import load_preset",
+        "from progdist.nets.settings import MLPConfig",
+        "def get_config():",
+        "    config = load_preset('digits')",
+        "    config.net = MLPConfig(width=256)",
+        "    return config",
+    ]
+    (tree / "mine.py").write_text("\n".join(lines))
+    command = ["-m", "progdist", "train", "run", "--config=mine.py:smoke"]
+    command += ["--config.base.weight=min_snr", "--config.schedule=shifted_cosine"]
+    in_tree(tree, *command, "--config.evaluation.metrics=fd,mean")
+    assert '"mean distance-pixels"' in (tree / "run" / "eval.jsonl").read_text()
+    sample = ["--steps=2", "--sampler=midpoint", "--out=a.png"]
+    in_tree(tree, "-m", "progdist", "sample", "run", *sample)
+    assert (tree / "a.png").exists()

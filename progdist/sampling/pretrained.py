@@ -161,8 +161,8 @@ class Pretrained:
 
     def denoise(
         self,
-        z: Float[Array, "b h w c"],
-        logsnr: Float[Array, " b"] | float,
+        z: Float[Array, "b h w c"] | Float[np.ndarray, "b h w c"],
+        logsnr: Float[Array, " b"] | Float[np.ndarray, " b"] | float,
         conditioning: Conditioning | None = None,
     ) -> Prediction:
         """Returns the prediction at noisy images z.
