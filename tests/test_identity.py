@@ -238,6 +238,8 @@ def test_a_run_resumes_on_the_same_content_alone(run, capsys, monkeypatch):
     before = rows(run, "eval.jsonl")
     start(monkeypatch, run)  # elsewhere, and later
     assert rows(run, "eval.jsonl") == before
+    starts = run / "w" / "starts.jsonl"  # as if killed before its end was noted
+    starts.write_text("".join(starts.read_text().splitlines(True)[:-1]))
     path = run / "images/a/2.png"
     status = path.stat()
     path.write_bytes(picture(9))

@@ -22,5 +22,6 @@ Start of a run (`run.restore`):
 `run` assembles the pieces from the configuration (`build`, `recipes`) and checks the
 files of an earlier start (`resume`). `loop` runs the updates of a phase, each one a
 `step` on a `state`. `phase_end` evaluates the finished model, and `preemption` stops
-the run at a point where nothing is lost.
+the run at a point where nothing is lost. A run begins with its facts (`summary`), shows
+its progress (`display`), and ends with its table and figures (`conclusion`).
 """

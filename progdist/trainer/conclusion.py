@@ -32,12 +32,11 @@ def is_finished(config: Config, workdir: Path) -> bool:
         return False
     last = plan_of(config)[-1]
     ends = [row.end for row in read_typed(StartRow, workdir / layout.STARTS)]
-    evaluated = not config.evaluation.enabled or any(
-        row.phase == last.number
-        for row in read_typed(EvalRow, workdir / layout.EVALUATIONS)
-    )
     checkpoint = workdir / layout.CHECKPOINTS / str(last.end_update)
-    return ends[-1:] == ["done"] and evaluated and checkpoint.is_dir()
+    if ends[-1:] != ["done"] or not checkpoint.is_dir():
+        return False
+    rows = read_typed(EvalRow, workdir / layout.EVALUATIONS)
+    return not config.evaluation.enabled or last.number in {row.phase for row in rows}
 
 
 def show_again(config: Config, workdir: Path) -> None:

@@ -155,10 +155,8 @@ def _open_wandb(
 
 
 def _run(pieces: Pieces, wandb_run: WandbRun | None, stack: ExitStack) -> None:
-    model = pieces.recipe(0).model
-    for line in fact_lines(pieces.config, pieces.workdir, model, pieces.source):
-        pieces.display.note(line)
     global_step, snapshot = restore(pieces)
+    _show_facts(pieces, global_step, snapshot)
     parallel.on_process_zero(
         lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
     )
@@ -188,6 +186,17 @@ def _run(pieces: Pieces, wandb_run: WandbRun | None, stack: ExitStack) -> None:
     phase_end.conclude(pieces.phases)
     # The others must not exit while process 0 still draws figures.
     parallel.barrier("the run is concluded")
+
+
+def _show_facts(pieces: Pieces, global_step: int, snapshot: Snapshot) -> None:
+    """Shows what the run does, and where it resumes."""
+    model, note = pieces.recipe(0).model, pieces.display.note
+    for line in fact_lines(pieces.config, pieces.workdir, model, pieces.source):
+        note(line)
+    if global_step:
+        phase = pieces.phases[snapshot.phase]
+        update = int(snapshot.state.step)
+        note(f"resuming at update {update} of phase {phase.number} ({phase.title})")
 
 
 def _open_journal(
@@ -253,12 +262,7 @@ def restore(pieces: Pieces) -> tuple[int, Snapshot]:
     if restored is None:
         resume.check_nothing_lost(pieces.workdir, bool(pieces.config.teacher))
         return 0, _fresh(pieces)
-    snapshot, progress = snapshot_of(*restored), progress_of(restored[1])
-    pieces.display.note(
-        f"resuming at update {progress.step} of phase {progress.phase} "
-        f"({pieces.phases[progress.phase].title})"
-    )
-    return progress.global_step, snapshot
+    return progress_of(restored[1]).global_step, snapshot_of(*restored)
 
 
 def _template(pieces: Pieces, progress: Progress) -> Snapshot:
