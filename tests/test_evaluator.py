@@ -7,7 +7,7 @@ import pytest
 from progdist import parallel
 from progdist.config import Evaluation
 from progdist.data import ArraySource
-from progdist.evaluate import extraction, references
+from progdist.evaluate import evaluator, extraction, references
 from progdist.evaluate.evaluator import Evaluator
 from progdist.evaluate.specs import SamplerSpec
 from tests import tiny
@@ -27,13 +27,13 @@ def evaluate(own_cache):
 
     def run(spec=DDIM, rows=(), **settings):
         settings = {"num_samples": 20, "batch_size": 8, "grid_images": 10} | settings
-        evaluator = Evaluator(
+        made = Evaluator(
             mesh,
             Evaluation(**settings),
             extractors,
             reference,
         )
-        (result,) = evaluator.evaluate(tiny.model(), params, [spec], rows)
+        (result,) = made.evaluate(tiny.model(), params, [spec], rows)
         return result
 
     return run
@@ -56,6 +56,30 @@ def test_gamma_is_that_of_the_spec(evaluate):
     ways = [SamplerSpec(0, 4, 4, "ancestral", gamma) for gamma in (0.0, 1.0)]
     one, other = map(evaluate, ways)
     assert not np.array_equal(one.images, other.images)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+def test_time_of_sampling_leaves_out_compilation(evaluate, sampler, monkeypatch):
+    """A minute is spent while the sampler compiles; one batch gives a time."""
+    now, calls = [0.0], []
+    inner = evaluator.make_sampler
+
+    def make(*args):
+        sampler = inner(*args)
+
+        def draw(*inputs):
+            now[0] += 0.016 if calls else 60.0
+            calls.append(int(inputs[-1]))
+            return sampler.draw(*inputs)
+
+        return sampler._replace(draw=draw)
+
+    monkeypatch.setattr(evaluator, "make_sampler", make)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    spec = SamplerSpec(0, 4, 4, sampler)
+    (row,) = evaluate(spec, num_samples=8).rows
+    assert row.milliseconds == 2.0
+    assert calls == [2 if sampler == "heun" else 1, 4]
 
 
 def test_a_row_of_the_same_samples_is_not_computed_again(evaluate):

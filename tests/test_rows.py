@@ -19,7 +19,8 @@ EVALUATION = (
     '"trained_steps": 4, "gamma": 0.3, "params": "5a9e", "output": "v", '
     '"schedule": "cosine", "num_samples": 32, "seed": 0, "features": "pixels", '
     '"weights": "", "reference": {"data": "digits", "split": "train", "count": 1797, '
-    '"content": "8414"}, "metric": "KID-pixels", "value": 46.5, "std": 0.25, '
+    '"content": "8414"}, "metric": "KID-pixels", "value": 46.5, '
+    '"milliseconds": 1.5, "std": 0.25, '
     '"floor": {"value": 4.5, "measured": 8.25, "count": 32}}'
 )
 
@@ -48,6 +49,7 @@ def test_a_whole_number_is_read_as_the_float_of_its_field():
     ("change", "same"),
     [
         ({"value": 1.0, "std": 0.5, "floor": None}, True),
+        ({"milliseconds": 3.0}, True),
         ({"of another version": 1}, True),
         ({"gamma": 0.5}, False),
         ({"params": "ffff"}, False),

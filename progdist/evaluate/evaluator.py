@@ -9,7 +9,9 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -20,6 +22,7 @@ from jaxtyping import UInt8
 from progdist import checkpoint, parallel
 from progdist.config import Evaluation
 from progdist.diffusion import schedules
+from progdist.diffusion.solvers import calls_per_step
 from progdist.errors import UsageError
 from progdist.evaluate import extraction, metrics, references
 from progdist.evaluate.extraction import Extractor, Part
@@ -27,11 +30,17 @@ from progdist.evaluate.metrics import MetricSpec, Statistics
 from progdist.evaluate.references import Reference
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import Model, Params
-from progdist.sampling.draw import draw_images, make_sampler
+from progdist.sampling.draw import (
+    Sampler,
+    compile_sampler,
+    draw_images,
+    make_sampler,
+)
 from progdist.workdir import rows as workdir_rows
 from progdist.workdir.rows import EvalRow, ImagesRow
 
 _Row = TypeVar("_Row", EvalRow, ImagesRow)
+_Batch = TypeVar("_Batch")
 
 
 class Result(NamedTuple):
@@ -118,6 +127,7 @@ class Evaluator:
         self._sampler = functools.cache(
             lambda model, *spec: make_sampler(model, mesh, *spec)
         )
+        self._compiled: set[Sampler] = set()
         needs = metrics.combined_needs(specs)
         self._real = functools.cache(
             functools.partial(references.statistics, reference, needs=needs)
@@ -176,11 +186,18 @@ class Evaluator:
         self, model: Model, params: Params, spec: SamplerSpec, tasks: Sequence[_Task]
     ) -> Result:
         images = [np.zeros((0, *model.image_shape), np.uint8)]
+        if not tasks:
+            return Result(spec, [], images[0])
+        sampler, seconds = self._compiled_sampler(model, params, spec), []
 
         def draw(advance: Callable[[int], None]) -> Iterator[Part]:
-            return self._draw(model, params, spec, images, advance)
+            batches = _timed(self._batches(sampler, params, spec), seconds)
+            return self._parts(batches, images, advance)
 
-        rows = self._compute(tasks, str(spec), draw)
+        title = f"{spec.role} {spec.sampler} N = {spec.num_steps}"
+        rows = self._compute(tasks, title, draw)
+        milliseconds = self._milliseconds(seconds)
+        rows = [dataclasses.replace(row, milliseconds=milliseconds) for row in rows]
         return Result(spec, rows, np.concatenate(images))
 
     def _tasks(self, blank: _Row, rows: Sequence[_Row]) -> list[_Task]:
@@ -221,8 +238,8 @@ class Evaluator:
         extractors = list(dict.fromkeys(task.extractor for task in tasks))
         needs = metrics.combined_needs([task.metric for task in tasks])
         with self._reference.counting(title, num) as advance:
-            statistics = extraction.collect(extractors, parts(advance), num, needs)
-        samples = dict(zip(extractors, statistics, strict=True))
+            collected = extraction.collect(extractors, parts(advance), num, needs)
+        samples = dict(zip(extractors, collected, strict=True))
         return [row for t in tasks for row in self._rows(t, samples[t.extractor])]
 
     def _rows(self, task: _Task, samples: Statistics) -> Iterator[Any]:
@@ -267,31 +284,64 @@ class Evaluator:
             "value": math.nan,
         }
 
-    def _draw(
-        self,
-        model: Model,
-        params: Params,
-        spec: SamplerSpec,
-        images: list[UInt8[np.ndarray, "b h w c"]],
-        advance: Callable[[int], None],
-    ) -> Iterator[Part]:
-        """Yields this process's share of each batch; adds the first to `images`."""
-        settings, first = self._settings, 0
-        rows = parallel.local_rows(settings.batch_size)
-        for batch in draw_images(
-            self._sampler(model, spec.sampler, spec.gamma or 0.0),
+    def _compiled_sampler(
+        self, model: Model, params: Params, spec: SamplerSpec
+    ) -> Sampler:
+        """Returns the sampler, compiled for batches of the evaluation."""
+        sampler = self._sampler(model, spec.sampler, spec.gamma or 0.0)
+        if sampler not in self._compiled:
+            fewest, size = calls_per_step(spec.sampler), self._settings.batch_size
+            with self._reference.counting(f"compiling {spec.sampler}", 1):
+                compile_sampler(sampler, params, fewest, size, self.mesh)
+            self._compiled.add(sampler)
+        return sampler
+
+    def _batches(
+        self, sampler: Sampler, params: Params, spec: SamplerSpec
+    ) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+        """Returns the samples in batches."""
+        settings = self._settings
+        return draw_images(
+            sampler,
             params,
             settings.seed,
             settings.num_samples,
             spec.num_steps,
             settings.batch_size,
             self.mesh,
-        ):
+        )
+
+    def _parts(
+        self,
+        batches: Iterable[UInt8[np.ndarray, "b h w c"]],
+        images: list[UInt8[np.ndarray, "b h w c"]],
+        advance: Callable[[int], None],
+    ) -> Iterator[Part]:
+        """Yields this process's share of each batch; adds the first to `images`."""
+        settings, first = self._settings, 0
+        rows = parallel.local_rows(settings.batch_size)
+        for batch in batches:
             advance(len(batch))
             if first < settings.grid_images:
                 images.append(batch[: settings.grid_images - first])
             yield np.arange(first, first + len(batch))[rows], batch[rows]
             first += len(batch)
+
+    def _milliseconds(self, seconds: Sequence[float]) -> float:
+        """Returns the median time per image; every batch is computed at full size."""
+        median = statistics.median(seconds) / self._settings.batch_size
+        return float(f"{1000 * median:.4g}")
+
+
+def _timed(batches: Iterator[_Batch], seconds: list[float]) -> Iterator[_Batch]:
+    """Yields the batches, which are on the host; adds the time that each took."""
+    while True:
+        start = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        seconds.append(time.perf_counter() - start)
+        yield batch
 
 
 def _is_done(task: _Task, rows: Sequence[Any]) -> bool:

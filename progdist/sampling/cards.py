@@ -72,12 +72,13 @@ def read_card(path: Path) -> Card:
 def write_distances(path: Path, rows: Iterable[EvalRow]) -> None:
     """Adds to a model directory the rows that measure this model.
 
-    Rows of another model of the same phase, trained before, are left out.
+    Rows of another model of the same phase, trained before, are left out, and so are
+    times, so that equal models have equal cards.
     """
     card = checkpoint.read_card(path)
     params = checkpoint.digest_of(card)[:16]
     ours = [
-        row
+        dataclasses.replace(row, milliseconds=None)
         for row in rows
         if (row.phase, row.trained_steps) == (card.get("phase"), card["num_steps"])
         and row.params in (None, params)

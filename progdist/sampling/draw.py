@@ -114,14 +114,37 @@ def draw_images(
       NonFiniteError: if a pixel is NaN or infinite.
     """
     key, steps = parallel.place((jax.random.key(seed), jnp.int32(num_steps)), mesh)
-    rows = parallel.local_rows(batch_size)
     for first in range(start, num_images, batch_size):
-        indices = np.arange(first, first + batch_size, dtype=np.int32)[rows]
-        label = labels_of(indices, sampler.num_classes, labels)
-        indices, label = parallel.shard((indices, label), mesh)
-        images = sampler.draw(params, key, indices, label, steps)
-        pixels = parallel.gather(images)[: num_images - first]
+        pixels = _draw_batch(
+            sampler, params, key, steps, first, batch_size, mesh, labels
+        )[: num_images - first]
         yield data.to_uint8(_finite(pixels, first, num_steps))
+
+
+def compile_sampler(
+    sampler: Sampler, params: Params, num_steps: int, batch_size: int, mesh: Mesh
+) -> None:
+    """Compiles the sampler for a batch size, by drawing a batch in `num_steps`."""
+    key, steps = parallel.place((jax.random.key(0), jnp.int32(num_steps)), mesh)
+    _draw_batch(sampler, params, key, steps, 0, batch_size, mesh)
+
+
+def _draw_batch(
+    sampler: Sampler,
+    params: Params,
+    key: Key[Array, ""],
+    num_steps: Int[Array, ""],
+    first: int,
+    batch_size: int,
+    mesh: Mesh,
+    labels: Sequence[int] = (),
+) -> Float[np.ndarray, "b *d"]:
+    """Returns a whole batch of images in [-1, 1], on every process."""
+    rows = parallel.local_rows(batch_size)
+    indices = np.arange(first, first + batch_size, dtype=np.int32)[rows]
+    label = labels_of(indices, sampler.num_classes, labels)
+    indices, label = parallel.shard((indices, label), mesh)
+    return parallel.gather(sampler.draw(params, key, indices, label, num_steps))
 
 
 def draw_trajectory(

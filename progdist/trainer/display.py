@@ -1,17 +1,19 @@
-"""Progress display of a run: a bar per phase, metrics, remaining time."""
+"""Display of a run: progress on stderr, results on stdout."""
 
+import contextlib
 import math
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.text import Text
 
+from progdist.data import progress
+from progdist.data.progress import WIDTH, clock_text
 from progdist.plan import Phase
 
 _WEIGHT = 0.3  # of an interval in the smoothed speed
+_LEAST_BAR = 6  # columns
+_MOST_TITLE = 0.45  # of the width
 
 
 class Display:
@@ -26,9 +28,10 @@ class Display:
         self,
         phases: Sequence[Phase],
         active: bool = True,
-        line_seconds: float = 15.0,
+        line_seconds: float = progress.LINE_SECONDS,
         num_samples: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        console: Console | None = None,
     ) -> None:
         """Opens the display of a plan.
 
@@ -38,6 +41,7 @@ class Display:
           line_seconds: minimum time between lines when there is no terminal.
           num_samples: number of images that each evaluation samples.
           clock: the time in seconds.
+          console: where progress is shown; by default stderr.
         """
         self._phases = phases
         self._active = active
@@ -45,18 +49,12 @@ class Display:
         self._num_samples, self._clock = num_samples, clock
         self._pass_seconds, self._sampling_seconds = 0.0, 0.0  # per pass; 0 if unknown
         self._trained: float | None = None  # when the phase was; None before
-        self._console = Console(stderr=True)
+        self._compiled: set[str] = set()  # kinds of phases
+        self._console = console or Console(stderr=True)
         self._terminal = self._console.is_terminal
-        columns: tuple[str | ProgressColumn, ...] = (
-            TextColumn("{task.description}", style="bold"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            _StatusColumn(),
-        )
-        self._bars = Progress(
-            *columns, console=self._console, disable=not (active and self._terminal)
-        )
-        self._bars.start()
+        self._bars = progress.make_bars(self._console)
+        if active:
+            self._bars.start()
 
     def start(self, phase: Phase, done: int) -> None:
         """Starts the bar of a phase, `done` updates into it."""
@@ -64,24 +62,87 @@ class Display:
             seconds = self._clock() - self._trained
             self._sampling_seconds = seconds / self._sampling_passes(self._phase)
         self._phase, self._trained = phase, None
-        self._intervals = 0
+        self._done, self._intervals = done, 0
+        compiles = phase.kind not in self._compiled and done < phase.num_updates
+        self._statuses = ["compiling …" * compiles]
         self._bar = self._bars.add_task(
             phase.title, total=phase.num_updates, completed=done, status=""
         )
+        self._show(is_due=compiles)
+
+    def step(self) -> None:
+        """Shows that another update is under way, once its step is compiled."""
+        self._done += 1
+        if self._phase.kind not in self._compiled:
+            self._compiled.add(self._phase.kind)
+            self._statuses = [""]
+        self._show()
 
     def update(self, done: int, loss: float, steps_per_second: float) -> None:
         """Shows an interval's metrics and the remaining time."""
         phase = self._phase
         self._smooth(1 / steps_per_second / _passes(phase))
         here = (phase.num_updates - done) * _passes(phase) * self._pass_seconds
-        status = (
-            f"loss {loss:.4g}  {steps_per_second:.3g} steps/s  "
-            f"left {_clock(here)}, plan {_clock(here + self._seconds_after(phase))}"
-        )
-        self._bars.update(self._bar, completed=done, status=status)
+        plan = clock_text(here + self._seconds_after(phase))
         is_last = done == phase.num_updates
-        self._trained = self._clock() if is_last else None
-        self._line(f"{phase.title}  {done}/{phase.num_updates}  {status}", is_last)
+        self._done, self._trained = done, self._clock() if is_last else None
+        left = f"left {clock_text(here)}, plan {plan}"
+        loss_text, speed = f"loss {loss:.4g}", f"{steps_per_second:.3g}"
+        self._statuses = [
+            f"{loss_text}  {speed} steps/s  {left}",
+            f"{loss_text}  {speed}/s  {left}",
+            f"{loss_text}  {left}",
+            loss_text,
+        ]
+        if is_last and self._terminal:  # the bar stays
+            self._statuses = [f"{loss_text}  {speed} steps/s", loss_text]
+        self._show(is_last)
+
+    @contextlib.contextmanager
+    def counting(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Shows a bar while something is counted, as `progress.counting` does."""
+        if not self._active:
+            yield lambda count: None
+        elif self._terminal:
+            short = title[: int(_MOST_TITLE * self._console.width)]
+            with progress.bar(self._bars, short, total) as advance:
+                yield advance
+        else:
+            with progress.lines(title, total) as advance:
+                yield advance
+
+    def note(self, text: RenderableType) -> None:
+        """Prints a message above the bars."""
+        if self._active:
+            is_line = isinstance(text, str)  # which must not be broken into several
+            self._console.print(text, highlight=False, markup=False, soft_wrap=is_line)
+
+    def result(self, text: str) -> None:
+        """Prints a line of results on stdout."""
+        if self._active:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Stops drawing and leaves the bars on the terminal."""
+        self._bars.stop()
+
+    def _show(self, is_due: bool = False) -> None:
+        """Shows the phase's progress, with the longest status that fits."""
+        title, total, done = self._phase.title, self._phase.num_updates, self._done
+        line = f"{title}  {done}/{total}  "
+        room = self._room() if self._terminal else WIDTH - len(line)
+        status = next((s for s in self._statuses if len(s) <= room), "")
+        self._bars.update(self._bar, completed=done, status=status)
+        is_due = is_due or self._clock() - self._last_line >= self._line_seconds
+        if self._active and not self._terminal and is_due:
+            progress.print_line((line + status).rstrip())
+            self._last_line = self._clock()
+
+    def _room(self) -> int:
+        """Returns the columns that the other columns of the bars leave to a status."""
+        titles = max(len(task.description) for task in self._bars.tasks)
+        counts = max(2 * len(f"{task.total or 0:.0f}") + 1 for task in self._bars.tasks)
+        return self._console.width - titles - counts - _LEAST_BAR - 3
 
     def _smooth(self, pass_seconds: float) -> None:
         # The first interval of a phase may hold nothing but a compilation.
@@ -102,38 +163,7 @@ class Display:
         samplings = 2 if phase.kind == "base" else 3
         return samplings * phase.num_steps * self._num_samples
 
-    def note(self, text: RenderableType) -> None:
-        """Prints a message above the bars."""
-        if self._active:
-            is_line = isinstance(text, str)  # which must not be broken into several
-            self._console.print(text, highlight=False, markup=False, soft_wrap=is_line)
-
-    def close(self) -> None:
-        """Stops drawing and leaves the bars on the terminal."""
-        self._bars.stop()
-
-    def _line(self, text: str, is_last: bool) -> None:
-        due = is_last or self._clock() - self._last_line > self._line_seconds
-        if self._active and not self._terminal and due:
-            print(text, file=sys.stderr, flush=True)
-            self._last_line = self._clock()
-
-
-class _StatusColumn(ProgressColumn):
-    """Column with the status text that `Display.update` set."""
-
-    def render(self, task: Task) -> Text:
-        return Text(task.fields["status"])
-
 
 def _passes(phase: Phase) -> int:
     """Returns the number of network passes in one update."""
     return phase.passes * phase.batch_size
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-    )

@@ -202,8 +202,14 @@ def _make_evaluator(pieces: Pieces) -> Evaluator:
 
     @contextlib.contextmanager
     def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Shows nothing: the display owns the terminal; lets a signal end the run."""
-        yield lambda count: pieces.preemption.check()
+        """Counts in the display of the run, and lets a signal end the run."""
+        with pieces.display.counting(title, total) as advance:
+
+            def advance_or_stop(count: int) -> None:
+                pieces.preemption.check()
+                advance(count)
+
+            yield advance_or_stop
 
     reference = reference._replace(counting=counting)
     return Evaluator(pieces.mesh, config.evaluation, pieces.extractors, reference)
@@ -275,7 +281,7 @@ def _train(
             hooks=loop.Hooks(
                 functools.partial(_log, pieces.display, journal, phase),
                 save,
-                pieces.preemption.stops,
+                functools.partial(_stops, pieces),
             ),
             tally=snapshot.tally,
         )
@@ -305,6 +311,12 @@ def _batches(pieces: Pieces, phase: Phase, done: int) -> Iterator[Any]:
     with contextlib.closing(batches):
         for batch in batches:
             yield parallel.shard(batch, pieces.mesh)
+
+
+def _stops(pieces: Pieces) -> bool:
+    """Shows the update that is under way; returns whether to stop after it."""
+    pieces.display.step()
+    return pieces.preemption.stops()
 
 
 def _log(

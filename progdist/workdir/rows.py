@@ -132,7 +132,7 @@ class Floor:
 
 
 # Results, and what the rows of earlier versions lack.
-_NOT_COMPARED = "value", "details", "floor", "class_names"
+_NOT_COMPARED = "value", "milliseconds", "details", "floor", "class_names"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +173,7 @@ class EvalRow(_Measurement):
       seed: random seed of the initial noise.
       features: network whose features are compared, or "pixels".
       weights: digest of the weights of that network.
+      milliseconds: time of sampling one image in a batch, without compilation.
       details: further values of the metric, such as "std".
       floor: its floor; None if there are too few real images.
     """
@@ -198,6 +199,7 @@ class EvalRow(_Measurement):
     ] = None
     metric: Annotated[str, _TEXT]
     value: Annotated[float, _NUMBER]
+    milliseconds: Annotated[float | None, _NUMBER] = field(default=None, compare=False)
     details: Mapping[str, Any] = field(default_factory=dict, hash=False)
     floor: Annotated[Floor | None, _Accepted("an object", _is_object, Floor)] = None
 
