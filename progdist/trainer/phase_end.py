@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from progdist import checkpoint, parallel, report
 from progdist.config import Evaluation
+from progdist.evaluate import neighbours
 from progdist.evaluate.evaluator import Evaluator, Result, line
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import Model, Params, param_template
@@ -72,6 +73,7 @@ class PhaseEnd:
         """Writes the figures of the whole run and prints its table."""
         if self._evaluator:
             self._save_paths(phases, self._evaluator.mesh)
+            neighbours.write_nearest(self._workdir, self._evaluator.reference)
         if self._first:
             self._journal.check()
             self._add_distances(phases)

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -38,7 +37,6 @@ _TOP = 0.5
 _MARGIN = 0.15
 _ROW_GAP = 0.2
 _BLOCK_GAP = 0.36
-_SHADES = LinearSegmentedColormap.from_list("steps", ["#8CC5E3", STUDENT, "#003A5D"])
 
 
 class _Layout(NamedTuple):
@@ -92,7 +90,7 @@ def trajectories_figure(paths: Paths) -> Figure:
     for block in range(num_blocks):
         _draw_guides(axes, layout, list(paths), block)
         for row, states in enumerate(paths.values()):
-            _draw_row(axes, layout, (block, row), _colour(row, len(paths)), states)
+            _draw_row(axes, layout, (block, row), states)
     # Last, since drawing an image sets the limits to its own.
     axes.set(xlim=(0, layout.width), ylim=(0, layout.height), aspect="equal")
     return figure
@@ -109,10 +107,6 @@ def _layout(paths: Paths) -> _Layout:
     height = _TOP + num_blocks * block + gaps + _MARGIN
     width = 2 * _MARGIN + _LABEL_WIDTH + _TIME_WIDTH + size
     return _Layout(size, width, height, len(paths))
-
-
-def _colour(row: int, num_rows: int) -> str:
-    return to_hex(_SHADES(row / max(1, num_rows - 1)))
 
 
 def _draw_times(axes: Axes, layout: _Layout, num_steps: int) -> None:
@@ -154,7 +148,6 @@ def _draw_row(
     axes: Axes,
     layout: _Layout,
     place: tuple[int, int],
-    colour: str,
     states: Float[np.ndarray, "states k h w c"],
 ) -> None:
     block, row = place
@@ -177,12 +170,10 @@ def _draw_row(
         edge = {"fill": False, "edgecolor": GREY, "linewidth": 0.6, "zorder": 3}
         axes.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, **edge))
         if step < n:
-            _draw_arrow(
-                axes, (x + half, layout.x(1 - (step + 1) / n) - half), y, colour
-            )
+            _draw_arrow(axes, (x + half, layout.x(1 - (step + 1) / n) - half), y)
 
 
-def _draw_arrow(axes: Axes, ends: tuple[float, float], y: float, colour: str) -> None:
+def _draw_arrow(axes: Axes, ends: tuple[float, float], y: float) -> None:
     air = 0.05
     axes.annotate(
         "",
@@ -190,7 +181,7 @@ def _draw_arrow(axes: Axes, ends: tuple[float, float], y: float, colour: str) ->
         xytext=(ends[0] + air, y),
         arrowprops={
             "arrowstyle": "-|>,head_length=0.5,head_width=0.25",
-            "color": colour,
+            "color": STUDENT,
             "linewidth": 2.2,
             "shrinkA": 0,
             "shrinkB": 0,

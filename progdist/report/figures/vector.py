@@ -13,6 +13,7 @@ from progdist.report.figures.style import (
     GREY,
     INK,
     OTHERS,
+    PAPER,
     STUDENT,
     TEACHER,
 )
@@ -25,7 +26,7 @@ VARIABLES = {
     INK: "ink",
     GREY: "grey",
     FAINT: "faint",
-    "#ffffff": "paper",
+    PAPER: "paper",
     **{colour: f"other-{index}" for index, colour in enumerate(OTHERS)},
 }
 _COLOURS = {colour.lower(): name for colour, name in VARIABLES.items()}
