@@ -316,8 +316,10 @@ def test_runs_of_other_sample_sizes_are_neither_joined_nor_compared(tmp_path):
         (tmp_path / name).mkdir()
         write_jsonl(tmp_path / name / "eval.jsonl", rows)
     page = read(tmp_path / "a", tmp_path / "b", out=tmp_path / "both.html")
-    assert page.tables[0][-1] == ["8", "2.12", "1.06×", "4.00", "6.00", "–"]
-    assert page.tables[1][-1] == ["8", "–", "9.00", "1.00×", "9.00", "9.00"]
+    assert page.tables[0][0] == ["", "a"]
+    assert page.tables[0][-1] == ["8", "2.12", "1.06×", "4.00", "6.00"]
+    assert page.tables[1][0] == ["", "b"]
+    assert page.tables[1][-1] == ["8", "9.00", "1.00×", "9.00", "9.00"]
     for title in ("FD-pixels of 2,000 samples", "FD-pixels of 50 samples"):
         assert title in page.text
     assert len(page.all("svg")) == 2
@@ -564,6 +566,9 @@ def answer(*words, capsys):
         (["W/plan"], "plan.json: not a plan"),
         (["W/rows"], "metrics.jsonl: loss is not a number: 'x'"),
         (["W/bars"], "loss_by_logsnr is not a list of 21 numbers or nulls: [1, 'x']"),
+        (["W/run", "W/plan", "--figures=W/x"], "takes one workdir, not 2 workdirs"),
+        (["W/run", "--figures=W/x", "--watch=1"], "takes one workdir, not --watch"),
+        (["W/run", "--figures=W/run/eval.jsonl"], "eval.jsonl: is not a directory"),
         (["W/run", "--watch=0"], "--watch=0: 0 is not a positive integer"),
         (["W/run", "W/run", "--watch=1"], "given twice"),
     ],
@@ -701,6 +706,23 @@ def test_the_page_is_written_where_the_flags_say(workdir, tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
         assert (tmp_path / done.stdout.strip()) == path
         assert path.read_text().endswith("</html>")
+
+
+def test_figures_are_written_into_a_directory_light_and_dark(workdir, tmp_path, capsys):
+    main(
+        ["report", str(workdir), f"--out={tmp_path}/p.html", f"--figures={tmp_path}/f"]
+    )
+    page, *figures = map(Path, capsys.readouterr().out.splitlines())
+    assert page == tmp_path / "p.html"
+    names = "by_num_steps", "comparison", "quality", "training", "trajectories"
+    assert sorted(figures) == [tmp_path / "f" / f"{name}.png" for name in names]
+    dark = [path.with_stem(f"{path.stem}_dark") for path in figures]
+    assert set((tmp_path / "f").iterdir()) == {*figures, *dark}
+    for paths in zip(figures, dark, strict=True):
+        light, other = (np.asarray(Image.open(path)) for path in paths)
+        assert light.shape == other.shape
+        assert (light[0, 0] == 255).all()
+        assert (other[0, 0] < 40).all()
 
 
 # In a browser

@@ -68,6 +68,7 @@ class PhaseEnd:
             self._journal.check()
             self._add_distances([phase, teacher])
             report.write_samples(self._workdir)
+            report.write_grids(self._workdir)
 
     def conclude(self, phases: Sequence[Phase]) -> None:
         """Writes the figures of the whole run and prints its table."""
@@ -77,10 +78,7 @@ class PhaseEnd:
         if self._first:
             self._journal.check()
             self._add_distances(phases)
-            report.write_quality(self._workdir)
-            report.write_comparison(self._workdir)
-            report.write_curves(self._workdir)
-            report.write_trajectories(self._workdir)
+            report.write_figures(self._workdir)
             if self._evaluator:
                 self._note(report.closing_table(self._workdir))
             self._note(f"figures: {self._workdir / layout.FIGURES}")

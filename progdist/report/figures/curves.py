@@ -45,14 +45,13 @@ def smooth(values: Float[np.ndarray, " n"], window: int) -> Float[np.ndarray, " 
     return total / np.convolve(np.ones_like(values), ones, mode="same")
 
 
-def write_curves(workdir: str | Path) -> Path | None:
+def write_curves(workdir: str | Path, folder: Path | None = None) -> Path | None:
     """Writes `figures/training.png`: the losses (log) and the learning rate."""
     curves = read_curves(workdir)
     if not curves:
         return None
-    return save_figure(
-        Path(workdir, layout.FIGURES, "training.png"), curves_figure(curves)
-    )
+    folder = folder or Path(workdir, layout.FIGURES)
+    return save_figure(folder / "training.png", curves_figure(curves))
 
 
 def curves_figure(curves: Sequence[Curve]) -> Figure:

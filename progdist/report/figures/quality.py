@@ -56,11 +56,14 @@ class _Level(NamedTuple):
     dashes: tuple[float, tuple[float, ...]]
 
 
-def write_quality(workdir: str | Path, metric: str | None = None) -> Path | None:
+def write_quality(
+    workdir: str | Path, folder: Path | None = None, metric: str | None = None
+) -> Path | None:
     """Writes `figures/quality.png`: a metric against network calls, and against time.
 
     Args:
       workdir: folder of the run.
+      folder: folder of the figure; by default that of the run.
       metric: the metric to draw; None selects the first one in `eval.jsonl`.
     """
     rows = read_typed(EvalRow, Path(workdir, layout.EVALUATIONS))
@@ -68,8 +71,8 @@ def write_quality(workdir: str | Path, metric: str | None = None) -> Path | None
         if metric in (None, group.kind.metric):
             costs: list[Cost] = ["calls", "milliseconds"]
             figure = quality_figure({"": group}, costs[: 1 + has_times([group])])
-            path = Path(workdir, layout.FIGURES, "quality.png")
-            return save_figure(path, figure) if figure else None
+            path = folder or Path(workdir, layout.FIGURES)
+            return save_figure(path / "quality.png", figure) if figure else None
     return None
 
 
@@ -79,22 +82,20 @@ def has_times(of_runs: Iterable[Group]) -> bool:
 
 
 def quality_figure(
-    of_runs: Mapping[str, Group],
-    costs: Sequence[Cost] = ("calls",),
-    by_run: bool = False,
+    of_runs: Mapping[str, Group | None], costs: Sequence[Cost] = ("calls",)
 ) -> Figure | None:
     """Draws the values of one kind against each cost; None if none can be drawn.
 
-    By run, each in a colour of its own, it shows student and teacher with DDIM;
-    otherwise every column of the table of the only run, and as a level the teacher at
-    its full number of steps. The floor is a level of both.
+    Of one run it shows every column of the table, and as levels the teacher at its full
+    number of steps and the floor. Of several runs, each in a colour of its own, it
+    shows student and teacher with DDIM, and the floor.
 
     Args:
-      of_runs: the values by name of the run, at least one.
+      of_runs: the values by name of the run; None for a run without any.
       costs: the horizontal axis of each panel.
-      by_run: whether the lines are told apart by run.
     """
-    group, is_log = next(iter(of_runs.values())), _is_log(of_runs.values())
+    of_kind, by_run = [group for group in of_runs.values() if group], len(of_runs) > 1
+    group, is_log = of_kind[0], _is_log(of_kind)
     lines = _lines_of_runs(of_runs) if by_run else _lines_of_run(group)
     lines = [_drawable(line, is_log) for line in lines]
     lines = [line for line in lines if line.rows]
@@ -135,10 +136,11 @@ def _lines_of_run(group: Group) -> list[_Line]:
     ]
 
 
-def _lines_of_runs(of_runs: Mapping[str, Group]) -> list[_Line]:
+def _lines_of_runs(of_runs: Mapping[str, Group | None]) -> list[_Line]:
     found = []
     for index, (name, group) in enumerate(of_runs.items()):
-        colour, lines = _RUN_COLOURS[index % len(_RUN_COLOURS)], group.lines()
+        colour = _RUN_COLOURS[index % len(_RUN_COLOURS)]
+        lines = group.lines() if group else []
         teacher = f"{plain(name)}, teacher", colour, "s", _column(lines, "ddim")
         found += [
             _Line(plain(name), colour, "o", _column(lines, "student")),

@@ -47,22 +47,27 @@ class Row(NamedTuple):
     has_gap: bool = False
 
 
-def write_samples(workdir: str | Path) -> Path | None:
-    """Writes `samples/by_num_steps.png`, and a grid `samples/phase_*.png` per phase.
+def write_samples(workdir: str | Path, folder: Path | None = None) -> Path | None:
+    """Writes `samples/by_num_steps.png`.
 
     Each row is a number of steps, the teacher's first; each column is one noise.
     """
     phases = load_samples(workdir, "phase")
-    for samples in phases:
-        path = Path(workdir, layout.SAMPLES, f"phase_{samples.phase:02d}.png")
-        save_png(path, square_grid(samples.images[:MAX_IN_GRID]))
     if not phases:
         return None
+    folder = folder or Path(workdir, layout.SAMPLES)
     figure = rows_figure([Row(s.label, s.images) for s in phases])
-    return save_figure(Path(workdir, layout.SAMPLES, "by_num_steps.png"), figure)
+    return save_figure(folder / "by_num_steps.png", figure)
 
 
-def write_comparison(workdir: str | Path) -> Path | None:
+def write_grids(workdir: str | Path) -> None:
+    """Writes a plain grid `samples/phase_*.png` for each phase."""
+    for samples in load_samples(workdir, "phase"):
+        path = Path(workdir, layout.SAMPLES, f"phase_{samples.phase:02d}.png")
+        save_png(path, square_grid(samples.images[:MAX_IN_GRID]))
+
+
+def write_comparison(workdir: str | Path, folder: Path | None = None) -> Path | None:
     """Writes `samples/comparison.png`: students above the undistilled model.
 
     The pairs are those with the fewest network calls, each from the same noise as the
@@ -80,9 +85,8 @@ def write_comparison(workdir: str | Path) -> Path | None:
     ]
     for student in students:
         rows += _pair(student, undistilled[student.phase])
-    return save_figure(
-        Path(workdir, layout.SAMPLES, "comparison.png"), rows_figure(rows)
-    )
+    folder = folder or Path(workdir, layout.SAMPLES)
+    return save_figure(folder / "comparison.png", rows_figure(rows))
 
 
 def _pair(student: Samples, undistilled: Samples) -> Iterator[Row]:

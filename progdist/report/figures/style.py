@@ -1,7 +1,8 @@
 """Shared colours, sizes and axes of the figures, and how figures are saved.
 
-The colours are those of Okabe and Ito (2008), distinct for any colour vision. Figures
-are made without pyplot, so they share no state and need no display.
+The colours are those of Okabe and Ito (2008), distinct for any colour vision, but dark
+enough on white, and light enough on black, for text. Figures are made without pyplot,
+so they share no state and need no display.
 """
 
 from pathlib import Path
@@ -27,12 +28,12 @@ from matplotlib.ticker import (
 from progdist.report.figures.images import save_png
 
 STUDENT = "#0072b2"
-TEACHER = "#d55e00"
-ANCESTRAL = "#009e73"
-OTHERS = ("#cc79a7", "#e69f00", "#56b4e9", "#7a5195")
-INK = "#262626"
-GREY = "#6b6b6b"
-FAINT = "#d9d9d9"
+TEACHER = "#bf4d00"
+ANCESTRAL = "#00805d"
+OTHERS = ("#b0508a", "#9a6700", "#2878b5", "#7a5195")
+INK = "#1f2328"
+GREY = "#666d75"
+FAINT = "#d9dce0"
 PAPER = "#ffffff"
 # The same colours on a dark page.
 DARK = {

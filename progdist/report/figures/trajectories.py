@@ -31,6 +31,7 @@ from progdist.report.text import steps_text
 from progdist.workdir import layout
 
 _MAX_STEPS = 8  # with more, the images would be too small to see
+_NUM_NOISES = 2  # followed one below another
 _TIME_WIDTH = 7.0  # from the centre of the noise to the centre of the image
 _LABEL_WIDTH = 1.15
 _TOP = 0.5
@@ -56,23 +57,17 @@ class _Layout(NamedTuple):
         return self.height - _TOP - self.size / 2 - down
 
 
-def write_trajectories(workdir: str | Path, num_noises: int = 2) -> Path | None:
-    """Writes `figures/trajectories.png`, for the students of at most 8 steps.
-
-    Args:
-      workdir: folder of the run.
-      num_noises: number of noises to follow, one below another.
-    """
+def write_trajectories(workdir: str | Path, folder: Path | None = None) -> Path | None:
+    """Writes `figures/trajectories.png`, for the students of at most 8 steps."""
     paths = {
-        n: states[:, :num_noises]
+        n: states[:, :_NUM_NOISES]
         for n, states in sorted(load_trajectories(workdir).items(), reverse=True)
         if n <= _MAX_STEPS
     }
     if not paths:
         return None
-    return save_figure(
-        Path(workdir, layout.FIGURES, "trajectories.png"), trajectories_figure(paths)
-    )
+    folder = folder or Path(workdir, layout.FIGURES)
+    return save_figure(folder / "trajectories.png", trajectories_figure(paths))
 
 
 def trajectories_figure(paths: Paths) -> Figure:

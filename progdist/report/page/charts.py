@@ -37,15 +37,14 @@ def distance_charts(
       title: the metric.
       name: prefix of the ids in the SVG.
       runs: the runs.
-      groups: each run's values of the metric.
+      groups: each run's values of the metric, of at least one run.
     """
     of_runs = {
         _short(run.name, index): group
         for index, (run, group) in enumerate(zip(runs, groups, strict=True))
-        if group
     }
-    costs = list(_COSTS)[: 1 + has_times(of_runs.values())]
-    figures = {cost: quality_figure(of_runs, [cost], len(runs) > 1) for cost in costs}
+    costs = list(_COSTS)[: 1 + has_times(filter(None, groups))]
+    figures = {cost: quality_figure(of_runs, [cost]) for cost in costs}
     return [
         _svg(figure, f"{name}-{cost}", f"{title} against {_COSTS[cost]} per image")
         for cost, figure in figures.items()

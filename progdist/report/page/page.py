@@ -13,6 +13,8 @@ import jinja2
 from markupsafe import Markup
 
 from progdist.errors import InputError
+from progdist.report.figures.style import DARK
+from progdist.report.figures.vector import VARIABLES
 from progdist.report.page.charts import (
     distance_charts,
     profile_charts,
@@ -56,14 +58,21 @@ class Setting(NamedTuple):
         return any(self.differs) or any(v != self.values[0] for v in self.values)
 
 
+class RunDistances(NamedTuple):
+    """A metric in one run."""
+
+    name: str
+    group: Group
+    lines: dict[int, Line]  # by number of steps
+    columns: list[str]  # those of `_COLUMNS` that have values
+
+
 class Distances(NamedTuple):
-    """A metric over all runs."""
+    """Values of one kind, in the runs that have them."""
 
     title: str
-    groups: list[Group | None]  # of each run
+    runs: list[RunDistances]
     steps: list[int]
-    lines: list[dict[int, Line]]  # of each run, by number of steps
-    columns: list[list[str]]  # of each run, those of `_COLUMNS` that have values
     charts: list[Markup]
 
 
@@ -123,6 +132,8 @@ def page(runs: Sequence[Run], refresh: int = 0) -> str:
         refresh=refresh,
         written=now.strftime("%Y-%m-%d %H:%M UTC"),
         dash=NONE,
+        variables=VARIABLES,
+        dark=DARK,
         headline=headline,
         metrics=distances(runs),
         grids=sample_grids(runs),
@@ -163,12 +174,21 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
 
 
 def _distances(title: str, kind: Kind, index: int, runs: Sequence[Run]) -> Distances:
-    groups = [next((g for g in r.groups if g.kind == kind), None) for r in runs]
-    lines = [{line.num_steps: line for line in g.lines()} if g else {} for g in groups]
-    steps = sorted({n for of_run in lines for n in of_run}, reverse=True)
-    shown = [[c for c in _COLUMNS if _has_values(x.values(), c)] for x in lines]
+    groups = [next((g for g in run.groups if g.kind == kind), None) for run in runs]
+    of_runs = [
+        _of_run(run, group)
+        for run, group in zip(runs, groups, strict=True)
+        if group is not None
+    ]
+    steps = sorted({n for of_run in of_runs for n in of_run.lines}, reverse=True)
     charts = distance_charts(title, f"distance-{index}", runs, groups)
-    return Distances(title, groups, steps, lines, shown, charts)
+    return Distances(title, of_runs, steps, charts)
+
+
+def _of_run(run: Run, group: Group) -> RunDistances:
+    lines = {line.num_steps: line for line in group.lines()}
+    shown = [name for name in _COLUMNS if _has_values(lines.values(), name)]
+    return RunDistances(run.name, group, lines, shown)
 
 
 def _has_values(lines: Iterable[Line], column: str) -> bool:

@@ -75,7 +75,7 @@ def sample_grids(runs: Sequence[Run]) -> Grids | None:
         for run, n in zip(runs, full, strict=True)
         if n is not None
     ]
-    fixed += [_real(run, several) for run in runs if run.neighbours]
+    fixed += _real(runs)
     steps = {n for run in runs for n in (*run.students, *run.teachers)}
     panels = {n: list(_panel(runs, full, n)) for n in sorted(steps, reverse=True)}
     panels = {n: panel for n, panel in panels.items() if panel}
@@ -130,12 +130,17 @@ def _panel(runs: Sequence[Run], full: Sequence[int | None], n: int) -> Iterator[
             yield _grid(run, run.teachers[n], "teacher, not distilled", several)
 
 
-def _real(run: Run, several: bool) -> Grid:
-    images = run.neighbours.real[:_IMAGES] if run.neighbours else np.empty(0)
-    data = str(run.settings.get("data.name") or "the data")
-    alt = f"{len(images)} training images of {data}"
-    name = run.name if several else ""
-    return Grid(data_uri(images, _COLUMNS), name, "real images", f"of {data}", alt)
+def _real(runs: Sequence[Run]) -> list[Grid]:
+    """Returns real images, once for each data set."""
+    grids = {}
+    for run in runs:
+        data = str(run.settings.get("data.name") or "the data")
+        if run.neighbours and data not in grids:
+            images = run.neighbours.real[:_IMAGES]
+            alt = f"{len(images)} training images of {data}"
+            uri = data_uri(images, _COLUMNS)
+            grids[data] = Grid(uri, "", "real images", f"of {data}", alt)
+    return list(grids.values())
 
 
 def _grid(run: Run, samples: Samples, who: str, several: bool) -> Grid:
