@@ -43,13 +43,12 @@ def distance_charts(
         _short(run.name, index): group
         for index, (run, group) in enumerate(zip(runs, groups, strict=True))
     }
-    costs = list(_COSTS)[: 1 + has_times(filter(None, groups))]
-    figures = {cost: quality_figure(of_runs, [cost]) for cost in costs}
-    return [
-        _svg(figure, f"{name}-{cost}", f"{title} against {_COSTS[cost]} per image")
-        for cost, figure in figures.items()
-        if figure
-    ]
+    charts = []
+    for cost, words in list(_COSTS.items())[: 1 + has_times(filter(None, groups))]:
+        if figure := quality_figure(of_runs, [cost]):
+            alt = f"{title} against {words} per image"
+            charts.append(_svg(figure, f"{name}-{cost}", alt))
+    return charts
 
 
 def training_charts(run: Run, name: str) -> Training | None:

@@ -59,11 +59,12 @@ def _curve(rows: Sequence[MetricsRow], settings: Settings) -> Curve:
 
     trainer = "distill" if rows[0].phase else "base"
     rate = settings.get(f"{trainer}.learning_rate")
-    is_number = isinstance(rate, int | float) and 0 < rate < MOST
+    if not isinstance(rate, int | float) or not 0 < rate < MOST:
+        rate = column("learning_rate").max()
     return Curve(
         rows[0].phase,
         rows[0].num_steps,
-        float(rate if is_number else column("learning_rate").max()),
+        float(rate),
         column("global_step").astype(np.int64),
         column("step").astype(np.int64),
         column("loss"),

@@ -58,13 +58,12 @@ def load_neighbours(workdir: str | Path) -> Neighbours | None:
         return arrays[name]
 
     def pairs(n: int) -> Pairs:
-        images = [
-            take(f"N{n}_{kind}", np.uint8, "n h w c") for kind in ("samples", "nearest")
-        ]
+        samples = take(f"N{n}_samples", np.uint8, "n h w c")
+        near = take(f"N{n}_nearest", np.uint8, "n h w c")
         distances = take(f"N{n}_distances", np.float32, "n")
-        if images[0].shape != images[1].shape or len(images[0]) != len(distances):
+        if samples.shape != near.shape or len(samples) != len(distances):
             raise FormatError(f"{path}: the arrays of N{n} differ in length or shape")
-        return Pairs(*images, distances)
+        return Pairs(samples, near, distances)
 
     return Neighbours(
         take("real", np.uint8, "n h w c"),
