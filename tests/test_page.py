@@ -242,10 +242,10 @@ def test_the_table_holds_the_rows(one):
 def test_the_first_words_are_the_numbers_that_matter(one):
     words = " ".join(one.text.split())
     assert (
-        "4 times fewer network calls at 1.12 times the teacher's distance. In 4 "
-        "network calls the student reaches 2.25 (FD-pixels, lower is better); its "
-        "teacher reaches 2.00 in 16. In 1 network call a student reaches 3.00, 1.50 "
-        "times the teacher's. " in words
+        "4 times fewer network calls at 1.12 times the teacher's distance. The 4-step "
+        "student reaches 2.25 (FD-pixels, lower is better), the teacher 2.00 in 16 "
+        "steps. The 1-step student reaches 3.00, 1.50 times the teacher's distance. "
+        in words
     )
     assert "The floor" not in words
 
@@ -267,7 +267,7 @@ def test_the_best_setting_and_the_best_other_solver_count(tmp_path):
     # The student's own sampler is what the ratio and the first words go by.
     assert page.tables[0][-1][1:3] == ["2.121.00 heun", "1.06×"]
     words = " ".join(page.text.split())
-    assert "In 8 network calls the student reaches 2.12" in words
+    assert "The 8-step student reaches 2.12" in words
     assert page.tables[1] == [["networkcalls", "student"], ["8", "7.50"]]
     assert (
         "2,000 samples, compared with 1,234 of digits (train). Lower is better. The "
@@ -503,7 +503,7 @@ def test_without_its_plan_a_run_has_a_page(tmp_path):
 def test_the_teacher_alone_has_a_page(tmp_path):
     page = read(make_run(tmp_path / "r", phases=0))
     words = " ".join(page.text.split())
-    assert "The teacher reaches 2.00 in 16 network calls" in words
+    assert "The teacher reaches 2.00 in 16 steps" in words
     assert "No student has been evaluated yet" in words
 
 

@@ -129,4 +129,4 @@ def _dark(artist: Artist, name: str) -> str | None:
 def _log_locator(ratio: float) -> Locator:
     if ratio < 6:  # too small a range for ticks at 1, 2, 5: even steps
         return MaxNLocator(4)
-    return LogLocator(subs=(1.0, 2.0, 5.0) if ratio < 300 else (1.0,))
+    return LogLocator(subs=(1.0, 2.0, 5.0) if ratio < 1000 else (1.0,))

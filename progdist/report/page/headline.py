@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from progdist.report.read.evaluations import Group, Line, is_higher_better
 from progdist.report.read.run import Run
-from progdist.report.text import number_text
+from progdist.report.text import number_text, steps_text
 
 USUAL_STEPS = 4  # the student shown first, if there is one
 
@@ -24,7 +24,7 @@ def _sentences(run: Run) -> Iterator[Markup]:
         first = lines.get(USUAL_STEPS, fewest)
         yield from _of_first(group, first)
         if fewest is not first:
-            yield _of_fewest(fewest)
+            yield _of_fewest(group, fewest)
     elif group and group.teacher is not None:
         yield from _of_teacher(group)
     else:
@@ -37,39 +37,36 @@ def _sentences(run: Run) -> Iterator[Markup]:
 def _of_first(group: Group, line: Line) -> Iterator[Markup]:
     full, metric = group.full_steps, f"{group.kind.metric}, {group.direction}"
     if line.ratio and full:
-        noun = "score" if is_higher_better(group.kind.metric) else "distance"
         yield Markup(
             "<strong>{:g} times fewer network calls at {} times the teacher's {}."
             "</strong>"
-        ).format(full / line.num_steps, number_text(line.ratio), noun)
-    reached = f"reaches {_value(line)} ({metric})"
-    if group.teacher is None:
-        yield Markup("In {} the student {}.").format(_calls(line.num_steps), reached)
-        return
-    yield Markup("In {} the student {}; its teacher reaches {} in {}.").format(
-        _calls(line.num_steps), reached, number_text(group.teacher), full
-    )
+        ).format(full / line.num_steps, number_text(line.ratio), _noun(group))
+    teacher = ""
+    if group.teacher is not None:
+        teacher = f", the teacher {number_text(group.teacher)} in {full} steps"
+    words = line.num_steps, _value(line), metric, teacher
+    yield Markup("The {}-step student reaches {} ({}){}.").format(*words)
 
 
-def _of_fewest(line: Line) -> Markup:
+def _of_fewest(group: Group, line: Line) -> Markup:
     ratio = f", {number_text(line.ratio)} times the teacher's" if line.ratio else ""
-    words = _calls(line.num_steps), _value(line), ratio
-    return Markup("In {} a student reaches {}{}.").format(*words)
+    words = line.num_steps, _value(line), ratio and f"{ratio} {_noun(group)}"
+    return Markup("The {}-step student reaches {}{}.").format(*words)
 
 
 def _of_teacher(group: Group) -> Iterator[Markup]:
     yield Markup("The teacher reaches <strong>{}</strong> in {} ({}, {}).").format(
         number_text(group.teacher),
-        _calls(group.full_steps or 0),
+        steps_text(group.full_steps or 0),
         group.kind.metric,
         group.direction,
     )
     yield Markup("No student has been evaluated yet.")
 
 
+def _noun(group: Group) -> str:
+    return "score" if is_higher_better(group.kind.metric) else "distance"
+
+
 def _value(line: Line) -> str:
     return number_text(line.student.value if line.student else None)
-
-
-def _calls(n: int) -> str:
-    return f"{n} network call{'s'[: n > 1]}"
