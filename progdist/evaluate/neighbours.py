@@ -21,7 +21,7 @@ _NUM_SAMPLES = 16  # of each student
 _NUM_REAL = 256  # training images whose distance to the others is measured
 _CHUNK = 1024  # training images in memory
 
-Chunk = tuple[Int64[np.ndarray, " b"], UInt8[np.ndarray, "b h w c"]]
+Chunk = tuple[Int64[np.ndarray, " _"], UInt8[np.ndarray, "_ h w c"]]
 
 
 class Nearest(NamedTuple):
