@@ -198,6 +198,16 @@ def test_no_two_elements_share_an_id_and_every_reference_has_one(one):
                 assert value.removeprefix("#") in ids
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_no_heading_skips_a_level(one, workdir, tmp_path, several):
+    page = one
+    if several:
+        page = read(workdir, make_run(tmp_path / "r", 1), out=tmp_path / "p.html")
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert max(np.diff(levels)) == 1
+
+
 def test_it_is_small(workdir):
     assert (workdir / "report.html").stat().st_size < 500_000
 

@@ -101,12 +101,10 @@ def rows_figure(rows: Sequence[Row]) -> Figure:
     Pixels are not resampled: each image pixel becomes a square of pixels.
     """
     h, w = rows[0].images.shape[1:3]
-    scale, columns = (
-        least_upscale(h, w, pixels=80),
-        min(_COLUMNS, *(len(row.images) for row in rows)),
-    )
-    left = _MARGIN + int(_LETTER_WIDTH * max(len(row.label) for row in rows))
-    left += _LABEL_GAP
+    scale = least_upscale(h, w, pixels=80)
+    columns = min(_COLUMNS, *(len(row.images) for row in rows))
+    letters = max(len(row.label) for row in rows)
+    left = _MARGIN + int(_LETTER_WIDTH * letters) + _LABEL_GAP
     pitch = h * scale + _GAP
     height = len(rows) * pitch - _GAP + 2 * _MARGIN
     height += _GROUP_GAP * sum(row.has_gap for row in rows)

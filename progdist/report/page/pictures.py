@@ -106,10 +106,8 @@ def nearest(run: Run) -> Nearest | None:
 
 
 def _student(n: int, pairs: Pairs) -> Student:
-    steps, columns = (
-        steps_text(n),
-        zip(*(array[:_PAIRS] for array in pairs), strict=True),
-    )
+    steps = steps_text(n)
+    columns = zip(*(array[:_PAIRS] for array in pairs), strict=True)
     shown = [
         Pair(
             data_uri(np.stack([sample, real]), 1),
