@@ -28,8 +28,9 @@ from progdist.report.read.curves import Curve, read_curves
 from progdist.report.text import steps_text
 from progdist.workdir import layout
 
-ROUND_LOSS = "distance of the student to its own teacher"
-
+_ROUNDS_TITLE = (
+    "Rounds: distance of the student to its own teacher, by update (scales differ)"
+)
 _SMOOTH_PARTS = 30  # a running mean spans one 30th of a phase,
 _SMOOTH_LEAST = 5  # but at least this many rows
 _HEIGHT, _SMALL_HEIGHT = 2.2, 1.6  # inches, as are the next two
@@ -65,11 +66,13 @@ def curves_figure(curves: Sequence[Curve]) -> Figure:
     )[:, 0]
     loss_axes, rate_axes = top.subplots(1, 2)
     base = [curve for curve in curves if not curve.phase]
-    _draw_base(loss_axes, base) if base else loss_axes.set_axis_off()
+    if base:
+        _draw_base(loss_axes, base)
+    else:
+        loss_axes.set_axis_off()
     _draw_rates(rate_axes, curves)
     for below in rest:
-        title = f"Rounds: {ROUND_LOSS}, by update (scales differ)"
-        below.suptitle(title, fontsize=FONT_SIZE, color=INK)
+        below.suptitle(_ROUNDS_TITLE, fontsize=FONT_SIZE, color=INK)
         columns = -(-len(rounds) // num_rows)
         panels = below.subplots(num_rows, columns, squeeze=False).flat
         for axes, curve in zip(panels, rounds, strict=False):

@@ -31,7 +31,7 @@ from progdist.workdir.rows import EvalRow, read_typed
 
 Cost = Literal["calls", "milliseconds"]
 
-_LABELS: dict[Cost, str] = {
+COSTS: dict[Cost, str] = {
     "calls": "network calls per image",
     "milliseconds": "milliseconds per image",
 }
@@ -69,16 +69,16 @@ def write_quality(
     rows = read_typed(EvalRow, Path(workdir, layout.EVALUATIONS))
     for group in groups(rows):
         if metric in (None, group.kind.metric):
-            costs: list[Cost] = ["calls", "milliseconds"]
-            figure = quality_figure({"": group}, costs[: 1 + has_times([group])])
+            figure = quality_figure({"": group}, known_costs([group]))
             path = folder or Path(workdir, layout.FIGURES)
             return save_figure(path / "quality.png", figure) if figure else None
     return None
 
 
-def has_times(of_runs: Iterable[Group]) -> bool:
-    """Whether any row has the time of sampling."""
-    return any(row.milliseconds for group in of_runs for row in group.rows)
+def known_costs(of_runs: Iterable[Group | None]) -> list[Cost]:
+    """Returns the costs that the rows have: not all have the time of sampling."""
+    timed = any(row.milliseconds for g in of_runs if g for row in g.rows)
+    return ["calls", "milliseconds"] if timed else ["calls"]
 
 
 def quality_figure(
@@ -193,7 +193,7 @@ def _draw(
         log_ticks(axes.xaxis)
     if axes.get_yscale() == "log":
         log_ticks(axes.yaxis)
-    axes.set_xlabel(_LABELS[cost], fontsize=FONT_SIZE)
+    axes.set_xlabel(COSTS[cost], fontsize=FONT_SIZE)
 
 
 def _cost(row: EvalRow, cost: Cost) -> int | float:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from progdist.report.figures.curves import base_figure, rate_figure, round_figures
 from progdist.report.figures.profiles import profile_figures
-from progdist.report.figures.quality import Cost, has_times, quality_figure
+from progdist.report.figures.quality import COSTS, known_costs, quality_figure
 from progdist.report.figures.vector import inline_svg
 from progdist.report.read.curves import Curve
 from progdist.report.read.evaluations import Group
@@ -17,7 +17,6 @@ from progdist.report.text import steps_text
 
 _MOST_POINTS = 500  # per curve; a screen shows no more
 _NAME_LENGTH = 20
-_COSTS: dict[Cost, str] = {"calls": "network calls", "milliseconds": "milliseconds"}
 
 
 class Training(NamedTuple):
@@ -43,12 +42,12 @@ def distance_charts(
         _short(run.name, index): group
         for index, (run, group) in enumerate(zip(runs, groups, strict=True))
     }
-    charts = []
-    for cost, words in list(_COSTS.items())[: 1 + has_times(filter(None, groups))]:
-        if figure := quality_figure(of_runs, [cost]):
-            alt = f"{title} against {words} per image"
-            charts.append(_svg(figure, f"{name}-{cost}", alt))
-    return charts
+    figures = [(c, quality_figure(of_runs, [c])) for c in known_costs(groups)]
+    return [
+        _svg(figure, f"{name}-{cost}", f"{title} against {COSTS[cost]}")
+        for cost, figure in figures
+        if figure
+    ]
 
 
 def training_charts(run: Run, name: str) -> Training | None:
