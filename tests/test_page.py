@@ -23,12 +23,14 @@ from tests import browser
 from tests.workdirs import (
     N_0,
     PHASES,
+    REAL,
     bars,
     evaluation,
     evaluations,
     images,
     make_workdir,
     write_jsonl,
+    write_nearest,
 )
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -121,6 +123,7 @@ def start(**changes) -> dict:
 def make_run(path: Path, phases: int = PHASES) -> Path:
     path.mkdir(parents=True)
     make_workdir(path, phases)
+    write_nearest(path)
     rows = [
         json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()
     ]
@@ -176,12 +179,13 @@ def test_the_page_asks_the_network_for_nothing(workdir, one):
 
 def test_every_picture_can_be_read_and_is_described(one):
     pictures = one.all("img")
-    assert len(pictures) == 2 * PHASES + 1 + 2 * (5 + 3 + 2)
+    assert len(pictures) == 2 * PHASES + 1 + 2 * (5 + 3 + 2) + 1 + 2 * 8
     assert all(attrs["alt"] for attrs in pictures)
     for attrs in pictures:
         assert picture(attrs["src"]).size[0] >= 8
     charts = one.all("svg")
-    assert len(charts) == 2 + PHASES + 1  # distances, training, a profile each
+    # Distances, learning rate, and of each phase its loss and its profile.
+    assert len(charts) == 2 + 2 * (PHASES + 1)
     assert all(c["aria-label"] and c["role"] == "img" for c in charts)
 
 
@@ -192,6 +196,16 @@ def test_no_two_elements_share_an_id_and_every_reference_has_one(one):
         for value in (attrs.get("for"), attrs.get("xlink:href"), attrs.get("href")):
             if value and not value.startswith("data:"):
                 assert value.removeprefix("#") in ids
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_no_heading_skips_a_level(one, workdir, tmp_path, several):
+    page = one
+    if several:
+        page = read(workdir, make_run(tmp_path / "r", 1), out=tmp_path / "p.html")
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert max(np.diff(levels)) == 1
 
 
 def test_it_is_small(workdir):
@@ -224,7 +238,8 @@ def test_the_table_holds_the_rows(one):
     head, *lines = one.tables[0]
     assert head[0] == "networkcalls"
     assert [line[0] for line in lines] == ["16", "8", "4", "2", "1"]
-    assert lines[0] == ["16", "–", "–", "2.00", "–", "–"]
+    assert head[1:] == ["student", "÷ teacherat 16", "teacherDDIM", "teacherancestral"]
+    assert lines[0] == ["16", "–", "–", "2.00", "–"]
     for n, line in zip((8, 4, 2, 1), lines[1:], strict=True):
         student, ratio, ddim, ancestral = (
             float(cell.rstrip("×")) for cell in line[1:5]
@@ -237,9 +252,12 @@ def test_the_table_holds_the_rows(one):
 def test_the_first_words_are_the_numbers_that_matter(one):
     words = " ".join(one.text.split())
     assert (
-        "student is at 2.25 in 4 network calls and at 3.00 in 1 network call" in words
+        "4 times fewer network calls at 1.12 times the teacher's distance. The 4-step "
+        "student reaches 2.25 (FD-pixels, lower is better), the teacher 2.00 in 16 "
+        "steps. The 1-step student reaches 3.00, 1.50 times the teacher's distance. "
+        in words
     )
-    assert "its teacher at 2.00 in 16" in words
+    assert "The floor" not in words
 
 
 def test_the_best_setting_and_the_best_other_solver_count(tmp_path):
@@ -258,16 +276,18 @@ def test_the_best_setting_and_the_best_other_solver_count(tmp_path):
     assert page.tables[0][-1][3:] == ["4.00", "4.50 gamma 0.3", "3.25 dpm"]
     # The student's own sampler is what the ratio and the first words go by.
     assert page.tables[0][-1][1:3] == ["2.121.00 heun", "1.06×"]
-    assert "student is at 2.12 in 8 network calls" in " ".join(page.text.split())
-    assert page.tables[1][-1] == ["8", "7.50", "–", "–", "–", "–"]
-    said = (
-        "2,000 samples against 1,234 of digits (train); two disjoint halves of the "
-        "real data are at 0.500 (scaled from 0.750 for 1,000 images each)."
+    words = " ".join(page.text.split())
+    assert "The 8-step student reaches 2.12" in words
+    assert page.tables[1] == [["networkcalls", "student"], ["8", "7.50"]]
+    assert (
+        "2,000 samples, compared with 1,234 of digits (train). Lower is better. The "
+        "floor, the same metric between two disjoint halves of the real data, is 0.500 "
+        "(0.750 between 1,000 images each, scaled to these sample sizes)." in words
     )
-    assert said in page.text
     everything = page.tables[-1]
     assert everything[0][-3:] == ["gamma", "floor", "reference"]
     assert everything[1][-3:] == ["–", "–", "–"]
+    assert not {"params", "schedule"} & set(everything[0])
     assert len(everything) == 1 + len(rows)
 
 
@@ -279,8 +299,7 @@ def test_a_student_without_ddim_is_shown_with_its_sampler(tmp_path):
     ]
     write_jsonl(tmp_path / "eval.jsonl", rows)
     page = read(tmp_path)
-    shown = ["8", "2.25 ancestral,gamma 1.0", "–", "–", "–", "–"]
-    assert page.tables[0][-1] == shown
+    assert page.tables[0][-1] == ["8", "2.25 ancestral,gamma 1.0"]
     assert len(page.all("svg")) == 1
 
 
@@ -294,11 +313,55 @@ def test_what_is_better_depends_on_the_metric(tmp_path):
     ]
     write_jsonl(tmp_path / "eval.jsonl", rows)
     page = read(tmp_path)
-    assert page.tables[0][-1][4] == "0.800 gamma 1.0"
-    assert page.tables[1][-1][:3] == ["8", "-0.00100", "–"]  # no ratio of that
+    assert page.tables[0][-1] == ["8", "–", "0.800 gamma 1.0"]
+    assert page.tables[1][-1] == ["8", "-0.00100", "–"]  # no ratio of that
     assert page.text.count("Higher is better.") == 1
     assert page.text.count("Lower is better.") == 1
     assert len(page.all("svg")) == 2
+
+
+def test_runs_of_other_sample_sizes_are_neither_joined_nor_compared(tmp_path):
+    few = [r | {"num_samples": 50, "value": 9.0} for r in evaluations(1)]
+    for name, rows in (("a", evaluations(1)), ("b", few)):
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "eval.jsonl", rows)
+    page = read(tmp_path / "a", tmp_path / "b", out=tmp_path / "both.html")
+    assert page.tables[0][0] == ["", "a"]
+    assert page.tables[0][-1] == ["8", "2.12", "1.06×", "4.00", "6.00"]
+    assert page.tables[1][0] == ["", "b"]
+    assert page.tables[1][-1] == ["8", "9.00", "1.00×", "9.00", "9.00"]
+    for title in ("FD-pixels of 2,000 samples", "FD-pixels of 50 samples"):
+        assert title in page.text
+    assert len(page.all("svg")) == 2
+
+
+def test_time_has_a_chart_and_sampling_a_column(tmp_path):
+    workdir = make_run(tmp_path / "r", phases=1)
+    rows = [r | {"milliseconds": 3.0} for r in evaluations(1)]
+    write_jsonl(workdir / "eval.jsonl", [*rows, rows[0] | {"metric": "KID-pixels"}])
+    page = read(workdir)
+    labels = [svg["aria-label"] for svg in page.all("svg")]
+    assert "FD-pixels against milliseconds per image" in labels
+    (table,) = (t for t in page.tables if t[0][:2] == ["phase", "N"])
+    assert [line[-2] for line in table] == ["sampling", "6.0 s", "18 s", "24 s"]
+    widths = re.findall(
+        r'style="width: ([0-9.]+)%"', (workdir / "report.html").read_text()
+    )
+    # Training takes 5 seconds in both phases.
+    np.testing.assert_allclose(
+        np.array(widths, float), 100 * np.array([5, 6, 5, 18]) / 23, atol=0.06
+    )
+
+
+def test_samples_stand_above_their_nearest_training_images(one):
+    pairs = [img for img in one.all("img") if "above the nearest" in img["alt"]]
+    assert len(pairs) == 16
+    pixels = np.asarray(picture(pairs[0]["src"]))
+    np.testing.assert_array_equal(pixels[:8, :, 0], images(N_0 // 4)[0, ..., 0])
+    np.testing.assert_array_equal(pixels[9:, :, 0], images(REAL + 4)[0, ..., 0])
+    words = " ".join(one.text.split())
+    assert "student, 4 steps: median distance 5.50" in words
+    assert "nearest other one: 30.0, among 1,797 images." in words
 
 
 def test_values_that_are_not_comparable_have_tables_of_their_own(tmp_path):
@@ -312,6 +375,7 @@ def test_values_that_are_not_comparable_have_tables_of_their_own(tmp_path):
     page = read(tmp_path)
     assert page.tables[0][-1][:2] == ["8", "2.12"]
     assert page.tables[1][-1][:2] == ["8", "9.00"]
+    assert "FD-pixels of 2,000 samples, seed unknown" in page.text
     assert "FD-pixels of 50 samples, seed 3" in page.text
 
 
@@ -326,19 +390,21 @@ def test_samples_are_chosen_by_buttons_with_names(one):
 def test_a_phase_costs_time_images_and_network_calls(one):
     (table,) = (t for t in one.tables if t[0][:2] == ["phase", "N"])
     assert table[1] == [
-        "teacher", "16", "20", "0.00500", "5.0 s", "256", "1,280", "3,840",
+        "teacher", "16", "20", "0.00500", "256", "1,280", "3,840", "5.0 s", "",
     ]  # fmt: skip
-    round_1 = ["round 1", "8", "20", "0.00250", "5.0 s", "128", "640", "3,200"]
+    round_1 = ["round 1", "8", "20", "0.00250", "128", "640", "3,200", "5.0 s", ""]
     assert table[2] == round_1
     calls = f"{3840 + PHASES * 3200:,}"
-    assert table[-1] == ["all", "", "100", "", "25 s", "", "3,840", calls]
+    assert table[-1] == ["all", "", "100", "", "", "3,840", calls, "25 s", ""]
 
 
 def test_settings_that_differ_from_the_default_come_first(one):
-    changed, rest = (t for t in one.tables if t[0][0] == "field")
-    assert changed[1:] == [["base.batch_size", "64 default 128"]]
-    assert ["data.image_shape", "[8, 8, 1]"] in rest
-    assert len(rest) + len(changed) - 2 == sum(
+    changed, *rest = (t for t in one.tables if t[0][1:] == ["value"])
+    assert changed == [["base", "value"], ["base.batch_size", "64 default 128"]]
+    assert [t[0][0] for t in rest] == ["base", "data", "distill", "run"]
+    others = [line for table in rest for line in table[1:]]
+    assert ["data.image_shape", "[8, 8, 1]"] in others
+    assert 1 + len(others) == sum(
         len(v) if isinstance(v, dict) else 1 for v in config().values()
     )
 
@@ -355,6 +421,7 @@ def test_the_page_shows_origin_and_starts(tmp_path):
     write_jsonl(workdir / "starts.jsonl", starts)
     page = read(workdir)
     (table,) = (t for t in page.tables if t[0][0] == "time")
+    assert table[0] == ["time", "from update", "lasted", "end", "commit"]
     assert [line[1:4] for line in table[1:]] == [
         ["0", "–", "killed"],
         ["40", "30 s", "stopped, saved"],
@@ -372,10 +439,10 @@ def test_several_runs_stand_side_by_side(tmp_path):
     names = [str(Path("x", "run")), str(Path("y", "run"))]
     assert page.tables[0][0] == ["", *names]
     assert page.tables[0][-1] == [
-        "1", "3.00", "1.50×", "18.0", "34.0", "–", "–",
+        "1", "3.00", "1.50×", "18.0", "34.0", "–", "–", "–", "–",
     ]  # fmt: skip
     eight = next(line for line in page.tables[0] if line[0] == "8")
-    assert eight[1:6] == eight[6:11]
+    assert eight[1:5] == eight[5:9]
     assert ["seed", "0", "7"] in [line for t in page.tables for line in t]
     alts = [attrs["alt"] for attrs in page.all("img")]
     for name in names:
@@ -413,7 +480,7 @@ def test_names_that_are_not_text_can_be_written(tmp_path):
 def test_a_run_that_has_just_begun_has_a_page(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     page = read(tmp_path)
-    for words in ("nothing has been evaluated", "No updates", "No samples"):
+    for words in ("Nothing has been evaluated", "No updates", "No samples"):
         assert words in page.text
 
 
@@ -429,7 +496,7 @@ def test_a_run_says_how_far_it_is(tmp_path):
     workdir = make_run(tmp_path / "r", phases=1)
     page = read(workdir)
     facts = {line[0]: line[1] for t in page.tables for line in t if len(line) == 2}
-    assert facts["state"] == "in round 1 (8 steps)"
+    assert facts["state"] == "in round 1 of 4 (8 steps)"
     assert facts["updates"] == "39 of 100"
 
 
@@ -440,20 +507,21 @@ def test_without_its_plan_a_run_has_a_page(tmp_path):
     facts = {line[0]: line[1] for t in page.tables for line in t if len(line) == 2}
     assert (facts["state"], facts["updates"]) == ("finished", "99")
     (table,) = (t for t in page.tables if t[0][:2] == ["phase", "N"])
-    assert table[2] == ["round 1", "8", "20", "0.00250", "5.0 s", "–", "–", "–"]
+    assert table[2] == ["round 1", "8", "20", "0.00250", "5.0 s", ""]
 
 
 def test_the_teacher_alone_has_a_page(tmp_path):
     page = read(make_run(tmp_path / "r", phases=0))
-    assert "no student has been evaluated yet" in page.text
-    assert "The" not in page.text.split("teacher is at")[0][-4:]
+    words = " ".join(page.text.split())
+    assert "The teacher reaches 2.00 in 16 steps" in words
+    assert "No student has been evaluated yet" in words
 
 
 def test_without_a_note_of_its_start_a_run_has_a_page(tmp_path):
     workdir = make_run(tmp_path / "r")
     (workdir / "starts.jsonl").unlink()
     page = read(workdir)
-    assert ["commit", "–"] in [line for t in page.tables for line in t]
+    assert "commit" not in [line[0] for t in page.tables for line in t]
     assert "default" not in [
         line[1] for t in page.tables for line in t if len(line) > 1
     ]
@@ -508,6 +576,9 @@ def answer(*words, capsys):
         (["W/plan"], "plan.json: not a plan"),
         (["W/rows"], "metrics.jsonl: loss is not a number: 'x'"),
         (["W/bars"], "loss_by_logsnr is not a list of 21 numbers or nulls: [1, 'x']"),
+        (["W/run", "W/plan", "--figures=W/x"], "takes one workdir, not 2 workdirs"),
+        (["W/run", "--figures=W/x", "--watch=1"], "takes one workdir, not --watch"),
+        (["W/run", "--figures=W/run/eval.jsonl"], "eval.jsonl: is not a directory"),
         (["W/run", "--watch=0"], "--watch=0: 0 is not a positive integer"),
         (["W/run", "W/run", "--watch=1"], "given twice"),
     ],
@@ -645,6 +716,23 @@ def test_the_page_is_written_where_the_flags_say(workdir, tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
         assert (tmp_path / done.stdout.strip()) == path
         assert path.read_text().endswith("</html>")
+
+
+def test_figures_are_written_into_a_directory_light_and_dark(workdir, tmp_path, capsys):
+    main(
+        ["report", str(workdir), f"--out={tmp_path}/p.html", f"--figures={tmp_path}/f"]
+    )
+    page, *figures = map(Path, capsys.readouterr().out.splitlines())
+    assert page == tmp_path / "p.html"
+    names = "by_num_steps", "comparison", "quality", "training", "trajectories"
+    assert sorted(figures) == [tmp_path / "f" / f"{name}.png" for name in names]
+    dark = [path.with_stem(f"{path.stem}_dark") for path in figures]
+    assert set((tmp_path / "f").iterdir()) == {*figures, *dark}
+    for paths in zip(figures, dark, strict=True):
+        light, other = (np.asarray(Image.open(path)) for path in paths)
+        assert light.shape == other.shape
+        assert (light[0, 0] == 255).all()
+        assert (other[0, 0] < 40).all()
 
 
 # In a browser

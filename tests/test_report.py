@@ -10,22 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from matplotlib.text import Annotation
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation, Text
 from PIL import Image
 
 from progdist import report
 from progdist.errors import exit_with
 from progdist.report.figures.curves import curves_figure, smooth
 from progdist.report.figures.quality import quality_figure
-from progdist.report.figures.samples import Block, rows_figure
-from progdist.report.figures.style import STUDENT
+from progdist.report.figures.samples import Row, rows_figure
+from progdist.report.figures.style import DARK, FAINT, PAPER, STUDENT, WIDTH, darken
 from progdist.report.figures.trajectories import trajectories_figure, visible
 from progdist.report.read.curves import read_curves
+from progdist.report.read.evaluations import Group, groups
 from progdist.report.read.samples import Samples
-from progdist.workdir.rows import EvalRow, read_row, read_rows
+from progdist.workdir.rows import EvalRow, read_row, read_rows, read_typed
 from tests.workdirs import (
     N_0,
     PHASES,
+    REAL,
     evaluation,
     evaluations,
     images,
@@ -33,7 +37,10 @@ from tests.workdirs import (
     metrics,
     trajectories,
     write_jsonl,
+    write_nearest,
 )
+
+PAIRS = [(k, 100 + k) for k in range(1, PHASES + 1)]  # student and undistilled
 
 
 def row_of(evaluation: dict) -> EvalRow:
@@ -219,14 +226,15 @@ def test_a_png_comes_into_place_by_renaming_alone(tmp_path, monkeypatch):
 
 
 def test_a_label_stands_at_the_middle_of_its_row():
-    rows = np.zeros((3, 2, 8, 8, 1), np.uint8)
-    figure = rows_figure(["a", "b", "c"], [Block("left", rows), Block("right", rows)])
+    drawn = np.zeros((2, 8, 8, 1), np.uint8)
+    rows = [Row("a", drawn), Row("b", drawn, has_gap=True), Row("c", drawn)]
+    figure = rows_figure(rows)
     height = figure.get_figheight() * figure.dpi
-    middles = [t.get_position()[1] * height for t in figure.texts[:3]]
-    bottom = figure.images[0].oy
-    assert [image.oy for image in figure.images] == [bottom, bottom]
-    expected = [bottom + 40 + 84 * row for row in (2, 1, 0)]
+    middles = [t.get_position()[1] * height for t in figure.texts]
+    expected = [image.oy + 40 for image in figure.images]
     np.testing.assert_allclose(middles, expected, atol=1)
+    pitches = np.diff(middles)
+    assert -pitches[0] > -pitches[1] == pytest.approx(84)
 
 
 def test_samples_are_named_by_who_drew_them_and_in_how_many_steps():
@@ -236,7 +244,7 @@ def test_samples_are_named_by_who_drew_them_and_in_how_many_steps():
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3)])
 def test_rows_are_phases_and_columns_are_noises(tmp_path, shape):
-    path = report.write_samples(make_workdir(tmp_path, shape=shape), columns=3)
+    path = report.write_samples(make_workdir(tmp_path, shape=shape))
     picture = np.asarray(Image.open(path))
     scale = -(-80 // shape[0])
     places = np.array(
@@ -252,21 +260,46 @@ def test_rows_are_phases_and_columns_are_noises(tmp_path, shape):
 
 
 def test_each_phase_gets_a_plain_grid_of_all_its_images(tmp_path):
-    report.write_samples(make_workdir(tmp_path))
+    report.write_grids(make_workdir(tmp_path))
     for k in range(PHASES + 1):
         grid = np.asarray(Image.open(tmp_path / "samples" / f"phase_{k:02d}.png"))
         assert grid.shape == (3 * 50 - 2, 4 * 50 - 2)
         np.testing.assert_array_equal(grid[100:148:6, 150:198:6], images(k)[11, ..., 0])
 
 
-def test_student_and_teacher_stand_side_by_side(tmp_path):
-    path = report.write_comparison(make_workdir(tmp_path), columns=2)
+def test_each_student_stands_above_the_undistilled_model(tmp_path):
+    path = report.write_comparison(make_workdir(tmp_path))
     picture = np.asarray(Image.open(path))
-    for k in range(1, PHASES + 1):
-        student = place_of(picture, images(k)[1], 10)
-        teacher = place_of(picture, images(100 + k)[1], 10)
-        assert student[0] == teacher[0]
-        assert student[1] < teacher[1]
+    drawn = [images(0), *(images(k) for pair in PAIRS for k in pair)]
+    places = np.array([place_of(picture, image[1], 10) for image in drawn])
+    assert (np.diff(places[:, 0]) > 0).all()
+    assert (places[:, 1] == places[0, 1]).all()
+
+
+def test_real_images_head_the_comparison(tmp_path):
+    workdir = make_workdir(tmp_path)
+    write_nearest(workdir)
+    picture = np.asarray(Image.open(report.write_comparison(workdir)))
+    real, teacher = images(REAL), images(0)
+    assert place_of(picture, real[0], 10)[0] < place_of(picture, teacher[0], 10)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"real": None}, "lacks real"),
+        ({"N4_nearest": None}, "lacks N4_nearest"),
+        ({"real": np.zeros((2, 8, 8, 1))}, "real is float64 (2, 8, 8, 1), not uint8"),
+        ({"num_images": np.array([1, 2])}, "num_images is int64 (2), not one integer"),
+        ({"N4_distances": np.ones(2, np.float32)}, "the arrays of N4 differ in"),
+    ],
+)
+def test_malformed_neighbours_are_named_in_one_line(tmp_path, change, said):
+    path = write_nearest(make_workdir(tmp_path), **change)
+    with pytest.raises(report.FormatError) as error:
+        report.write_comparison(tmp_path)
+    assert str(error.value).startswith(f"{path}: {said}")
+    assert "\n" not in str(error.value)
 
 
 def test_an_unreadable_file_is_named(tmp_path):
@@ -379,52 +412,76 @@ def test_states_that_are_not_numbers_are_grey():
 # Quality
 
 
-def read(workdir: Path) -> list[EvalRow]:
-    return report.read_evaluations(workdir)
+def group_of(workdir: Path) -> Group:
+    return groups(read_typed(EvalRow, workdir / "eval.jsonl"))[0]
+
+
+def lines_of(figure, panel=0) -> dict[str, list[list[float]]]:
+    lines = figure.axes[panel].lines
+    return {line.get_label(): line.get_xydata().tolist() for line in lines}
 
 
 def test_quality_shows_every_value_at_its_number_of_calls(tmp_path):
-    axes = quality_figure(read(make_workdir(tmp_path))).axes[0]
-    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    drawn = lines_of(quality_figure({"": group_of(make_workdir(tmp_path))}))
     steps = [1, 2, 4, 8]
-    assert drawn["distilled student"] == [[n, 2 + 1 / n] for n in steps]
+    assert drawn["student"] == [[n, 2 + 1 / n] for n in steps]
     assert drawn["teacher, DDIM"] == [[n, 2 + 16 / n] for n in steps] + [[16, 2]]
     assert drawn["teacher, ancestral"] == [[n, 2 + 32 / n] for n in steps]
     assert {y for _, y in drawn["teacher at 16 steps"]} == {2.0}
+    assert "real images (floor)" not in drawn
+
+
+def test_quality_shows_the_floor_and_the_time_of_an_image(tmp_path):
+    floor = {"floor": {"value": 0.5, "measured": 0.7, "count": 9}}
+    rows = [r | floor | {"milliseconds": 0.1 * r["num_steps"]} for r in evaluations(2)]
+    del rows[-1]["milliseconds"]
+    write_jsonl(tmp_path / "eval.jsonl", rows)
+    figure = quality_figure({"": group_of(tmp_path)}, ["calls", "milliseconds"])
+    calls, times = lines_of(figure), lines_of(figure, 1)
+    assert {y for _, y in calls["real images (floor)"]} == {0.5}
+    for name in ("student", "teacher, DDIM"):
+        expected = [[0.1 * n, y] for n, y in calls[name]]
+        np.testing.assert_allclose(times[name], expected)
+    assert len(times["teacher, ancestral"]) == len(calls["teacher, ancestral"]) - 1
+    assert figure.axes[1].get_xscale() == "log"
+    with Image.open(report.write_quality(tmp_path)) as picture:
+        assert picture.width > 1.5 * 150 * WIDTH  # both panels
 
 
 def test_quality_axes_are_logarithmic_with_whole_numbers_of_calls(tmp_path):
-    axes = quality_figure(read(make_workdir(tmp_path))).axes[0]
+    axes = quality_figure({"": group_of(make_workdir(tmp_path))}).axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     names = [tick.get_text() for tick in axes.get_xticklabels()]
     assert names == ["1", "2", "4", "8", "16"]
     assert (
         np.diff(axes.transData.transform([(int(n), 1) for n in names])[:, 0])
     ).min() > 0
-    assert "FD-pixels" in axes.get_ylabel()
+    title = axes.get_title(loc="left")
+    assert title == "FD-pixels of 2,000 samples, lower is better"
 
 
-def test_every_sampler_of_the_student_has_a_line_of_its_own(tmp_path):
-    samplers = ["ddim", "ancestral", "dpm", "heun", "rk4"]
+def test_the_best_of_the_other_solvers_has_one_line(tmp_path):
     rows = [
-        evaluation(k, "student", sampler, 16 >> k, 2.0 + i + k)
-        for i, sampler in enumerate(samplers)
-        for k in (1, 2)
+        evaluation(k, role, sampler, 16 >> k, 2.0 + abs(k - best))
+        for role in ("student", "teacher")
+        for best, sampler in enumerate(["heun", "rk4"], start=1)
+        for k in (1, 2, 3)
     ]
     write_jsonl(tmp_path / "eval.jsonl", [*rows, *evaluations(0)])
-    lines = {n.get_label(): n for n in quality_figure(read(tmp_path)).axes[0].lines}
-    # The curve of the student is that of the sampler it was distilled for.
-    assert lines["distilled student"].get_ydata().tolist() == [4.0, 3.0]
-    for i, sampler in enumerate(samplers[1:], start=1):
-        drawn = lines[f"student, {sampler}"].get_ydata().tolist()
-        assert drawn == [4.0 + i, 3.0 + i]
-    looks = [
-        (line.get_color(), str(line._dash_pattern), line.get_marker())
-        for line in lines.values()
-    ]
-    assert len(set(looks)) == len(looks) == 7
-    students = [line for name, line in lines.items() if "student" in name]
-    assert {line.get_color() for line in students} == {STUDENT}
+    drawn = lines_of(quality_figure({"": group_of(tmp_path)}))
+    best = [[2, 3.0], [4, 2.0], [8, 2.0]]
+    assert drawn["teacher, best other solver"] == best
+    assert drawn["student, best other solver"] == best
+    write_jsonl(tmp_path / "eval.jsonl", [*rows[:1], *evaluations(0)])
+    drawn = lines_of(quality_figure({"": group_of(tmp_path)}))
+    assert drawn["student, heun"] == [[8, 2.0]]
+
+
+def test_values_of_other_sample_sizes_are_not_joined(tmp_path):
+    few = [r | {"num_samples": 50, "value": 9.0} for r in evaluations(2)]
+    write_jsonl(tmp_path / "eval.jsonl", [*evaluations(2), *few])
+    drawn = lines_of(quality_figure({"": group_of(tmp_path)}))
+    assert drawn["student"] == [[4, 2.25], [8, 2.125]]
 
 
 @pytest.mark.parametrize("samplers", [1, 5])
@@ -435,7 +492,7 @@ def test_a_legend_below_the_axes_names_the_lines(samplers):
         for role in ("student", "teacher")
         for i, sampler in enumerate(names)
     ]
-    figure = quality_figure(rows)
+    figure = quality_figure({"": groups(rows)[0]})
     (axes,), (legend,) = figure.axes, figure.legends
     figure.draw_without_rendering()
     names = [text.get_text() for text in legend.get_texts()]
@@ -530,17 +587,36 @@ def test_the_markdown_table_has_the_numbers_most_calls_first(tmp_path):
 # Training curves
 
 
-def test_a_phase_begins_where_its_first_update_is(tmp_path):
-    loss, rate = curves_figure(read_curves(make_workdir(tmp_path))).axes
-    names = [t.get_text() for t in loss.texts if isinstance(t, Annotation)]
-    assert names == ["teacher", "8", "4", "2", "1"]
-    for axes in (loss, rate):
-        begins = [
-            x[0] for x in (line.get_xdata() for line in axes.lines) if x[0] == x[1]
-        ]
-        assert begins == [20, 40, 60, 80]
-    assert loss.get_yscale() == "log"
-    assert loss.get_xlim() == rate.get_xlim() == (0, 99)
+def test_each_phase_has_its_losses_on_a_scale_of_its_own(tmp_path):
+    curves = read_curves(make_workdir(tmp_path))
+    figure = curves_figure(curves)
+    base, rate, *rounds = figure.axes
+    assert [axes.get_title() for axes in rounds] == [
+        "8 steps", "4 steps", "2 steps", "1 step",
+    ]  # fmt: skip
+    for axes, curve in zip((base, *rounds), curves, strict=True):
+        assert axes.get_yscale() == "log"
+        np.testing.assert_array_equal(axes.lines[0].get_xdata(), range(20))
+        np.testing.assert_array_equal(axes.lines[0].get_ydata(), curve.loss)
+        low, high = axes.get_ylim()
+        assert low < curve.loss.min() < curve.loss.max() < high < 40 * low
+    assert "its own teacher" in figure.subfigs[1].get_suptitle()
+    assert [line.get_xdata()[0] for line in rate.lines] == [0, 20, 40, 60, 80]
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        ({}, ["0", "0.001"]),
+        ({"base": {"learning_rate": 2e-3}, "distill": {"learning_rate": 5e-4}},
+         ["0", "0.0005", "0.002"]),
+        ({"base": {"learning_rate": "x"}, "distill": 3}, ["0", "0.001"]),
+    ],
+)  # fmt: skip
+def test_the_configured_learning_rate_is_named(tmp_path, config, names):
+    (make_workdir(tmp_path) / "config.json").write_text(json.dumps(config))
+    rate = curves_figure(read_curves(tmp_path)).axes[1]
+    assert [tick.get_text() for tick in rate.get_yticklabels()] == names
 
 
 def test_the_last_row_of_a_repeated_update_counts(tmp_path):
@@ -651,6 +727,38 @@ def test_every_picture_fits_a_page_and_a_download(tmp_path, shape):
         assert path.stat().st_size < 1_000_000
     left = {p.name for p in workdir.rglob(".*")}
     assert not left
+
+
+def test_dark_figures_keep_no_colour_of_light_ones(tmp_path):
+    workdir = make_workdir(tmp_path)
+    for figure in (
+        quality_figure({"": group_of(workdir)}),
+        curves_figure(read_curves(workdir)),
+        rows_figure([Row("a", images(0), STUDENT)]),
+    ):
+        figure.draw_without_rendering()
+        darken(figure)
+        figure.draw_without_rendering()
+        texts = [text for text in figure.findobj(Text) if text.get_text()]
+        colours = {to_hex(text.get_color()) for text in texts}
+        lines = [line for line in figure.findobj(Line2D) if line.get_visible()]
+        colours |= {to_hex(line.get_color()) for line in lines}
+        assert colours <= set(DARK.values())
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, as WCAG 2 defines it."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+@pytest.mark.parametrize("theme", [dict(zip(DARK, DARK, strict=True)), DARK])
+def test_text_in_any_colour_can_be_read(theme):
+    paper = luminance(theme[PAPER])
+    for colour in set(DARK) - {PAPER, FAINT}:
+        high, low = sorted((luminance(theme[colour]), paper), reverse=True)
+        assert (high + 0.05) / (low + 0.05) > 4.5
 
 
 def test_with_the_teacher_alone_there_are_partial_pictures(tmp_path):

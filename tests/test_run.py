@@ -156,7 +156,7 @@ def test_pictures_and_models_are_left(finished):
         card = checkpoint.read_card(checkpoint.model_dir(finished, phase, steps))
         assert (card["num_steps"], card["output"]) == (steps, "v")
     assert list((finished / "tensorboard").iterdir())
-    assert (finished / "report.html").read_text().count("<svg") == 5
+    assert (finished / "report.html").read_text().count("<svg") == 9
 
 
 def test_every_model_draws_by_itself_and_knows_its_distances(finished):

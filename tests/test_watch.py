@@ -254,7 +254,7 @@ def test_it_follows_a_run_in_another_process(tmp_path):
     assert error in ("", f"progdist: waiting for {workdir}\n")  # the run may be first
     assert out.strip() == str(page)
     assert "refresh" not in text(page)
-    assert text(page).count("<svg") == 4
+    assert text(page).count("<svg") == 7
     assert "20 of 20" in text(page)
 
 

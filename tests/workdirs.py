@@ -9,6 +9,7 @@ from progdist.diffusion import logsnr_bins
 
 N_0 = 16
 PHASES = 4  # students with 8, 4, 2, 1 steps
+REAL = 200  # "phase" of real images
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
@@ -77,6 +78,20 @@ def make_workdir(path: Path, phases: int = PHASES, shape=(8, 8, 1)) -> Path:
     if phases:
         states = {f"N{n}": z for n, z in trajectories(shape=shape).items()}
         np.savez(folder / "trajectories.npz", **states)
+    return path
+
+
+def write_nearest(workdir: Path, steps=(4, 1), **changes) -> Path:
+    """Writes nearest.npz; a change to None leaves an array out."""
+    arrays = {"real": images(REAL), "real_distances": np.full(9, 30, np.float32)}
+    arrays["num_images"] = np.array(1797)
+    for n in steps:
+        arrays[f"N{n}_samples"] = images(N_0 // n)
+        arrays[f"N{n}_nearest"] = images(REAL + n)
+        arrays[f"N{n}_distances"] = np.arange(12, dtype=np.float32)
+    arrays = {n: a for n, a in (arrays | changes).items() if a is not None}
+    path = workdir / "samples" / "nearest.npz"
+    np.savez(path, **arrays)
     return path
 
 

@@ -3,19 +3,22 @@
   progdist report runs/digits
   progdist report runs/digits runs/wide --out=both.html
   progdist report runs/digits --watch=10
+  progdist report runs/digits --figures=docs/images
 
 Several workdirs are shown side by side. The page is WORKDIR/report.html, or report.html
 in the current directory for several. An unfinished run is shown as it stands. With
 --watch the page is rewritten at that interval when a run has written something, and
 reloads itself in the browser, until all runs have ended or Ctrl-C. The watcher waits
 for runs that have not started yet. A stopped run counts as ended, so resume it before
-you start its watcher.
+you start its watcher. With --figures the figures of one run are drawn again, as they
+stand, into a directory: NAME.png for light pages and NAME_dark.png for dark ones.
 
 Exit codes: 0 done; 2 bad input, in one line; 4 the page could not be written; 128 + n
 stopped by signal n.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from progdist.commands.parser import Flags
@@ -29,6 +32,7 @@ def define_flags() -> Flags:
     flags.texts("workdir", "Directory of a run; several, separated by commas.")
     flags.text("out", "Path of the page.")
     flags.number("watch", "Rewrite the page at this interval in seconds.", low=1)
+    flags.text("figures", "Directory of the figures of one run, light and dark.")
     return flags
 
 
@@ -40,6 +44,11 @@ def main(argv: list[str]) -> None:
     if out:
         _check_out(out)
 
+    figures = values["figures"] and files.expand(values["figures"])
+    if figures:
+        _check_figures(figures, workdirs, values["watch"])
+
+    from progdist.report.figures.write import write_figures
     from progdist.report.page.page import write_page
     from progdist.report.page.watch import watch
 
@@ -47,6 +56,8 @@ def main(argv: list[str]) -> None:
         print(watch(workdirs, out, values["watch"], _note))
     else:
         print(write_page(workdirs, out))
+    if figures:
+        print(*write_figures(workdirs[0], figures), sep="\n")
 
 
 def _check_out(out: Path) -> None:
@@ -56,6 +67,14 @@ def _check_out(out: Path) -> None:
         raise UsageError(f"--out={out}: is a directory")
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out={out}: must end in .html or .htm")
+
+
+def _check_figures(figures: Path, workdirs: Sequence[Path], watch: int | None) -> None:
+    if watch or len(workdirs) > 1:
+        other = "--watch" if watch else f"{len(workdirs)} workdirs"
+        raise UsageError(f"--figures={figures}: takes one workdir, not {other}")
+    if figures.exists() and not figures.is_dir():
+        raise UsageError(f"--figures={figures}: is not a directory")
 
 
 def _note(message: str) -> None:

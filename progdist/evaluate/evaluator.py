@@ -121,7 +121,7 @@ class Evaluator:
         `reference.counting` shows the progress of all long computations.
         """
         self.mesh, self._settings = mesh, settings
-        self._reference = reference
+        self.reference = self._reference = reference
         specs = [metrics.make_metric(name) for name in dict.fromkeys(settings.metrics)]
         self._pairs = list(itertools.product(extractors, specs))
         self._sampler = functools.cache(

@@ -2,8 +2,9 @@
 
 `read/` reads a workdir, `figures/` draws PNG files and SVG, `page/` writes the page
 (`progdist report`). Needs no accelerator and imports no JAX. Every `write_*`
-draws from the files that exist so far and returns the path of its figure; all but
-`write_page` write nothing and return None if there is nothing to draw yet.
+draws from the files that exist so far. That of a figure returns its path, and writes a
+dark copy next to it; if there is nothing to draw yet, it writes nothing and returns
+None.
 
 Throughout, "teacher" means the undistilled model of phase 0, and a number of steps N
 counts network calls.
@@ -29,9 +30,11 @@ from progdist.report.figures.quality import write_quality
 from progdist.report.figures.samples import (
     MAX_IN_GRID,
     write_comparison,
+    write_grids,
     write_samples,
 )
 from progdist.report.figures.trajectories import write_trajectories
+from progdist.report.figures.write import write_figures
 from progdist.report.page.page import write_page
 from progdist.report.page.tables import closing_table, markdown_table
 from progdist.report.read.evaluations import read_evaluations
@@ -58,6 +61,8 @@ __all__ = [
     "square_sides",
     "write_comparison",
     "write_curves",
+    "write_figures",
+    "write_grids",
     "write_page",
     "write_quality",
     "write_samples",

@@ -46,17 +46,9 @@ def show_again(config: Config, workdir: Path) -> None:
     display.note(f"finished: {plan.describe(phases)}")
     if _is_out_of_date(workdir, config.evaluation.enabled):
         with display.counting("drawing the figures", 1):
-            draw_figures(workdir)
+            report.write_figures(workdir)
             report.write_page([workdir])
     show(workdir, phases[-1].num_steps, display)
-
-
-def draw_figures(workdir: Path) -> None:
-    """Draws the figures of the whole run."""
-    report.write_quality(workdir)
-    report.write_comparison(workdir)
-    report.write_curves(workdir)
-    report.write_trajectories(workdir)
 
 
 def show(workdir: Path, num_steps: int, display: Display) -> None:

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from progdist import checkpoint, parallel, report
 from progdist.config import Evaluation
+from progdist.evaluate import neighbours
 from progdist.evaluate.evaluator import Evaluator, Result, line
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import Model, Params, param_template
@@ -68,16 +69,18 @@ class PhaseEnd:
             self._journal.check()
             self._add_distances([phase, teacher])
             report.write_samples(self._workdir)
+            report.write_grids(self._workdir)
 
     def conclude(self, phases: Sequence[Phase]) -> None:
         """Draws the whole run and prints its table."""
         with self._display.counting("drawing the figures", 1):
             if self._evaluator:
                 self._save_paths(phases, self._evaluator.mesh)
+                neighbours.write_nearest(self._workdir, self._evaluator.reference)
             if self._first:
                 self._journal.check()
                 self._add_distances(phases)
-                conclusion.draw_figures(self._workdir)
+                report.write_figures(self._workdir)
                 self._journal.end("done")
                 report.write_page([self._workdir])
         if self._first:

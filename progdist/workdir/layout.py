@@ -6,6 +6,7 @@ METRICS = "metrics.jsonl"
 EVALUATIONS = "eval.jsonl"
 STARTS = "starts.jsonl"
 SAMPLES = "samples"
+NEAREST = "nearest.npz"  # in samples
 FIGURES = "figures"
 CHECKPOINTS = "checkpoints"
 MODELS = "models"

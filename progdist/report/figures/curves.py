@@ -1,4 +1,8 @@
-"""The loss of a run over all of its phases."""
+"""The losses of a run, a panel for each phase, and its learning rate.
+
+The loss of a round is the distance of the student to its own teacher, so losses of
+different rounds are not comparable, and each has a scale of its own.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,12 +11,11 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from progdist.report.figures.style import (
-    FAINT,
     FONT_SIZE,
-    GREY,
+    INK,
     STUDENT,
     TEACHER,
     WIDTH,
@@ -22,12 +25,18 @@ from progdist.report.figures.style import (
     save_figure,
 )
 from progdist.report.read.curves import Curve, read_curves
+from progdist.report.text import steps_text
 from progdist.workdir import layout
 
+_ROUNDS_TITLE = (
+    "Rounds: distance of the student to its own teacher, by update (scales differ)"
+)
 _SMOOTH_PARTS = 30  # a running mean spans one 30th of a phase,
 _SMOOTH_LEAST = 5  # but at least this many rows
-_HEIGHT = 3.8  # inches
-_NARROW = 0.4  # inches; in narrower phases N is written vertically
+_HEIGHT, _SMALL_HEIGHT = 2.2, 1.6  # inches, as are the next two
+_SMALL_WIDTH, _HEADING = 1.9, 0.3
+_SMALL_FONT = 9
+_MOST_COLUMNS = 4
 
 
 def smooth(values: Float[np.ndarray, " n"], window: int) -> Float[np.ndarray, " n"]:
@@ -37,89 +46,101 @@ def smooth(values: Float[np.ndarray, " n"], window: int) -> Float[np.ndarray, " 
     return total / np.convolve(np.ones_like(values), ones, mode="same")
 
 
-def write_curves(workdir: str | Path) -> Path | None:
-    """Writes `figures/training.png`: loss (log) and learning rate by global step."""
+def write_curves(workdir: str | Path, folder: Path | None = None) -> Path | None:
+    """Writes `figures/training.png`: the losses (log) and the learning rate."""
     curves = read_curves(workdir)
     if not curves:
         return None
-    return save_figure(
-        Path(workdir, layout.FIGURES, "training.png"), curves_figure(curves)
-    )
+    folder = folder or Path(workdir, layout.FIGURES)
+    return save_figure(folder / "training.png", curves_figure(curves))
 
 
 def curves_figure(curves: Sequence[Curve]) -> Figure:
-    """Draws at least one curve: losses above, learning rates below."""
-    figure = make_figure(WIDTH, _HEIGHT)
-    loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    _draw_losses(loss_axes, curves)
+    """Draws at least one curve: base model and learning rate above, rounds below."""
+    rounds = [curve for curve in curves if curve.phase]
+    num_rows = -(-len(rounds) // _MOST_COLUMNS)
+    heights = [_HEIGHT, num_rows * _SMALL_HEIGHT + bool(rounds) * _HEADING]
+    figure = make_figure(WIDTH * 1.82, sum(heights))
+    top, *rest = figure.subfigures(
+        1 + bool(rounds), 1, height_ratios=heights[: 1 + bool(rounds)], squeeze=False
+    )[:, 0]
+    loss_axes, rate_axes = top.subplots(1, 2)
+    base = [curve for curve in curves if not curve.phase]
+    if base:
+        _draw_base(loss_axes, base)
+    else:
+        loss_axes.set_axis_off()
     _draw_rates(rate_axes, curves)
-    _mark_phases(loss_axes, rate_axes, curves)
+    for below in rest:
+        below.suptitle(_ROUNDS_TITLE, fontsize=FONT_SIZE, color=INK)
+        columns = -(-len(rounds) // num_rows)
+        panels = below.subplots(num_rows, columns, squeeze=False).flat
+        for axes, curve in zip(panels, rounds, strict=False):
+            _draw_loss(axes, curve, _SMALL_FONT)
+        for axes in list(panels)[len(rounds) :]:
+            axes.set_axis_off()
     return figure
 
 
-def _draw_losses(axes: Axes, curves: Sequence[Curve]) -> None:
+def base_figure(curves: Sequence[Curve]) -> Figure | None:
+    """Draws the loss of the base model; None if it was given."""
+    base = [curve for curve in curves if not curve.phase]
+    figure = make_figure(WIDTH, _HEIGHT)
+    if base:
+        _draw_base(figure.subplots(), base)
+    return figure if base else None
+
+
+def rate_figure(curves: Sequence[Curve]) -> Figure:
+    """Draws the learning rate of all phases."""
+    figure = make_figure(WIDTH, _HEIGHT)
+    _draw_rates(figure.subplots(), curves)
+    return figure
+
+
+def round_figures(curves: Sequence[Curve]) -> list[Figure]:
+    """Draws the loss of each round in a small figure of its own."""
+    figures = []
     for curve in curves:
-        window = max(_SMOOTH_LEAST, len(curve.loss) // _SMOOTH_PARTS)
-        # Of the logarithm, as drawn, so that a spike hardly moves the line.
-        line = np.exp(smooth(np.log(curve.loss), window))
-        faint = {"color": _colour(curve), "alpha": 0.28, "linewidth": 0.7}
-        axes.plot(curve.global_step, curve.loss, **faint)
-        mark = "o" if len(line) == 1 else None
-        axes.plot(curve.global_step, line, marker=mark, c=_colour(curve), lw=1.6, ms=3)
+        if curve.phase:
+            figures.append(make_figure(_SMALL_WIDTH, _SMALL_HEIGHT))
+            _draw_loss(figures[-1].subplots(), curve, _SMALL_FONT)
+    return figures
+
+
+def _draw_base(axes: Axes, curves: Sequence[Curve]) -> None:
+    _draw_loss(axes, curves[0], FONT_SIZE)
+    axes.set_xlabel("update", fontsize=FONT_SIZE)
+
+
+def _draw_loss(axes: Axes, curve: Curve, font_size: int) -> None:
+    window = max(_SMOOTH_LEAST, len(curve.loss) // _SMOOTH_PARTS)
+    # Of the logarithm, as drawn, so that a spike hardly moves the line.
+    line = np.exp(smooth(np.log(curve.loss), window))
+    colour = STUDENT if curve.phase else TEACHER
+    faint = {"color": colour, "alpha": 0.4, "linewidth": 0.7}
+    axes.plot(curve.step, curve.loss, **faint)
+    mark = "o" if len(line) == 1 else None
+    axes.plot(curve.step, line, marker=mark, c=colour, lw=1.6, ms=3)
     axes.set_yscale("log")
-    bare_axes(axes)
-    log_ticks(axes)
-    axes.set_ylabel("loss", fontsize=FONT_SIZE)
+    bare_axes(axes, font_size)
+    log_ticks(axes.yaxis)
+    axes.xaxis.set_major_locator(MaxNLocator(3 if curve.phase else 5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    title = steps_text(curve.num_steps) if curve.phase else "Teacher: loss"
+    axes.set_title(title, fontsize=font_size, color=colour)
 
 
 def _draw_rates(axes: Axes, curves: Sequence[Curve]) -> None:
     for curve in curves:
-        axes.plot(curve.global_step, curve.learning_rate, c=_colour(curve), lw=1.3)
+        colour = STUDENT if curve.phase else TEACHER
+        axes.plot(curve.global_step, curve.learning_rate, c=colour, lw=1.3)
     bare_axes(axes)
-    peak = max(float(curve.learning_rate.max()) for curve in curves)
-    axes.set_ylim(bottom=0)
-    axes.set_yticks([0, peak], ["0", f"{peak:.3g}"])
+    rates = sorted({curve.rate for curve in curves})
+    most = max(rates[-1], *(float(curve.learning_rate.max()) for curve in curves))
+    axes.set_ylim(0, 1.05 * most or 1)
+    axes.set_yticks([0, *rates], ["0", *(f"{rate:.3g}" for rate in rates)])
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_ylabel("learning\nrate", fontsize=FONT_SIZE)
-    axes.set_xlabel("update", fontsize=FONT_SIZE)
-
-
-def _mark_phases(loss: Axes, rate: Axes, curves: Sequence[Curve]) -> None:
-    """Draws a line at the start of each phase and writes its N above it."""
-    begins = [int(curve.global_step[0]) for curve in curves]
-    end = max(int(curves[-1].global_step[-1]), begins[-1] + 1)
-    loss.set_xlim(begins[0], end)
-    for axes in (loss, rate):
-        for begin in begins[1:]:
-            axes.axvline(begin, color=FAINT, linewidth=0.8, zorder=0)
-    spans = list(zip(begins, [*begins[1:], end], strict=True))
-    share = [(stop - begin) / (end - begins[0]) for begin, stop in spans]
-    # The last phase may have only just begun, so it does not count.
-    narrow = any(
-        s * WIDTH < _NARROW for s, c in zip(share[:-1], curves, strict=False) if c.phase
-    )
-    for curve, span in zip(curves, spans, strict=True):
-        _name_phase(loss, curve, sum(span) / 2, upwards=narrow and curve.phase > 0)
-    if curves[-1].phase:
-        title = "students, by number of steps"
-        above = 42 if narrow else 20
-        loss.set_title(title, loc="right", fontsize=FONT_SIZE, color=GREY, pad=above)
-
-
-def _name_phase(axes: Axes, curve: Curve, x: float, upwards: bool) -> None:
-    axes.annotate(
-        f"{curve.num_steps}" if curve.phase else "teacher",
-        (x, 1),
-        xycoords=axes.get_xaxis_transform(),
-        xytext=(0, 4),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        rotation=90 if upwards else 0,
-        fontsize=FONT_SIZE,
-        color=_colour(curve),
-    )
-
-
-def _colour(curve: Curve) -> str:
-    return STUDENT if curve.phase else TEACHER
+    axes.set_title("Learning rate", fontsize=FONT_SIZE, color=INK)
+    axes.set_xlabel("update, all phases", fontsize=FONT_SIZE)

@@ -41,7 +41,7 @@ def _draw(axes: Axes, profile: Profile, least: float, most: float) -> None:
     axes.set_yscale("log")
     axes.set_ylim(least / _MARGIN, most * _MARGIN)
     bare_axes(axes, _FONT_SIZE)
-    log_ticks(axes)
+    log_ticks(axes.yaxis)
     axes.set_xlim(logsnr_bins.EDGES[0], logsnr_bins.EDGES[-1])
     axes.set_xticks([-20, 0, 20])
     title = steps_text(profile.num_steps) if profile.phase else "teacher"

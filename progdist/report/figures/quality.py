@@ -1,8 +1,8 @@
-"""A metric against network calls, for students and their undistilled teacher."""
+"""A metric against the cost of an image, for students and their undistilled teacher."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +14,7 @@ from progdist.report.figures.style import (
     GREY,
     INK,
     OTHERS,
+    PAPER,
     STUDENT,
     TEACHER,
     WIDTH,
@@ -23,163 +24,195 @@ from progdist.report.figures.style import (
     save_figure,
 )
 from progdist.report.read import LEAST, MOST
-from progdist.report.read.evaluations import (
-    direction,
-    full_steps,
-    is_higher_better,
-    read_evaluations,
-)
+from progdist.report.read.evaluations import Group, Line, groups, is_higher_better
 from progdist.report.text import plain, steps_text
 from progdist.workdir import layout
-from progdist.workdir.rows import EvalRow
+from progdist.workdir.rows import EvalRow, read_typed
+
+Cost = Literal["calls", "milliseconds"]
+
+COSTS: dict[Cost, str] = {
+    "calls": "network calls per image",
+    "milliseconds": "milliseconds per image",
+}
+_RUN_COLOURS = (STUDENT, TEACHER, ANCESTRAL, *OTHERS)
+_DASHED, _DOTTED = (0, (4, 3)), (0, (1, 2))
+# Inches: heights of the axes and a letter, length of a line sample, legend row.
+_HEIGHT, _LETTER, _SAMPLE, _ROW = 3.3, 0.085, 0.6, 0.23
 
 
-class _Look(NamedTuple):
+class _Line(NamedTuple):
     name: str
     colour: str
     marker: str
+    rows: list[EvalRow]  # one for each number of steps
     dashes: str | tuple[float, tuple[float, ...]] = "-"
     inside: str | None = None  # colour inside the marker; by default the line's
 
 
-_LINES = {
-    ("student", "ddim"): _Look("distilled student", STUDENT, "o"),
-    ("teacher", "ddim"): _Look("teacher, DDIM", TEACHER, "s"),
-    ("teacher", "ancestral"): _Look("teacher, ancestral", ANCESTRAL, "^"),
-}
-# Styles of the student's other samplers, all in its colour.
-_STUDENT_MARKERS = ("D", "^", "s", "v", "P", "X")
-_STUDENT_DASHES = ((3, 2), (1.5, 1.5), (5, 2, 1, 2), (7, 2))
-_RUN_COLOURS = (STUDENT, TEACHER, ANCESTRAL, *OTHERS)
-# Inches: heights of the axes and a letter, length of a line sample, legend row.
-_HEIGHT, _LETTER, _SAMPLE, _ROW = 3.4, 0.085, 0.6, 0.23
+class _Level(NamedTuple):
+    name: str
+    value: float
+    dashes: tuple[float, tuple[float, ...]]
 
 
-def write_quality(workdir: str | Path, metric: str | None = None) -> Path | None:
-    """Writes `figures/quality.png`: a metric against network calls.
+def write_quality(
+    workdir: str | Path, folder: Path | None = None, metric: str | None = None
+) -> Path | None:
+    """Writes `figures/quality.png`: a metric against network calls, and against time.
 
     Args:
       workdir: folder of the run.
+      folder: folder of the figure; by default that of the run.
       metric: the metric to draw; None selects the first one in `eval.jsonl`.
     """
-    evaluations = drawable(read_evaluations(workdir, metric))
-    if not evaluations:
-        return None
-    path = Path(workdir, layout.FIGURES, "quality.png")
-    return save_figure(path, quality_figure(evaluations))
+    rows = read_typed(EvalRow, Path(workdir, layout.EVALUATIONS))
+    for group in groups(rows):
+        if metric in (None, group.kind.metric):
+            figure = quality_figure({"": group}, known_costs([group]))
+            path = folder or Path(workdir, layout.FIGURES)
+            return save_figure(path / "quality.png", figure) if figure else None
+    return None
 
 
-def quality_figure(evaluations: Sequence[EvalRow]) -> Figure:
-    """Draws a metric; takes at least one evaluation, all of one metric and drawable."""
-    figure, axes = _make_axes(evaluations)
-    for (role, sampler), look in _looks(evaluations).items():
-        _draw_line(axes, evaluations, role, sampler, look)
-    _draw_level(axes, evaluations)
-    _label_axes(axes, evaluations)
-    _draw_legend(figure, axes)
-    return figure
+def known_costs(of_runs: Iterable[Group | None]) -> list[Cost]:
+    """Returns the costs that the rows have: not all have the time of sampling."""
+    timed = any(row.milliseconds for g in of_runs if g for row in g.rows)
+    return ["calls", "milliseconds"] if timed else ["calls"]
 
 
-def runs_figure(runs: Mapping[str, Sequence[EvalRow]]) -> Figure:
-    """Draws several runs by name, one colour per run; the teachers' DDIM is dashed.
+def quality_figure(
+    of_runs: Mapping[str, Group | None], costs: Sequence[Cost] = ("calls",)
+) -> Figure | None:
+    """Draws the values of one kind against each cost; None if none can be drawn.
 
-    Takes at least one evaluation in all, of one metric and drawable.
+    Of one run it shows every column of the table, and as levels the teacher at its full
+    number of steps and the floor. Of several runs, each in a colour of its own, it
+    shows student and teacher with DDIM, and the floor.
+
+    Args:
+      of_runs: the values by name of the run; None for a run without any.
+      costs: the horizontal axis of each panel.
     """
-    every = [e for evaluations in runs.values() for e in evaluations]
-    figure, axes = _make_axes(every)
-    for index, (name, evaluations) in enumerate(runs.items()):
-        colour = _RUN_COLOURS[index % len(_RUN_COLOURS)]
-        look = _Look(plain(name), colour, "o")
-        _draw_line(axes, evaluations, "student", "ddim", look)
-        look = _Look(f"{plain(name)}, teacher", colour, "s", (0, (4, 3)))
-        _draw_line(axes, evaluations, "teacher", "ddim", look)
-    _label_axes(axes, every)
-    _draw_legend(figure, axes)
+    of_kind, by_run = [group for group in of_runs.values() if group], len(of_runs) > 1
+    group, is_log = of_kind[0], _is_log(of_kind)
+    lines = _lines_of_runs(of_runs) if by_run else _lines_of_run(group)
+    lines = [_drawable(line, is_log) for line in lines]
+    lines = [line for line in lines if line.rows]
+    if not lines:
+        return None
+    levels = [
+        level for level in _levels(group, by_run) if level.value > 0 or not is_log
+    ]
+    figure = make_figure(WIDTH * (1 if len(costs) == 1 else 1.82), _HEIGHT)
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    for axes, cost in zip(panels, costs, strict=True):
+        axes.set_yscale("log" if is_log else "linear")
+        _draw(axes, lines, levels, cost)
+    panels[0].set_title(_title(group), loc="left", fontsize=FONT_SIZE, color=INK)
+    _draw_legend(figure, panels[0])
     return figure
 
 
-def drawable(evaluations: Sequence[EvalRow]) -> list[EvalRow]:
-    """Returns the evaluations of one metric that the axes can show."""
-    least = LEAST if _is_log(evaluations) else -MOST
-    return [e for e in evaluations if least < e.value < MOST]
-
-
-def _is_log(evaluations: Sequence[EvalRow]) -> bool:
+def _is_log(of_runs: Iterable[Group]) -> bool:
     """Whether the axis is logarithmic: for distances, unless some are negative."""
-    return not any(e.value < 0 or is_higher_better(e.metric) for e in evaluations)
-
-
-def _make_axes(evaluations: Sequence[EvalRow]) -> tuple[Figure, Axes]:
-    figure = make_figure(WIDTH, _HEIGHT)
-    axes = figure.subplots()
-    axes.set_xscale("log", base=2)
-    if _is_log(evaluations):
-        axes.set_yscale("log")
-    return figure, axes
-
-
-def _looks(evaluations: Iterable[EvalRow]) -> dict[tuple[str, str], _Look]:
-    """Returns the lines to draw: three per run, and those of other samplers."""
-    others = {(e.role, e.sampler) for e in evaluations} - set(_LINES)
-    looks = dict(_LINES)
-    for role, look in (("teacher", _teachers), ("student", _students)):
-        samplers = sorted(sampler for of, sampler in others if of == role)
-        looks |= {(role, s): look(s, i) for i, s in enumerate(samplers)}
-    return looks
-
-
-def _teachers(sampler: str, index: int) -> _Look:
-    return _Look(f"teacher, {plain(sampler)}", OTHERS[index % len(OTHERS)], "D")
-
-
-def _students(sampler: str, index: int) -> _Look:
-    marker = _STUDENT_MARKERS[index % len(_STUDENT_MARKERS)]
-    dashes = 0, _STUDENT_DASHES[index % len(_STUDENT_DASHES)]
-    return _Look(f"student, {plain(sampler)}", STUDENT, marker, dashes, "#ffffff")
-
-
-def _draw_line(
-    axes: Axes, evaluations: Iterable[EvalRow], role: str, sampler: str, look: _Look
-) -> None:
-    points = sorted(
-        (e.num_steps, e.value)
-        for e in evaluations
-        if (e.role, e.sampler) == (role, sampler)
+    return not any(
+        row.value < 0 or is_higher_better(row.metric)
+        for group in of_runs
+        for row in group.rows
     )
-    if points:
-        name, colour, marker, dashes, inside = look
-        style = {"marker": marker, "c": colour, "ls": dashes, "ms": 5, "lw": 1.8}
-        axes.plot(*zip(*points, strict=True), label=name, mfc=inside or colour, **style)
 
 
-def _draw_level(axes: Axes, evaluations: Sequence[EvalRow]) -> None:
-    """Draws the teacher's value at its full number of steps, the goal."""
-    full = full_steps(evaluations)
-    level = [
-        e.value
-        for e in evaluations
-        if (e.role, e.sampler, e.num_steps) == ("teacher", "ddim", full)
+def _lines_of_run(group: Group) -> list[_Line]:
+    lines = group.lines()
+    other, student_other = _column(lines, "other"), _column(lines, "student_other")
+    solvers = f"student, {_solvers(student_other)}"
+    return [
+        _Line("student", STUDENT, "o", _column(lines, "student")),
+        _Line("teacher, DDIM", TEACHER, "s", _column(lines, "ddim")),
+        _Line("teacher, ancestral", ANCESTRAL, "^", _column(lines, "ancestral")),
+        _Line(f"teacher, {_solvers(other)}", OTHERS[0], "D", other),
+        _Line(solvers, STUDENT, "o", student_other, _DASHED, PAPER),
     ]
-    if level and full is not None:
-        least = min(e.num_steps for e in evaluations)
-        # Half a tick further at both ends, so that a line shows even for a single N.
-        ends = (least / 2**0.5, full * 2**0.5)
-        name = f"teacher at {steps_text(full)}"
-        axes.plot(ends, level * 2, c=GREY, ls=(0, (4, 3)), lw=1.2, zorder=1, label=name)
 
 
-def _label_axes(axes: Axes, evaluations: Sequence[EvalRow]) -> None:
-    steps = sorted({e.num_steps for e in evaluations})
+def _lines_of_runs(of_runs: Mapping[str, Group | None]) -> list[_Line]:
+    found = []
+    for index, (name, group) in enumerate(of_runs.items()):
+        colour = _RUN_COLOURS[index % len(_RUN_COLOURS)]
+        lines = group.lines() if group else []
+        teacher = f"{plain(name)}, teacher", colour, "s", _column(lines, "ddim")
+        found += [
+            _Line(plain(name), colour, "o", _column(lines, "student")),
+            _Line(*teacher, _DASHED),
+        ]
+    return found
+
+
+def _column(lines: Iterable[Line], name: str) -> list[EvalRow]:
+    return [row for line in lines if (row := getattr(line, name))]
+
+
+def _solvers(rows: Sequence[EvalRow]) -> str:
+    names = {row.sampler for row in rows}
+    return plain(names.pop()) if len(names) == 1 else "best other solver"
+
+
+def _levels(group: Group, by_run: bool) -> list[_Level]:
+    levels = []
+    if not by_run and group.teacher is not None:
+        name = f"teacher at {steps_text(group.full_steps or 0)}"
+        levels.append(_Level(name, group.teacher, _DASHED))
+    if group.floor:
+        levels.append(_Level("real images (floor)", group.floor.value, _DOTTED))
+    return levels
+
+
+def _drawable(line: _Line, is_log: bool) -> _Line:
+    """Leaves out the values that the axis cannot show."""
+    least = LEAST if is_log else -MOST
+    return line._replace(rows=[r for r in line.rows if least < r.value < MOST])
+
+
+def _draw(
+    axes: Axes, lines: Sequence[_Line], levels: Sequence[_Level], cost: Cost
+) -> None:
+    axes.set_xscale("log", base=2 if cost == "calls" else 10)
+    for line in lines:
+        points = [(x, row.value) for row in line.rows if (x := _cost(row, cost))]
+        style = {"marker": line.marker, "c": line.colour, "ls": line.dashes}
+        style |= {"mfc": line.inside or line.colour, "ms": 5, "lw": 1.8}
+        if points:
+            axes.plot(*zip(*sorted(points), strict=True), label=line.name, **style)
+    for name, value, dashes in levels:
+        axes.axhline(value, c=GREY, ls=dashes, lw=1.4, zorder=1, label=name)
+    bare_axes(axes)
+    if cost == "calls":
+        _mark_steps(axes, {row.num_steps for line in lines for row in line.rows})
+    else:
+        log_ticks(axes.xaxis)
+    if axes.get_yscale() == "log":
+        log_ticks(axes.yaxis)
+    axes.set_xlabel(COSTS[cost], fontsize=FONT_SIZE)
+
+
+def _cost(row: EvalRow, cost: Cost) -> int | float:
+    """Returns the cost of an image; 0 if it is unknown or cannot be drawn."""
+    known = row.num_steps if cost == "calls" else row.milliseconds or 0.0
+    return known if LEAST < known < MOST else 0.0
+
+
+def _mark_steps(axes: Axes, numbers: Iterable[int]) -> None:
+    steps = sorted(numbers)
     axes.xaxis.set_major_locator(FixedLocator(steps))
     axes.xaxis.set_major_formatter(FixedFormatter([str(n) for n in steps]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(steps[0] / 1.5, steps[-1] * 1.5)
-    bare_axes(axes)
-    if axes.get_yscale() == "log":
-        log_ticks(axes)
-    metric = evaluations[0].metric
-    axes.set_xlabel("network calls per image", fontsize=FONT_SIZE)
-    axes.set_ylabel(f"{plain(metric)}, {direction(metric)}", fontsize=FONT_SIZE)
+
+
+def _title(group: Group) -> str:
+    samples = f"{group.kind.num_samples:,} samples"
+    return f"{plain(group.kind.metric)} of {samples}, {group.direction}"
 
 
 def _draw_legend(figure: Figure, axes: Axes) -> None:

@@ -1,6 +1,6 @@
 """Samples of each phase, all from the same noise."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,102 +14,127 @@ from progdist.report.figures.images import (
     save_png,
     square_grid,
 )
-from progdist.report.figures.style import DPI, GREY, INK, make_figure, save_figure
+from progdist.report.figures.style import (
+    DPI,
+    INK,
+    STUDENT,
+    TEACHER,
+    make_figure,
+    save_figure,
+)
+from progdist.report.read.neighbours import load_neighbours
 from progdist.report.read.samples import Samples, load_samples
 from progdist.report.text import steps_text
 from progdist.workdir import layout
 
 MAX_IN_GRID = 100
-_LETTER_WIDTH = 9.6  # pixels, as are the next five
+_COLUMNS = 10
+_MOST_PAIRS = 4  # of student and undistilled model, those with the fewest steps
+_LETTER_WIDTH = 10.2  # pixels, as are the next four
 _GAP = 4
 _LABEL_GAP = 14
-_BLOCK_GAP = 40
-_HEADING_HEIGHT = 44
+_GROUP_GAP = 14
 _MARGIN = 12
-_FONT_SIZE = 8.5  # points
+_FONT_SIZE = 9  # points
 
 
-class Block(NamedTuple):
-    """Rows of images under one heading; all rows have the same length."""
+class Row(NamedTuple):
+    """A row of images; a gap sets it apart from the row above."""
 
-    heading: str
-    rows: UInt8[np.ndarray, "r c h w ch"]
+    label: str
+    images: UInt8[np.ndarray, "n h w ch"]
+    colour: str = INK
+    has_gap: bool = False
 
 
-def write_samples(workdir: str | Path, columns: int = 10) -> Path | None:
-    """Writes `samples/by_num_steps.png`, and a grid `samples/phase_*.png` per phase.
+def write_samples(workdir: str | Path, folder: Path | None = None) -> Path | None:
+    """Writes `samples/by_num_steps.png`.
 
     Each row is a number of steps, the teacher's first; each column is one noise.
     """
     phases = load_samples(workdir, "phase")
-    for samples in phases:
-        path = Path(workdir, layout.SAMPLES, f"phase_{samples.phase:02d}.png")
-        save_png(path, square_grid(samples.images[:MAX_IN_GRID]))
     if not phases:
         return None
-    block = Block("", _stack(phases, columns))
-    figure = rows_figure([samples.label for samples in phases], [block])
-    return save_figure(Path(workdir, layout.SAMPLES, "by_num_steps.png"), figure)
+    folder = folder or Path(workdir, layout.SAMPLES)
+    figure = rows_figure([Row(s.label, s.images) for s in phases])
+    return save_figure(folder / "by_num_steps.png", figure)
 
 
-def write_comparison(workdir: str | Path, columns: int = 6) -> Path | None:
-    """Writes `samples/comparison.png`: student and teacher at equal numbers of steps.
+def write_grids(workdir: str | Path) -> None:
+    """Writes a plain grid `samples/phase_*.png` for each phase."""
+    for samples in load_samples(workdir, "phase"):
+        path = Path(workdir, layout.SAMPLES, f"phase_{samples.phase:02d}.png")
+        save_png(path, square_grid(samples.images[:MAX_IN_GRID]))
 
-    Shows the phases that have a `samples/baseline_*.npz`. Column j starts from the same
-    noise on both sides.
+
+def write_comparison(workdir: str | Path, folder: Path | None = None) -> Path | None:
+    """Writes `samples/comparison.png`: students above the undistilled model.
+
+    The pairs are those with the fewest network calls, each from the same noise as the
+    teacher above them. Real images, if known, come first.
     """
-    baseline = {s.phase: s for s in load_samples(workdir, "baseline")}
-    students = [s for s in load_samples(workdir, "phase") if s.phase in baseline]
+    phases = load_samples(workdir, "phase")
+    undistilled = {s.phase: s for s in load_samples(workdir, "baseline")}
+    students = [s for s in phases if s.phase in undistilled][-_MOST_PAIRS:]
     if not students:
         return None
-    teachers = [baseline[s.phase] for s in students]
-    blocks = [
-        Block("distilled student", _stack(students, columns)),
-        Block("teacher, not distilled", _stack(teachers, columns)),
+    neighbours = load_neighbours(workdir)
+    rows = [Row("real images", neighbours.real)] if neighbours else []
+    rows += [
+        Row(s.label, s.images, has_gap=bool(neighbours)) for s in phases if not s.phase
     ]
-    figure = rows_figure([steps_text(s.num_steps) for s in students], blocks)
-    return save_figure(Path(workdir, layout.SAMPLES, "comparison.png"), figure)
+    for student in students:
+        rows += _pair(student, undistilled[student.phase])
+    folder = folder or Path(workdir, layout.SAMPLES)
+    return save_figure(folder / "comparison.png", rows_figure(rows))
 
 
-def _stack(samples: Sequence[Samples], columns: int) -> UInt8[np.ndarray, "r c h w ch"]:
-    columns = min(columns, *(len(s.images) for s in samples))
-    return np.stack([s.images[:columns] for s in samples])
+def _pair(student: Samples, undistilled: Samples) -> Iterator[Row]:
+    yield Row(student.label, student.images, STUDENT, has_gap=True)
+    steps = steps_text(undistilled.num_steps)
+    yield Row(f"undistilled, {steps}", undistilled.images, TEACHER)
 
 
-def rows_figure(labels: Sequence[str], blocks: Sequence[Block]) -> Figure:
-    """Draws blocks side by side, with row labels on the left.
+def rows_figure(rows: Sequence[Row]) -> Figure:
+    """Draws rows of as many images as all of them have, at most 10, with labels.
 
     Pixels are not resampled: each image pixel becomes a square of pixels.
     """
-    h, w = blocks[0].rows.shape[2:4]
+    h, w = rows[0].images.shape[1:3]
     scale = least_upscale(h, w, pixels=80)
-    grids = [image_grid(block.rows, scale, _GAP) for block in blocks]
-    headings = _HEADING_HEIGHT if any(block.heading for block in blocks) else 0
-    left = _MARGIN + int(_LETTER_WIDTH * max(map(len, labels))) + _LABEL_GAP
-    width = left + sum(g.shape[1] for g in grids) + _MARGIN
-    width += _BLOCK_GAP * (len(grids) - 1)
-    height = grids[0].shape[0] + headings + 2 * _MARGIN
-    figure = make_figure(width / DPI, height / DPI, arrange=False)
+    columns = min(_COLUMNS, *(len(row.images) for row in rows))
+    letters = max(len(row.label) for row in rows)
+    left = _MARGIN + int(_LETTER_WIDTH * letters) + _LABEL_GAP
     pitch = h * scale + _GAP
-    for row, label in enumerate(labels):
-        below_top = _MARGIN + headings + row * pitch + h * scale / 2
-        x, y = (left - _LABEL_GAP) / width, 1 - below_top / height
-        _text(figure, x, y, label, "right")
-    for block, grid in zip(blocks, grids, strict=True):
-        middle = (left + grid.shape[1] / 2) / width
-        _text(figure, middle, 1 - (_MARGIN + 16) / height, block.heading, "center")
-        _place(figure, grid, left, _MARGIN)
-        left += grid.shape[1] + _BLOCK_GAP
+    height = len(rows) * pitch - _GAP + 2 * _MARGIN
+    height += _GROUP_GAP * sum(row.has_gap for row in rows)
+    width = left + columns * (w * scale + _GAP) - _GAP + _MARGIN
+    figure = make_figure(width / DPI, height / DPI, arrange=False)
+    top = height - _MARGIN
+    for row in rows:
+        top -= _GROUP_GAP * row.has_gap
+        _place(figure, row.images[:columns], scale, (left, top - h * scale))
+        figure.text(
+            (left - _LABEL_GAP) / width,
+            (top - h * scale / 2) / height,
+            row.label,
+            ha="right",
+            va="center",
+            fontsize=_FONT_SIZE,
+            color=row.colour,
+        )
+        top -= pitch
     return figure
 
 
 def _place(
-    figure: Figure, grid: UInt8[np.ndarray, "h w ch"], left: int, bottom: int
+    figure: Figure,
+    images: UInt8[np.ndarray, "n h w ch"],
+    scale: int,
+    corner: tuple[int, int],
 ) -> None:
+    """Places a row of images, transparent between them, with its lower left corner."""
+    grid = image_grid(images[None], scale, _GAP)
+    gaps = image_grid(np.zeros_like(images[None, ..., :1]), scale, _GAP)
     rgb = np.broadcast_to(grid, (*grid.shape[:2], 3))
-    figure.figimage(rgb, left, bottom, origin="upper")
-
-
-def _text(figure: Figure, x: float, y: float, text: str, align: str) -> None:
-    colour = INK if align == "right" else GREY
-    figure.text(x, y, text, ha=align, va="center", fontsize=_FONT_SIZE, color=colour)
+    figure.figimage(np.dstack([rgb, 255 - gaps]), *corner, origin="upper")

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -32,13 +31,13 @@ from progdist.report.text import steps_text
 from progdist.workdir import layout
 
 _MAX_STEPS = 8  # with more, the images would be too small to see
+_NUM_NOISES = 2  # followed one below another
 _TIME_WIDTH = 7.0  # from the centre of the noise to the centre of the image
 _LABEL_WIDTH = 1.15
 _TOP = 0.5
 _MARGIN = 0.15
 _ROW_GAP = 0.2
 _BLOCK_GAP = 0.36
-_SHADES = LinearSegmentedColormap.from_list("steps", ["#8CC5E3", STUDENT, "#003A5D"])
 
 
 class _Layout(NamedTuple):
@@ -58,23 +57,17 @@ class _Layout(NamedTuple):
         return self.height - _TOP - self.size / 2 - down
 
 
-def write_trajectories(workdir: str | Path, num_noises: int = 2) -> Path | None:
-    """Writes `figures/trajectories.png`, for the students of at most 8 steps.
-
-    Args:
-      workdir: folder of the run.
-      num_noises: number of noises to follow, one below another.
-    """
+def write_trajectories(workdir: str | Path, folder: Path | None = None) -> Path | None:
+    """Writes `figures/trajectories.png`, for the students of at most 8 steps."""
     paths = {
-        n: states[:, :num_noises]
+        n: states[:, :_NUM_NOISES]
         for n, states in sorted(load_trajectories(workdir).items(), reverse=True)
         if n <= _MAX_STEPS
     }
     if not paths:
         return None
-    return save_figure(
-        Path(workdir, layout.FIGURES, "trajectories.png"), trajectories_figure(paths)
-    )
+    folder = folder or Path(workdir, layout.FIGURES)
+    return save_figure(folder / "trajectories.png", trajectories_figure(paths))
 
 
 def trajectories_figure(paths: Paths) -> Figure:
@@ -92,7 +85,7 @@ def trajectories_figure(paths: Paths) -> Figure:
     for block in range(num_blocks):
         _draw_guides(axes, layout, list(paths), block)
         for row, states in enumerate(paths.values()):
-            _draw_row(axes, layout, (block, row), _colour(row, len(paths)), states)
+            _draw_row(axes, layout, (block, row), states)
     # Last, since drawing an image sets the limits to its own.
     axes.set(xlim=(0, layout.width), ylim=(0, layout.height), aspect="equal")
     return figure
@@ -109,10 +102,6 @@ def _layout(paths: Paths) -> _Layout:
     height = _TOP + num_blocks * block + gaps + _MARGIN
     width = 2 * _MARGIN + _LABEL_WIDTH + _TIME_WIDTH + size
     return _Layout(size, width, height, len(paths))
-
-
-def _colour(row: int, num_rows: int) -> str:
-    return to_hex(_SHADES(row / max(1, num_rows - 1)))
 
 
 def _draw_times(axes: Axes, layout: _Layout, num_steps: int) -> None:
@@ -154,7 +143,6 @@ def _draw_row(
     axes: Axes,
     layout: _Layout,
     place: tuple[int, int],
-    colour: str,
     states: Float[np.ndarray, "states k h w c"],
 ) -> None:
     block, row = place
@@ -177,12 +165,10 @@ def _draw_row(
         edge = {"fill": False, "edgecolor": GREY, "linewidth": 0.6, "zorder": 3}
         axes.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, **edge))
         if step < n:
-            _draw_arrow(
-                axes, (x + half, layout.x(1 - (step + 1) / n) - half), y, colour
-            )
+            _draw_arrow(axes, (x + half, layout.x(1 - (step + 1) / n) - half), y)
 
 
-def _draw_arrow(axes: Axes, ends: tuple[float, float], y: float, colour: str) -> None:
+def _draw_arrow(axes: Axes, ends: tuple[float, float], y: float) -> None:
     air = 0.05
     axes.annotate(
         "",
@@ -190,7 +176,7 @@ def _draw_arrow(axes: Axes, ends: tuple[float, float], y: float, colour: str) ->
         xytext=(ends[0] + air, y),
         arrowprops={
             "arrowstyle": "-|>,head_length=0.5,head_width=0.25",
-            "color": colour,
+            "color": STUDENT,
             "linewidth": 2.2,
             "shrinkA": 0,
             "shrinkB": 0,

@@ -13,11 +13,12 @@ from progdist.report.figures.style import (
     GREY,
     INK,
     OTHERS,
+    PAPER,
     STUDENT,
     TEACHER,
 )
 
-# The style sheet of the page defines these variables for light and dark mode.
+# The page defines these variables for light and dark mode.
 VARIABLES = {
     STUDENT: "student",
     TEACHER: "teacher",
@@ -25,10 +26,9 @@ VARIABLES = {
     INK: "ink",
     GREY: "grey",
     FAINT: "faint",
-    "#ffffff": "paper",
+    PAPER: "paper",
     **{colour: f"other-{index}" for index, colour in enumerate(OTHERS)},
 }
-_COLOURS = {colour.lower(): name for colour, name in VARIABLES.items()}
 
 
 def inline_svg(figure: Figure, name: str, alt: str) -> str:
@@ -62,4 +62,4 @@ def _with_variables(style: re.Match[str]) -> str:
 
 
 def _variable(colour: str) -> str:
-    return f"var(--{_COLOURS[colour]})" if colour in _COLOURS else colour
+    return f"var(--{VARIABLES[colour]})" if colour in VARIABLES else colour

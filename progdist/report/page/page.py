@@ -5,7 +5,7 @@ It has no scripts; choices are radio buttons. The templates escape all text from
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,23 +13,30 @@ import jinja2
 from markupsafe import Markup
 
 from progdist.errors import InputError
-from progdist.report.page.charts import distance_chart, profile_charts, training_chart
-from progdist.report.page.pictures import sample_grids, trajectories
-from progdist.report.read.evaluations import Group, Line, columns
-from progdist.report.read.rounds import Round
-from progdist.report.read.run import Run, load, with_own_names
-from progdist.report.text import (
-    NONE,
-    duration_text,
-    many_text,
-    number_text,
-    steps_text,
+from progdist.report.figures.style import DARK
+from progdist.report.figures.vector import VARIABLES
+from progdist.report.page.charts import (
+    distance_charts,
+    profile_charts,
+    training_charts,
 )
+from progdist.report.page.columns import (
+    facts,
+    filled_names,
+    origin,
+    phase_columns,
+    start_columns,
+)
+from progdist.report.page.headline import USUAL_STEPS, headline
+from progdist.report.page.pictures import nearest, sample_grids, trajectories
+from progdist.report.read.evaluations import Group, Kind, Line, columns, titles
+from progdist.report.read.run import Run, load, with_own_names
+from progdist.report.text import NONE, number_text, steps_text
 from progdist.workdir import layout
 from progdist.workdir.files import write_bytes
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_USUAL_STEPS = 4  # the page first shows the student with this many steps, if any
+_COLUMNS = "student", "ratio", "ddim", "ancestral", "other"  # of each run
 
 
 class Setting(NamedTuple):
@@ -41,27 +48,32 @@ class Setting(NamedTuple):
     differs: list[bool]  # from the default
 
     @property
+    def section(self) -> str:
+        """Part of the configuration that has it."""
+        return self.name.partition(".")[0] if "." in self.name else "run"
+
+    @property
     def is_changed(self) -> bool:
         """Whether it differs from the default or between runs."""
         return any(self.differs) or any(v != self.values[0] for v in self.values)
 
 
+class RunDistances(NamedTuple):
+    """A metric in one run."""
+
+    name: str
+    group: Group
+    lines: dict[int, Line]  # by number of steps
+    columns: list[str]  # those of `_COLUMNS` that have values
+
+
 class Distances(NamedTuple):
-    """A metric over all runs."""
+    """Values of one kind, in the runs that have them."""
 
     title: str
-    direction: str
-    groups: list[Group | None]  # of each run
+    runs: list[RunDistances]
     steps: list[int]
-    lines: list[dict[int, Line]]  # of each run, by number of steps
-    chart: Markup
-
-
-class Headline(NamedTuple):
-    """First sentence about a run: its students compared with their teacher."""
-
-    group: Group
-    lines: list[Line]
+    charts: list[Markup]
 
 
 def write_page(
@@ -111,8 +123,6 @@ def page(runs: Sequence[Run], refresh: int = 0) -> str:
     )
     environment.filters |= {
         "number": number_text,
-        "many": many_text,
-        "duration": duration_text,
         "value": _value,
         "steps": steps_text,
     }
@@ -122,35 +132,30 @@ def page(runs: Sequence[Run], refresh: int = 0) -> str:
         refresh=refresh,
         written=now.strftime("%Y-%m-%d %H:%M UTC"),
         dash=NONE,
-        headline_of=headline,
+        variables=VARIABLES,
+        dark=DARK,
+        headline=headline,
         metrics=distances(runs),
         grids=sample_grids(runs),
-        usual_steps=_USUAL_STEPS,
+        usual_steps=USUAL_STEPS,
+        nearest=[nearest(run) for run in runs],
         paths=[trajectories(run) for run in runs],
-        charts=[training_chart(run, f"curves-{i}") for i, run in enumerate(runs)],
+        facts=facts(runs),
+        phases=[phase_columns(run.rounds) for run in runs],
+        charts=[training_charts(run, f"curves-{i}") for i, run in enumerate(runs)],
         profiles=[profile_charts(run, f"profiles-{i}") for i, run in enumerate(runs)],
-        total=_total,
         fields=settings(runs),
-        version_names=columns(r.start.versions or {} for r in runs),
-        columns=columns,
+        origin=origin(runs),
+        starts=[start_columns(run) for run in runs],
+        fields_of=filled_names,
     )
 
 
-def headline(run: Run) -> Headline | None:
-    """Returns the students with 4 and with the fewest steps; None if there are none."""
-    group = run.groups[0] if run.groups else None
-    lines = {n.num_steps: n for n in group.lines() if n.student} if group else {}
-    if not group or not lines:
-        return None
-    fewest = min(lines)
-    shown = [lines[n] for n in (_USUAL_STEPS, fewest) if n in lines and n >= fewest]
-    return Headline(group, list(dict.fromkeys(shown)))
-
-
 def distances(runs: Sequence[Run]) -> list[Distances]:
-    """Returns the metrics of all runs."""
-    titles = dict.fromkeys(group.title for run in runs for group in run.groups)
-    return [_distances(title, i, runs) for i, title in enumerate(titles)]
+    """Returns the metrics of all runs; only values of one kind stand together."""
+    kinds = list(dict.fromkeys(group.kind for run in runs for group in run.groups))
+    names = titles(kinds)
+    return [_distances(names[kind], kind, i, runs) for i, kind in enumerate(kinds)]
 
 
 def settings(runs: Sequence[Run]) -> list[Setting]:
@@ -168,19 +173,27 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
     ]
 
 
-def _distances(title: str, index: int, runs: Sequence[Run]) -> Distances:
-    groups = [next((g for g in r.groups if g.title == title), None) for r in runs]
-    lines = [{line.num_steps: line for line in g.lines()} if g else {} for g in groups]
-    steps = sorted({n for of_run in lines for n in of_run}, reverse=True)
-    chart = distance_chart(title, f"distance-{index}", runs, groups)
-    direction = next(g.direction for g in groups if g)
-    return Distances(title, direction, groups, steps, lines, chart)
+def _distances(title: str, kind: Kind, index: int, runs: Sequence[Run]) -> Distances:
+    groups = [next((g for g in run.groups if g.kind == kind), None) for run in runs]
+    of_runs = [
+        _of_run(run, group)
+        for run, group in zip(runs, groups, strict=True)
+        if group is not None
+    ]
+    steps = sorted({n for of_run in of_runs for n in of_run.lines}, reverse=True)
+    charts = distance_charts(title, f"distance-{index}", runs, groups)
+    return Distances(title, of_runs, steps, charts)
 
 
-def _total(rounds: Sequence[Round], name: str) -> Any:
-    """Returns the sum of a column; None if a phase lacks it."""
-    values = [getattr(r, name) for r in rounds]
-    return None if None in values or not values else sum(values)
+def _of_run(run: Run, group: Group) -> RunDistances:
+    lines = {line.num_steps: line for line in group.lines()}
+    shown = [name for name in _COLUMNS if _has_values(lines.values(), name)]
+    return RunDistances(run.name, group, lines, shown)
+
+
+def _has_values(lines: Iterable[Line], column: str) -> bool:
+    names = (column, "student_other") if column == "student" else (column,)
+    return any(getattr(line, name) for line in lines for name in names)
 
 
 def _value(value: Any) -> str:

@@ -8,12 +8,14 @@ from jaxtyping import Float
 
 from progdist.report.figures.images import data_uri
 from progdist.report.figures.trajectories import visible
+from progdist.report.read.neighbours import Pairs
 from progdist.report.read.run import Run
 from progdist.report.read.samples import Samples
 from progdist.report.text import steps_text
 
 _IMAGES, _COLUMNS = 16, 4  # of a sample grid
 _MOST_STEPS, _NOISES = 8, 3  # of the trajectories
+_PAIRS = 8  # samples of a student with their nearest training images
 
 
 class Grid(NamedTuple):
@@ -29,7 +31,7 @@ class Grid(NamedTuple):
 class Grids(NamedTuple):
     """The sample grids of all runs."""
 
-    fixed: list[Grid]  # each teacher at its full number of steps
+    fixed: list[Grid]  # each teacher at its full number of steps, and real images
     panels: dict[int, list[Grid]]  # all others by number of steps, most first
 
 
@@ -38,6 +40,30 @@ class Trajectories(NamedTuple):
 
     most: int  # largest number of steps
     blocks: list[list[tuple[int, list[str]]]]  # by noise: number of steps, states
+
+
+class Pair(NamedTuple):
+    """A sample above its nearest training image, and their distance."""
+
+    uri: str
+    alt: str
+    distance: float
+
+
+class Student(NamedTuple):
+    """Samples of a student with their nearest training images."""
+
+    steps: str
+    pairs: list[Pair]
+    median: float  # of the distances
+
+
+class Nearest(NamedTuple):
+    """Nearest training images of a run's samples."""
+
+    students: list[Student]
+    real: float  # median distance of training images to the nearest other one
+    num_images: int
 
 
 def sample_grids(runs: Sequence[Run]) -> Grids | None:
@@ -49,6 +75,7 @@ def sample_grids(runs: Sequence[Run]) -> Grids | None:
         for run, n in zip(runs, full, strict=True)
         if n is not None
     ]
+    fixed += _real(runs)
     steps = {n for run in runs for n in (*run.students, *run.teachers)}
     panels = {n: list(_panel(runs, full, n)) for n in sorted(steps, reverse=True)}
     panels = {n: panel for n, panel in panels.items() if panel}
@@ -68,6 +95,30 @@ def trajectories(run: Run) -> Trajectories | None:
     return Trajectories(steps[0], blocks)
 
 
+def nearest(run: Run) -> Nearest | None:
+    """Returns samples with their nearest training images; None if not yet known."""
+    found = run.neighbours
+    if not found or not found.students:
+        return None
+    students = [_student(n, pairs) for n, pairs in found.students.items()]
+    real = float(np.median(found.real_distances))
+    return Nearest(students, real, found.num_images)
+
+
+def _student(n: int, pairs: Pairs) -> Student:
+    steps = steps_text(n)
+    columns = zip(*(array[:_PAIRS] for array in pairs), strict=True)
+    shown = [
+        Pair(
+            data_uri(np.stack([sample, real]), 1),
+            f"Sample {i} of the student, {steps}, above the nearest training image",
+            float(distance),
+        )
+        for i, (sample, real, distance) in enumerate(columns, start=1)
+    ]
+    return Student(steps, shown, float(np.median(pairs.distances)))
+
+
 def _panel(runs: Sequence[Run], full: Sequence[int | None], n: int) -> Iterator[Grid]:
     several = len(runs) > 1
     for run, most in zip(runs, full, strict=True):
@@ -75,6 +126,19 @@ def _panel(runs: Sequence[Run], full: Sequence[int | None], n: int) -> Iterator[
             yield _grid(run, run.students[n], "student", several)
         if n in run.teachers and n != most:
             yield _grid(run, run.teachers[n], "teacher, not distilled", several)
+
+
+def _real(runs: Sequence[Run]) -> list[Grid]:
+    """Returns real images, once for each data set."""
+    grids = {}
+    for run in runs:
+        data = str(run.settings.get("data.name") or "the data")
+        if run.neighbours and data not in grids:
+            images = run.neighbours.real[:_IMAGES]
+            alt = f"{len(images)} training images of {data}"
+            uri = data_uri(images, _COLUMNS)
+            grids[data] = Grid(uri, "", "real images", f"of {data}", alt)
+    return list(grids.values())
 
 
 def _grid(run: Run, samples: Samples, who: str, several: bool) -> Grid:

@@ -1,7 +1,7 @@
 """The evaluations of a run, grouped into tables for any metrics and samplers."""
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,6 @@ class Line(NamedTuple):
 class Group(NamedTuple):
     """The rows of one kind in one run; the latest of repeated ones."""
 
-    title: str
     kind: Kind
     rows: list[EvalRow]
     floor: Floor | None
@@ -130,8 +129,7 @@ def read_evaluations(workdir: str | Path, metric: str | None = None) -> list[Eva
 def groups(rows: Sequence[EvalRow]) -> list[Group]:
     """Groups rows by kind; leaves out values that are not finite.
 
-    A student counts only at its own number of steps. The first kind of a metric has the
-    metric as its title.
+    A student counts only at its own number of steps.
     """
     by_kind: dict[Kind, list[EvalRow]] = {}
     for row in rows:
@@ -140,11 +138,12 @@ def groups(rows: Sequence[EvalRow]) -> list[Group]:
             reference = str(row.reference or "")
             kind = Kind(row.metric, row.num_samples, row.seed, reference)
             by_kind.setdefault(kind, []).append(row)
-    first = {kind.metric: kind for kind in reversed(by_kind)}
-    return [
-        _group(kind.metric if kind == first[kind.metric] else _title(kind), kind, rows)
-        for kind, rows in by_kind.items()
-    ]
+    return [_group(kind, rows) for kind, rows in by_kind.items()]
+
+
+def titles(kinds: Collection[Kind]) -> dict[Kind, str]:
+    """Returns a title for each kind: its metric, and what sets it apart from others."""
+    return {kind: _title(kind, [k for k in kinds if k[0] == kind[0]]) for kind in kinds}
 
 
 def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -152,13 +151,18 @@ def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _group(title: str, kind: Kind, rows: Sequence[EvalRow]) -> Group:
+def _group(kind: Kind, rows: Sequence[EvalRow]) -> Group:
     latest = {(r.role, r.sampler, r.num_steps, r.gamma): r for r in rows}
     floor = next((row.floor for row in reversed(rows) if row.floor), None)
-    return Group(title, kind, list(latest.values()), floor)
+    return Group(kind, list(latest.values()), floor)
 
 
-def _title(kind: Kind) -> str:
-    seed = "" if kind.seed is None else f", seed {kind.seed}"
-    against = f" against {kind.reference}" if kind.reference else ""
-    return f"{kind.metric} of {kind.num_samples:,} samples{against}{seed}"
+def _title(kind: Kind, peers: Sequence[Kind]) -> str:
+    title = kind.metric
+    if any(k.num_samples != kind.num_samples for k in peers):
+        title += f" of {kind.num_samples:,} samples"
+    if any(k.reference != kind.reference for k in peers):
+        title += f" against {kind.reference or 'unnamed images'}"
+    if any(k.seed != kind.seed for k in peers):
+        title += f", seed {'unknown' if kind.seed is None else kind.seed}"
+    return title

@@ -1,16 +1,16 @@
 """Cost of each phase: updates, time, images per second, network calls.
 
-Computed from the rows of `metrics.jsonl` and the plan, so that an unfinished run shows
-its progress.
+Computed from the rows of `metrics.jsonl` and `eval.jsonl` and the plan, so that an
+unfinished run shows its progress.
 """
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from progdist.plan import Phase
-from progdist.workdir.rows import MetricsRow
+from progdist.workdir.rows import EvalRow, MetricsRow
 
 
 class Round(NamedTuple):
@@ -22,6 +22,7 @@ class Round(NamedTuple):
     planned: int | None
     loss: float
     seconds: float | None  # training alone, without compiling, saving, evaluating
+    sampling: float | None  # seconds of sampling for the evaluations
     images_per_second: float | None
     images: int | None
     calls: int | None  # network calls, in forward passes of one image
@@ -32,19 +33,27 @@ class Round(NamedTuple):
         return f"round {self.phase}" if self.phase else "teacher"
 
 
-def rounds_of(rows: Sequence[MetricsRow], plan: Sequence[Phase]) -> list[Round]:
+def rounds_of(
+    rows: Sequence[MetricsRow],
+    plan: Sequence[Phase],
+    evaluations: Sequence[EvalRow] = (),
+) -> list[Round]:
     """Returns the phases that have rows; the last row of a step counts."""
     by_phase: dict[int, dict[int, MetricsRow]] = {}
     for row in rows:
         by_phase.setdefault(row.phase, {})[row.step] = row
     planned = {phase.number: phase for phase in plan}
     return [
-        _round([steps[step] for step in sorted(steps)], planned.get(number))
+        _round(
+            [steps[step] for step in sorted(steps)], planned.get(number), evaluations
+        )
         for number, steps in sorted(by_phase.items())
     ]
 
 
-def _round(rows: Sequence[MetricsRow], phase: Phase | None) -> Round:
+def _round(
+    rows: Sequence[MetricsRow], phase: Phase | None, evaluations: Iterable[EvalRow]
+) -> Round:
     last = rows[-1]
     images = last.step * phase.batch_size if phase else None
     speeds = [s for row in rows if 0 < (s := row.steps_per_second or 0.0) < math.inf]
@@ -56,6 +65,9 @@ def _round(rows: Sequence[MetricsRow], phase: Phase | None) -> Round:
         planned=phase.num_updates if phase else None,
         loss=last.loss,
         seconds=_seconds(rows) if len(speeds) == len(rows) else None,
+        sampling=_sampling_seconds(
+            row for row in evaluations if row.num_steps == last.num_steps
+        ),
         images_per_second=speed * phase.batch_size if speed and phase else None,
         images=images,
         calls=images * phase.passes if phase and images is not None else None,
@@ -68,3 +80,15 @@ def _seconds(rows: Sequence[MetricsRow]) -> float:
         (row.step - step) / (row.steps_per_second or math.inf)
         for row, step in zip(rows, before, strict=True)
     )
+
+
+def _sampling_seconds(evaluations: Iterable[EvalRow]) -> float | None:
+    """Returns the time of sampling, of which several metrics share the images."""
+    seconds = {
+        (row.role, row.sampler, row.gamma, row.num_samples, row.seed): (
+            row.milliseconds * row.num_samples / 1000
+        )
+        for row in evaluations
+        if row.milliseconds and 0 < row.milliseconds < math.inf
+    }
+    return sum(seconds.values()) if seconds else None

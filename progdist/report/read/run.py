@@ -9,19 +9,19 @@ from progdist.errors import InputError
 from progdist.plan import Phase, read_plan
 from progdist.report.read.curves import Curve, curves_of
 from progdist.report.read.evaluations import Group, groups
+from progdist.report.read.neighbours import Neighbours, load_neighbours
 from progdist.report.read.profiles import Profile, profiles_of
 from progdist.report.read.rounds import Round, rounds_of
 from progdist.report.read.samples import Samples, load_samples
+from progdist.report.read.settings import Settings, read_settings
 from progdist.report.read.starts import Start, starts_of
 from progdist.report.read.trajectories import Paths, load_trajectories
-from progdist.report.text import printable
+from progdist.report.text import printable, steps_text
 from progdist.workdir import layout
-from progdist.workdir.files import read_regular
 from progdist.workdir.rows import (
     EvalRow,
     MetricsRow,
     StartRow,
-    parse,
     read_row,
     read_rows,
     read_typed,
@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
     path: Path
     name: str
-    config: dict[str, Any]  # as in config.json
+    settings: Settings  # fields of config.json, such as "data.name"
     plan: tuple[Phase, ...]  # empty if there is no plan.json
     starts: list[Start]
     rows: list[MetricsRow]
@@ -47,6 +47,7 @@ class Run(NamedTuple):
     students: dict[int, Samples]  # by number of steps
     teachers: dict[int, Samples]
     paths: Paths
+    neighbours: Neighbours | None
 
     @property
     def start(self) -> StartRow:
@@ -72,21 +73,27 @@ class Run(NamedTuple):
         return measured and self.updates >= last.end_update
 
     @property
+    def state(self) -> str:
+        """Progress of the run, in words."""
+        if self.is_finished:
+            return "finished"
+        if not self.rounds:
+            return "no updates yet"
+        last = self.rounds[-1]
+        of_all = f" of {len(self.plan) - 1}" if self.plan and last.phase else ""
+        return f"in {last.title}{of_all} ({steps_text(last.num_steps)})"
+
+    @property
+    def progress(self) -> str:
+        """Number of updates done, of those planned."""
+        planned = f" of {self.plan[-1].end_update:,}" if self.plan else ""
+        return f"{self.updates:,}{planned}"
+
+    @property
     def seconds(self) -> float | None:
         """Total wall time of all starts, as far as known."""
         known = [s.seconds for s in self.starts if s.seconds is not None]
         return sum(known) if known else None
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Values of the configuration by field, such as "data.name"."""
-        fields = {}
-        for name, value in self.config.items():
-            if isinstance(value, dict):
-                fields |= {f"{name}.{field}": inner for field, inner in value.items()}
-            else:
-                fields[name] = value
-        return fields
 
 
 def is_run(workdir: Path) -> bool:
@@ -110,28 +117,31 @@ def load(workdir: Path) -> Run:
         raise InputError(f"{workdir}: no such directory")
     if not is_run(workdir):
         raise InputError(f"{workdir}: not the workdir of a run (no config.json)")
+    settings = read_settings(workdir)
     rows = read_typed(MetricsRow, workdir / layout.METRICS)
     plan = read_plan(workdir / layout.PLAN)
     starts = read_typed(StartRow, workdir / layout.STARTS)
     path = workdir / layout.EVALUATIONS
     measured = read_rows(path)
+    evaluations = [read_row(EvalRow, row, path) for row in measured]
     phases = load_samples(workdir, "phase")
     first = [s for s in phases if s.phase == 0] + load_samples(workdir, "baseline")
     return Run(
         path=workdir,
         name=_text(workdir.absolute().name or str(workdir)),
-        config=_read_config(workdir / layout.CONFIG),
+        settings=settings,
         plan=plan,
         starts=starts_of(starts, _last_change(workdir)),
         rows=rows,
-        curves=curves_of(rows),
+        curves=curves_of(rows, settings),
         profiles=profiles_of(rows),
-        rounds=rounds_of(rows, plan),
+        rounds=rounds_of(rows, plan, evaluations),
         measures=measured,
-        groups=groups([read_row(EvalRow, row, path) for row in measured]),
+        groups=groups(evaluations),
         students={s.num_steps: s for s in phases if s.phase},
         teachers={s.num_steps: s for s in first},
         paths=load_trajectories(workdir),
+        neighbours=load_neighbours(workdir),
     )
 
 
@@ -150,10 +160,6 @@ def _tail(path: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> tuple[str,
         if [other[-depth:] for other in paths].count(path[-depth:]) == 1:
             return path[-depth:]
     return path
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    return parse(read_regular(path), str(path)) if path.exists() else {}
 
 
 def _last_change(workdir: Path) -> float:
