@@ -64,13 +64,11 @@ def curves_figure(curves: Sequence[Curve]) -> Figure:
     top, *rest = figure.subfigures(
         1 + bool(rounds), 1, height_ratios=heights[: 1 + bool(rounds)], squeeze=False
     )[:, 0]
-    loss_axes, rate_axes = top.subplots(1, 2)
     base = [curve for curve in curves if not curve.phase]
+    above = top.subplots(1, 1 + bool(base), squeeze=False)[0]
+    _draw_rates(above[-1], curves)
     if base:
-        _draw_base(loss_axes, base)
-    else:
-        loss_axes.set_axis_off()
-    _draw_rates(rate_axes, curves)
+        _draw_base(above[0], base)
     for below in rest:
         below.suptitle(_ROUNDS_TITLE, fontsize=FONT_SIZE, color=INK)
         columns = -(-len(rounds) // num_rows)

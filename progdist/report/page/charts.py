@@ -42,12 +42,12 @@ def distance_charts(
         _short(run.name, index): group
         for index, (run, group) in enumerate(zip(runs, groups, strict=True))
     }
-    figures = [(c, quality_figure(of_runs, [c])) for c in known_costs(groups)]
-    return [
-        _svg(figure, f"{name}-{cost}", f"{title} against {COSTS[cost]}")
-        for cost, figure in figures
-        if figure
-    ]
+    charts = []
+    for cost in known_costs(groups):
+        if figure := quality_figure(of_runs, [cost]):
+            alt = f"{title} against {COSTS[cost]}"
+            charts.append(_svg(figure, f"{name}-{cost}", alt))
+    return charts
 
 
 def training_charts(run: Run, name: str) -> Training | None:
