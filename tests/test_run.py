@@ -181,28 +181,23 @@ def test_a_round_changes_its_model(finished):
         assert not any(jax.tree.leaves(same))
 
 
-def test_a_finished_run_is_left_as_it_is(finished):
-    before = rows(finished, "metrics.jsonl"), rows(finished, "eval.jsonl")
-    run(finished)
-    assert (rows(finished, "metrics.jsonl"), rows(finished, "eval.jsonl")) == before
-
-
-def test_a_run_begins_with_its_facts_and_ends_with_its_table(
+def test_a_finished_run_is_left_as_it_is_and_shows_its_facts_and_its_table(
     finished, tmp_path, capsys
 ):
     """Results, and they alone, go to standard output."""
     workdir = tmp_path / "of mine"
     shutil.copytree(finished, workdir)
-    shutil.rmtree(workdir / "checkpoints" / "30")
+    before = rows(workdir, "metrics.jsonl"), rows(workdir, "eval.jsonl")
     capsys.readouterr()
     run(workdir)
+    assert (rows(workdir, "metrics.jsonl"), rows(workdir, "eval.jsonl")) == before
     out, err = capsys.readouterr()
     facts = {line.split()[0]: line.split(maxsplit=1)[1] for line in err.splitlines()}
     assert facts["data"].startswith("digits (train): 1,797 images at 8x8x1, 10 classes")
     assert facts["network"].startswith("UNet, 38,452 parameters")
     assert facts["devices"] == "8 x cpu"
     assert facts["plan"] == "4 → 1 steps in 3 phases, 30 updates"
-    assert "resuming at update 5 of phase 2 (round 2: 1 step)" in err
+    assert "resuming at update 10 of phase 2 (round 2: 1 step)" in err
     assert out.split()[0] == "FD-pixels"  # of the table; there is nothing to evaluate
     *_, samples, figures, page, sample, board = err.splitlines()
     paths = [line.split(maxsplit=1)[1] for line in (samples, figures, page)]
