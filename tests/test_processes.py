@@ -13,6 +13,7 @@ import pytest
 
 from progdist import checkpoint
 from progdist.checkpoint import trees
+from progdist.config import load_preset
 from tests import faults
 
 HEARTBEAT = 20
@@ -68,10 +69,15 @@ def newest(workdir):
 
 
 def assert_close(one, other):
-    """The last checkpoints and all models, to 1e-5 relative."""
+    """The last checkpoints and all models, up to rounding.
+
+    Adam divides a gradient by its own size: where the sum over a batch nearly cancels,
+    its rounding moves a parameter by a share of the learning rate.
+    """
+    share = 0.01 * load_preset("digits").base.learning_rate
     paths = [path / "checkpoints" / "30" for path in (one, other)]
     a, b = (trees.read_arrays(path) for path in paths)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5, 1e-6), a, b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5, share), a, b)
     for name in ("metrics.jsonl", "eval.jsonl"):
         ours, theirs = faults.rows(one, name), faults.rows(other, name)
         assert [list(row) for row in ours] == [list(row) for row in theirs]
