@@ -280,15 +280,19 @@ TRAINER = [
         ("no warm-up", "warmup=settings.ema_warmup", "warmup=0"),
     ),
     *_mutants(
-        "progdist/trainer/run.py",
+        "progdist/trainer/phase.py",
         "test_run_values.py",
         ("the data begin again in each phase", "phase.first_update + done,\n        phase.end_update,", "done,\n        phase.num_updates,"),
         ("raw parameters kept and measured", "params = sampling_params(snapshot.state)", "params = snapshot.state.params"),
         ("the student measured as the teacher", "phase_end.add(phase, params, pieces.phases[0], base)", "phase_end.add(phase, params, pieces.phases[0], params)"),
         ("never mirrored", "pieces.config.data.flip,", "False,"),
-        ("one seed for all runs", "init_params(recipe.model, pieces.config.seed, pieces.mesh)", "init_params(recipe.model, 0, pieces.mesh)"),
         ("one order for all runs", "pieces.source,\n        pieces.config.seed,", "pieces.source,\n        0,"),
         ("the first phase's teacher in all rounds", "recipes.make_round(config.seed, phase, teacher_params, pieces.mesh)", "recipes.make_round(config.seed, pieces.phases[-1], teacher_params, pieces.mesh)"),
+    ),
+    *_mutants(
+        "progdist/trainer/start.py",
+        "test_run_values.py",
+        ("one seed for all runs", "init_params(recipe.model, pieces.config.seed, pieces.mesh)", "init_params(recipe.model, 0, pieces.mesh)"),
     ),
     *_mutants(
         "progdist/trainer/state_machine.py",

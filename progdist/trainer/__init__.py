@@ -9,7 +9,7 @@ Phases (`state_machine`, planned by `progdist.plan`):
 | base    | none; data, or a given teacher | random, or given    | its updates |
 | distill | model of the phase before      | the teacher         | its updates |
 
-Start of a run (`run.restore`):
+Start of a run (`start.restore`):
 
 | newest checkpoint    | teacher given | begins with                 |
 |----------------------|---------------|-----------------------------|
@@ -19,9 +19,10 @@ Start of a run (`run.restore`):
 | damaged              | either        | the one before              |
 | all damaged, or lost | either        | an error                    |
 
-`run` assembles the pieces from the configuration (`build`, `recipes`) and checks the
-files of an earlier start (`resume`). `loop` runs the updates of a phase, each one a
-`step` on a `state`. `phase_end` evaluates the finished model, and `preemption` stops
-the run at a point where nothing is lost. A run begins with its facts (`summary`), shows
-its progress (`display`), and ends with its table and figures (`conclusion`).
+`run` assembles the pieces from the configuration (`build`, `recipes`). `start` checks
+them and the files of an earlier start (`resume`), and restores. In a `phase`, `loop`
+runs the updates, each one a `step` on a `state`. `phase_end` evaluates the finished
+model, and `preemption` stops the run at a point where nothing is lost. A run begins
+with its facts (`summary`), shows its progress (`display`), and ends with its table and
+figures (`conclusion`).
 """

@@ -9,8 +9,7 @@ from progdist.data import Source, survey
 from progdist.errors import InputError
 from progdist.model import Model
 from progdist.plan import Phase
-from progdist.trainer import resume
-from progdist.trainer.run import check_start
+from progdist.trainer import resume, start
 from progdist.trainer.summary import fact_lines, num_params
 from progdist.workdir import layout
 from progdist.workdir.files import expand
@@ -29,14 +28,14 @@ def show(config: Config, workdir: Path, override: bool) -> None:
       override: whether the configuration may differ from that of the first start.
 
     Raises:
-      InputError: as `run` and `check_start` do.
+      InputError: as `run` and `start.check` do.
     """
     model = preflight.make_model(config)
     source, fault = None, None
     try:
         if workdir.exists() and not workdir.is_dir():
             raise InputError(f"--workdir={workdir}: is not a directory")
-        source = check_start(config, workdir)
+        source = start.check(config, workdir)
         if workdir.exists() and not override:
             resume.check_same(config, workdir)
             resume.check_same_numerics(workdir)

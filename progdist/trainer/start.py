@@ -1,0 +1,161 @@
+"""Start of a run: its checks, its files, and the snapshot to start from."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import jax
+
+from progdist import checkpoint, data, parallel, preflight
+from progdist.config import Config, defaults_of_changed, to_json
+from progdist.data.progress import print_line
+from progdist.diffusion import logsnr_bins
+from progdist.evaluate import evaluator
+from progdist.model import init_params
+from progdist.trainer import recipes, resume
+from progdist.trainer.build import Pieces
+from progdist.trainer.state import (
+    Progress,
+    Snapshot,
+    init_state,
+    progress_of,
+    snapshot_of,
+    tree_of,
+)
+from progdist.trainer.summary import fact_lines
+from progdist.workdir import files, layout, provenance
+from progdist.workdir.journal import Journal
+from progdist.workdir.lock import Lock
+from progdist.workdir.weights_and_biases import WandbRun
+
+
+def check(config: Config, workdir: Path) -> data.Source:
+    """Refuses a run whose data, teacher, devices or metrics do not fit; opens its data.
+
+    Raises:
+      ConfigError: if the configuration does not fit the data or the devices.
+      DataError: if the data is missing or malformed.
+      CheckpointError: if the given teacher is missing or does not fit.
+      UsageError: if a metric cannot be computed.
+    """
+    preflight.check_devices(config, jax.device_count())
+    preflight.check_memory(config, jax.process_count())
+    source, evaluation = preflight.open_source(config), config.evaluation
+    if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
+        model = preflight.make_models(config)["base"]
+        preflight.check_teacher(config, model, source.class_names)
+    if evaluation.enabled:
+        prefix = "config.evaluation."
+        counts = {
+            f"{prefix}num_samples": evaluation.num_samples,
+            f"the data's {config.data.split}": len(source),
+        }
+        evaluator.check(evaluation, counts, prefix)
+    return source
+
+
+def own(
+    config: Config, workdir: Path, override: bool, lock: Lock, stack: ExitStack
+) -> None:
+    """Locks the workdir for this run and removes unfinished writes of earlier ones."""
+    resume.make(workdir)
+    stack.enter_context(lock)
+    if not override:
+        resume.check_same(config, workdir)
+        resume.check_same_numerics(workdir)
+    for directory in (layout.CHECKPOINTS, layout.MODELS):
+        checkpoint.clear_leftovers(workdir / directory)
+
+
+def open_wandb(
+    config: Config, workdir: Path, project: str | None, stack: ExitStack
+) -> WandbRun | None:
+    """Opens the run of W&B on process 0, if there is a project; the stack closes it."""
+    opened = []
+
+    def enter() -> None:
+        if project:
+            settings = json.loads(to_json(config))
+            wandb_run = WandbRun(workdir, project, settings, print_line)
+            opened.append(stack.enter_context(wandb_run))
+
+    parallel.on_process_zero(enter)
+    return opened[0] if opened else None
+
+
+def restore(pieces: Pieces) -> tuple[int, Snapshot]:
+    """Returns the number of updates done, and the snapshot to start from."""
+    with pieces.display.counting("restoring the checkpoint", 1):
+        restored = pieces.checkpoints.restore_newest(
+            lambda facts: tree_of(_template(pieces, progress_of(facts)))
+        )
+    if restored is None:
+        resume.check_nothing_lost(pieces.workdir, bool(pieces.config.teacher))
+        return 0, _fresh(pieces)
+    return progress_of(restored[1]).global_step, snapshot_of(*restored)
+
+
+def _template(pieces: Pieces, progress: Progress) -> Snapshot:
+    resume.check_progress(pieces.phases, progress, pieces.workdir)
+    if not pieces.override:
+        resume.check_same_data(
+            pieces.source, progress, pieces.workdir, pieces.display.note
+        )
+    phase = progress.phase
+    return recipes.make_template(pieces.recipe(phase), phase, pieces.mesh)
+
+
+def _fresh(pieces: Pieces) -> Snapshot:
+    recipe = pieces.recipe(0)
+    params = init_params(recipe.model, pieces.config.seed, pieces.mesh)
+    if pieces.config.teacher:
+        params = checkpoint.load_model(files.expand(pieces.config.teacher), params)
+    state = init_state(params, recipe.optimizer, recipe.keeps_ema)
+    return Snapshot(0, parallel.place(state, pieces.mesh, recipe.specs), ())
+
+
+def show_facts(pieces: Pieces, global_step: int, snapshot: Snapshot) -> None:
+    """Shows what the run does, and where it resumes."""
+    model, note = pieces.recipe(0).model, pieces.display.note
+    for line in fact_lines(pieces.config, pieces.workdir, model, pieces.source):
+        note(line)
+    if global_step:
+        phase = pieces.phases[snapshot.phase]
+        update = int(snapshot.state.step)
+        note(f"resuming at update {update} of phase {phase.number} ({phase.title})")
+
+
+def open_journal(
+    pieces: Pieces, global_step: int, wandb_run: WandbRun | None, stack: ExitStack
+) -> Journal:
+    """Opens the journal and records the start; the stack closes it."""
+    journal = Journal(
+        pieces.workdir,
+        global_step,
+        logsnr_bins.EDGES,
+        jax.process_index() == 0,
+        pieces.lock.check,
+        wandb_run,
+    )
+    stack.push(journal.close)
+    parallel.on_process_zero(lambda: _record_start(pieces, journal, global_step))
+    return journal
+
+
+def _record_start(pieces: Pieces, journal: Journal, global_step: int) -> None:
+    """Appends the row of this start; warns of lost rows of metrics, and notes them."""
+    config, workdir = pieces.config, pieces.workdir
+    row = provenance.of_start(
+        defaults_of_changed(config), global_step, _class_names(pieces)
+    )
+    gaps = resume.missing_rows(workdir, global_step, config.log_every)
+    for before, last in gaps:
+        updates = f"updates {before + 1} to {last}"
+        pieces.display.note(f"{workdir / layout.METRICS}: lacks rows of {updates}")
+    journal.start(row | ({"missing_rows": gaps} if gaps else {}))
+
+
+def _class_names(pieces: Pieces) -> list[str] | None:
+    """Returns the names of the classes, by number; None for unconditional models."""
+    conditional = pieces.config.net.num_classes
+    return list(pieces.source.class_names) if conditional else None
