@@ -811,7 +811,7 @@ DOOR = [
         ("anything is a configuration", "if not isinstance(config, Config):", "if config is None:"),
         ("the default is passed over", "[variant] * (not has_default or variant != \"\")", "[variant]"),
         ("any variant is none", "if variant not in (\"\", \"smoke\"):", "if False:"),
-        ("the file is imported by its name", "f\"config_{path.stem}\", path", "path.stem, path", "", "the module is not put into sys.modules, so its name is not seen"),
+        ("the file is imported by its name", "f\"progdist_config_{path.stem}\", path", "path.stem, path"),
     ),
     *_mutants(
         "progdist/sampling/cards.py",

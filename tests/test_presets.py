@@ -117,6 +117,12 @@ def test_a_path_may_hold_a_colon(name, write):
     assert load_config(f"./{name}:smoke") == smoke(Config(seed=9))
 
 
+def test_a_file_may_have_the_name_of_a_module(write):
+    loaded = sys.modules["ast"]
+    load_config(write("def get_config(): return Config(seed=9)\n", "ast.py"))
+    assert sys.modules["ast"] is loaded
+
+
 def test_a_file_that_is_no_longer_there_does_not_stay_loaded(write):
     for seed in (1, 22):
         name = write(f"def get_config(): return Config(seed={seed})\n")
