@@ -1,4 +1,4 @@
-"""Fashion-MNIST by a smaller network on patches of 4x4 pixels: half the time.
+"""Fashion-MNIST, a smaller network on patches of 4x4 pixels.
 
 progdist train runs/fashion_mnist_quick --config=fashion_mnist_quick
 
