@@ -117,10 +117,10 @@ def make_plan(
 
 
 def describe(phases: Sequence[Phase]) -> str:
-    """Returns the plan in words: "64 → 1 steps in 7 phases, 21,500 updates"."""
-    first, last = phases[0].num_steps, phases[-1]
-    rounds = f"{first} → {last.num_steps} steps in {len(phases)} phases"
-    steps = rounds if phases[1:] else f"{first} steps in 1 phase"
+    """Returns the plan in words: "64 → 1 steps in 6 rounds, 21,500 updates"."""
+    first, last, rounds = phases[0].num_steps, phases[-1], len(phases) - 1
+    in_rounds = f"{first} → {last.num_steps} steps in {rounds} round{'s'[: rounds > 1]}"
+    steps = in_rounds if rounds else f"{first} steps, no rounds"
     return f"{steps}, {last.end_update:,} updates"
 
 

@@ -40,9 +40,9 @@ def test_time_left_counts_what_later_phases_cost(capsys):
     display.close()
     line = capsys.readouterr().err
     assert "teacher  10/30" in line
-    assert "loss 0.5  2 steps/s" in line
+    assert "loss 0.5  2 updates/s" in line
     later = 40 * 5 / 3 * 2 / 2
-    assert f"left 0:10, plan 1:{10 + round(later) - 60:02d}" in line
+    assert f"left 0:10, run 1:{10 + round(later) - 60:02d}" in line
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ def test_time_left_is_read_as_a_clock(updates, clock, capsys):
     display = started([phase(0, updates)])
     display.update(0, 0.0, 10.0)
     display.close()
-    assert f"left {clock}, plan {clock}" in capsys.readouterr().err
+    assert f"left {clock}, run {clock}" in capsys.readouterr().err
 
 
 def left(capsys):
     """The remaining seconds of the phase and of the plan, from the last line."""
-    words = capsys.readouterr().err.split("left ")[-1].split(", plan ")
+    words = capsys.readouterr().err.split("left ")[-1].split(", run ")
     parts = [map(int, word.split(":")) for word in words]
     return [functools.reduce(lambda left, part: left * 60 + part, p) for p in parts]
 

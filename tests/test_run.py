@@ -196,7 +196,7 @@ def test_a_finished_run_is_left_as_it_is_and_shows_its_facts_and_its_table(
     assert facts["data"].startswith("digits (train): 1,797 images at 8x8x1, 10 classes")
     assert facts["network"].startswith("UNet, 38,452 parameters")
     assert facts["devices"] == "8 x cpu"
-    assert facts["plan"] == "4 → 1 steps in 3 phases, 30 updates"
+    assert facts["plan"] == "4 → 1 steps in 2 rounds, 30 updates"
     assert "resuming at update 10 of phase 2 (round 2: 1 step)" in err
     assert out.split()[0] == "FD-pixels"  # of the table; there is nothing to evaluate
     *_, samples, figures, page, sample, board = err.splitlines()
@@ -216,7 +216,7 @@ def test_a_finished_run_is_shown_again_without_being_opened(
     train.main(["", str(workdir), "--config=digits:smoke"])
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
     out, err = capsys.readouterr()
-    assert "finished: 4 → 1 steps in 3 phases, 30 updates" in err
+    assert "finished: 4 → 1 steps in 2 rounds, 30 updates" in err
     assert "student / " in out
     for name in ("figures/quality.png", "report.html"):
         (workdir / name).unlink()

@@ -8,7 +8,7 @@ COMMANDS = {
     "train": "trains a teacher and distils it; resumes what was interrupted",
     "sample": "draws images from a run or a model",
     "evaluate": "measures samples against the data: FID, KID, precision and recall",
-    "report": "writes a page about one or several runs",
+    "report": "writes a page about one or more runs",
     "export": "writes a model to share: safetensors, ONNX, jax.export, a Hub folder",
     "prepare": "prepares CIFAR-10, ImageNet or LSUN for training",
     "reproduce": "measures the paper's CIFAR-10 models, beside its values",

@@ -51,7 +51,7 @@ def define_flags() -> Flags:
     flags.text("workdir", "Directory of the run.")
     about = "Network calls per image; by default each model's own. Also --steps."
     flags.numbers("num_steps", about, int, 1, MOST_STEPS)
-    about = "Phases to evaluate; by default those trained for --num_steps."
+    about = "Rounds to evaluate, 0 for the teacher; by default those of --num_steps."
     flags.numbers("round", about, int, 0, 100)
     flags.choices("sampler", "Samplers to evaluate; by default ddim.", SolverName)
     about = "Noise of the ancestral sampler, 0 to 1; by default the run's."

@@ -1,4 +1,4 @@
-"""Writes one HTML page, readable offline, about one or several runs.
+"""Writes an HTML page, readable offline, about one or more runs.
 
   progdist report runs/digits
   progdist report runs/digits runs/wide --out=both.html
@@ -8,9 +8,9 @@
 Several workdirs are shown side by side. The page is WORKDIR/report.html, or report.html
 in the current directory for several. An unfinished run is shown as it stands. With
 --watch the page is rewritten at that interval when a run has written something, and
-reloads itself in the browser, until all runs have ended or Ctrl-C. The watcher waits
-for runs that have not started yet. A stopped run counts as ended, so resume it before
-you start its watcher. With --figures the figures of one run are drawn again, as they
+reloads itself in the browser, until all runs have ended or Ctrl-C. It waits for
+runs that have not started yet, and exits at once on a stopped run: resume that first.
+With --figures the figures of one run are drawn again, as they
 stand, into a directory: NAME.png for light pages and NAME_dark.png for dark ones.
 
 Exit codes: 0 done; 2 bad input, in one line; 4 the page could not be written; 128 + n

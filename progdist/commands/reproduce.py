@@ -5,15 +5,17 @@
   progdist reproduce runs/paper --config=cifar10 --steps=1,2,4 --curves=distilled
       --num=5000 --batch_size=128
 
-Downloads CIFAR-10, the network of the FID and the released checkpoints, saves these as
-the models of WORKDIR, and evaluates them as the paper does: 50,000 samples against the
-50,000 training images. Prints a table and writes it to WORKDIR/reproduction.md. In the
-workdir of a training run it evaluates the models of that run.
+Downloads CIFAR-10, the Inception network of FID and the released checkpoints, saves
+these as the models of WORKDIR, and evaluates them as the paper does: 50,000 samples
+against the 50,000 training images. Prints a table and writes it to
+WORKDIR/reproduction.md. In the workdir of a training run it evaluates the models of
+that run.
 
 --curves: distilled, the students at their own number of steps; ddim and ancestral, the
 original model, with ancestral at each of --gammas. The same command resumes where it
 stopped: nothing is downloaded or evaluated twice. --dry_run lists the downloads and the
-number of network passes.
+number of network passes, most of them at the largest numbers of steps. It has been
+tested with small stand-in files, not with the real ones.
 
 Downloads are verified by their digests. A checkpoint has no published SHA-256: it is
 compared with the MD5 in the listing of its folder, and its SHA-256 is recorded in

@@ -4,9 +4,9 @@
   progdist train runs/mine --config=folder:photos
   progdist train runs/cifar10 --config=cifar10 --config.data.dir=DATA --dry_run
 
-The same command resumes where it stopped; so does the workdir alone. --list names the
-presets, and --config.base.num_updates=100 overrides one field. For several machines or
-processes, run the same command in each with --distributed, and a workdir on storage
+The same command, or `progdist train WORKDIR`, resumes where it stopped. --list names
+the presets, and --config.base.num_updates=100 overrides one field. For several machines
+or processes, run the same command in each with --distributed, and a workdir on storage
 that they share.
 
 Exit codes:

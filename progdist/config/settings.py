@@ -28,8 +28,8 @@ class Data:
 
     Attributes:
       name: source of the images.
-      split: "train" or "test"; for a folder also "validation"; for tfds any split
-        expression.
+      split: "train"; "test" except for digits and arrays; for a folder also
+        "validation"; for tfds any split expression.
       dir: directory of the idx or image files, zip archive of image files, .npz or .npy
         file of arrays, archive of CIFAR-10, or directory of the prepared TFDS data.
       tfds_name: TFDS dataset and its config, for name "tfds".

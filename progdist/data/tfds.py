@@ -190,7 +190,7 @@ def _open_records(builder: Any, split: str) -> Any:
     except NotImplementedError as error:
         raise DataError(
             f"{builder.data_dir} holds {builder.info.file_format.value} files, which "
-            "have no random access; run progdist.data.prepare into another directory"
+            "have no random access; run progdist prepare into another directory"
         ) from error
     except ValueError as error:
         reason = " ".join(str(error).split())

@@ -86,13 +86,13 @@ class Display:
         self._compiled.add(phase.kind)
         self._smooth(1 / steps_per_second / _passes(phase))
         here = (phase.num_updates - done) * _passes(phase) * self._pass_seconds
-        plan = clock_text(here + self._seconds_after(phase))
+        whole = clock_text(here + self._seconds_after(phase))
         is_last = done == phase.num_updates
         self._done, self._trained = done, self._clock() if is_last else None
-        left = f"left {clock_text(here)}, plan {plan}"
+        left = f"left {clock_text(here)}, run {whole}"
         loss_text, speed = f"loss {loss:.4g}", f"{steps_per_second:.3g}"
         self._statuses = [
-            f"{loss_text}  {speed} steps/s  {left}",
+            f"{loss_text}  {speed} updates/s  {left}",
             f"{loss_text}  {speed}/s  {left}",
             f"{loss_text}  {left}",
             f"{loss_text}  left {clock_text(here)}",
