@@ -6,8 +6,8 @@ Data: Debian's package dataset-fashion-mnist, or --config.data.dir with the idx 
 Hardware and time: one NVIDIA H100, shared with three other runs, 7 minutes. On two
   cores of a virtual machine (AMD EPYC) about 2 h 40 min and the evaluations, by the
   measured time of an update; fashion_mnist_quick takes half of that.
-Expected (measured on the H100, FD-pixels of 2,048 samples; two halves of the real data
-  are at 4.53): the teacher 6.27 in 64 steps, the students 7.05, 7.60, 8.14 in 4, 2, 1;
+Expected (measured on the H100, FD-pixels of 2,048 samples; the floor of real images is
+  4.53): the teacher 6.27 in 64 steps, the students 7.05, 7.60, 8.14 in 4, 2, 1;
   the teacher's DDIM 85.0, 157, 246.
 """
 

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         nbformat.write(notebook, path)
     if repository and not FLAGS.dry_run:
         page = ROOT / "README.md"
-        page.write_text(with_badges(page.read_text("utf-8"), repository), "utf-8")
+        page.write_text(with_address(page.read_text("utf-8"), repository), "utf-8")
     return 0
 
 
@@ -115,8 +115,9 @@ def address(notebook: NotebookNode, name: str, repository: str) -> None:
         cell.source = re.sub(r'(?m)^REPOSITORY = "[^"]*"', line, cell.source)
 
 
-def with_badges(page: str, repository: str) -> str:
-    """Returns the page with a Colab badge after each link to a notebook."""
+def with_address(page: str, repository: str) -> str:
+    """Returns the page with the address to clone, and badges behind the notebooks."""
+    page = re.sub(r"git clone \S+", f"git clone https://github.com/{repository}", page)
     link, badge = rf"\]\(launch/(\w+)\.ipynb\)( {BADGE})?", _badge(r"\1", repository)
     return re.sub(link, rf"](launch/\1.ipynb) {badge}", page)
 

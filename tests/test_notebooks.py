@@ -242,15 +242,18 @@ def test_a_published_project_has_its_address_and_badge_once():
     assert "first/progdist" not in text
 
 
-def test_the_readme_has_a_badge_behind_each_link_once():
+def test_the_readme_has_the_address_and_a_badge_behind_each_link_once():
     page = (notebooks.ROOT / "README.md").read_text(encoding="utf-8")
     bare = re.sub(rf" {notebooks.BADGE}", "", page)
     for owner in ("first", "second"):
-        page = notebooks.with_badges(page, f"{owner}/progdist")
+        page = notebooks.with_address(page, f"{owner}/progdist")
     for each in notebooks.NAMES:
         assert page.count(f"(launch/{each}.ipynb) [![Open in Colab](") == 1
         assert page.count(f"/second/progdist/blob/main/launch/{each}.ipynb)") == 1
     assert "first/progdist" not in page
+    clone = "git clone https://github.com/second/progdist"
+    assert clone in page
+    page = page.replace(clone, re.search(r"git clone \S+", bare)[0])
     assert re.sub(rf" {notebooks.BADGE}", "", page) == bare
 
 
