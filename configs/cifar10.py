@@ -44,6 +44,12 @@ def get_config() -> Config:
             long_rounds=2,
             long_num_updates=100_000,
         ),
-        evaluation=Evaluation(num_samples=50_000, batch_size=512, grid_images=64),
+        evaluation=Evaluation(
+            num_samples=50_000,
+            batch_size=512,
+            max_steps=64,
+            baselines=("ddim",),
+            grid_images=64,
+        ),
         save_every=5000,
     )

@@ -635,6 +635,14 @@ EVALUATE = [
         ("vectors of none", "max((spec.needs.num_vectors for spec in specs), default=0)", "0"),
     ),
     *_mutants(
+        "progdist/evaluate/specs.py",
+        "test_dry_run.py",
+        ("no bound for the teacher", "n = min(phase.num_steps, settings.max_steps or phase.num_steps)", "n = phase.num_steps"),
+        ("students above the bound", "settings.enabled if is_base else settings.covers(phase.num_steps)", "settings.enabled"),
+        ("one baseline", "for name in settings.baselines", "for name in settings.baselines[:1]"),
+        ("the last batch cut short", "-(-settings.num_samples // settings.batch_size)", "settings.num_samples // settings.batch_size"),
+    ),
+    *_mutants(
         "progdist/evaluate/extraction.py",
         "test_metrics.py",
         ("FID of any features", "(self.frechet if title == \"FD\" else title)", "(\"FID\" if title == \"FD\" else title)"),

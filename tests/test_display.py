@@ -69,7 +69,10 @@ def test_time_left_includes_evaluations_at_the_speed_of_the_last(capsys):
     """
     now = [0.0]
     phases = [phase(0, 10), phase(1, 20), phase(2, 20)]
-    display = started(phases, num_samples=5, clock=lambda: now[0])
+    calls = [2 * 5 * 4, 3 * 5 * 4, 3 * 5 * 4]
+    display = started(
+        phases, sampling_passes=lambda p: calls[p.number], clock=lambda: now[0]
+    )
     display.update(5, 0.5, 0.5)  # 2 seconds a pass
     assert left(capsys) == [10, 10 + 40 * 2 + (40 + 60 + 60) * 2]
     display.update(10, 0.5, 0.5)

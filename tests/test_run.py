@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import progdist
-from progdist import checkpoint, parallel
+from progdist import checkpoint, parallel, report
 from progdist.commands import devices, evaluate, train
 from progdist.config import ConfigError, load_preset
 from progdist.config.check import check
@@ -473,3 +473,22 @@ def test_a_number_of_steps_without_a_round_is_refused(finished):
     message = r"^num_steps=3: no such finished model .* available steps: 1, 2, 4$"
     with pytest.raises(checkpoint.CheckpointError, match=message):
         draw(finished, 1, num_steps=3)
+
+
+def test_models_above_the_bound_of_the_evaluation_are_left_out(tmp_path):
+    """The teacher of 8 steps is sampled in 2, and of the students those of 2 and 1."""
+    config = load_preset("digits", "smoke")
+    config.evaluation.max_steps, config.evaluation.baselines = 2, ("ddim",)
+    config.distill.start_steps = 8
+    run(tmp_path, evaluation=config.evaluation, distill=config.distill)
+    lines = (tmp_path / "eval.jsonl").read_text().splitlines()
+    rows = list(map(json.loads, lines))
+    found = [(row["phase"], row["sampler"], row["num_steps"]) for row in rows]
+    assert found == [
+        (0, "ddim", 2),
+        (2, "ddim", 2),
+        (3, "ddim", 1),
+        (0, "ddim", 1),
+    ]
+    headers = [str(column.header) for column in report.closing_table(tmp_path).columns]
+    assert headers[-1] == "student / teacher at 2"

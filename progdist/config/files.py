@@ -26,6 +26,8 @@ _HARMLESS = (
     "data.num_workers",
     "evaluation.batch_size",
     "evaluation.enabled",
+    "evaluation.max_steps",
+    "evaluation.baselines",
     "evaluation.metrics",
     "evaluation.features",
     "evaluation.inception_weights",

@@ -16,6 +16,7 @@ Anneal = Literal["none", "linear"]
 Metric = Literal["fd", "kid", "is", "pr"]
 FeatureNetwork = Literal["inception", "inception_tf1", "squeezenet"]
 Features = Literal["pixels", FeatureNetwork]
+Baseline = Literal["ddim", "ancestral"]
 
 
 class ConfigError(InputError):
@@ -124,6 +125,9 @@ class Evaluation:
       inception_weights: file of the Inception weights; if empty, they are downloaded.
       num_samples: number of images per evaluation.
       batch_size: number of images sampled at a time, over all devices.
+      max_steps: largest number of steps that is evaluated: the teacher is sampled in at
+        most as many, and students of more are left out; 0 for no bound.
+      baselines: samplers of the teacher, in as many steps as each student.
       gamma: noise level of the ancestral sampler, in [0, 1].
       seed: random seed of the samples, separate from the training seed.
       grid_images: number of images in the sample grids.
@@ -135,9 +139,15 @@ class Evaluation:
     inception_weights: str = ""
     num_samples: int = 2048
     batch_size: int = 256
+    max_steps: int = 0
+    baselines: tuple[Baseline, ...] = ("ddim", "ancestral")
     gamma: float = 0.3
     seed: int = 0
     grid_images: int = 16
+
+    def covers(self, num_steps: int) -> bool:
+        """Whether a model of N steps is evaluated in them."""
+        return self.enabled and num_steps <= (self.max_steps or num_steps)
 
 
 @dataclasses.dataclass

@@ -4,8 +4,10 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from progdist.config import Evaluation
 from progdist.diffusion import solvers
 from progdist.diffusion.settings import SolverName
+from progdist.plan import Phase
 
 
 class SamplerSpec(NamedTuple):
@@ -34,6 +36,33 @@ class SamplerSpec(NamedTuple):
         """Returns the spec as part of a line of output."""
         gamma = "" if self.gamma is None else f" gamma {self.gamma:g}"
         return f"{self.role} {self.sampler}{gamma} N = {self.num_steps}"
+
+
+def specs_of_phase(
+    settings: Evaluation, phase: Phase, base: Phase
+) -> list[SamplerSpec]:
+    """Returns the ways in which a run samples after a phase.
+
+    The student in its own number of steps by DDIM, and the base model in as many. Above
+    the bound of the settings, students are left out and the base model takes the bound.
+    """
+    is_base = phase.kind == "base"
+    if not (settings.enabled if is_base else settings.covers(phase.num_steps)):
+        return []
+    n = min(phase.num_steps, settings.max_steps or phase.num_steps)
+    gammas = {"ancestral": settings.gamma}
+    baselines = [
+        SamplerSpec(0, base.num_steps, n, name, gammas.get(name))
+        for name in settings.baselines
+    ]
+    return [SamplerSpec(phase.number, n, n, "ddim")] * (not is_base) + baselines
+
+
+def passes_of_phase(settings: Evaluation, phase: Phase, base: Phase) -> int:
+    """Returns the network passes of the evaluation after a phase, an image each."""
+    batches = -(-settings.num_samples // settings.batch_size)
+    calls = sum(spec.num_steps for spec in specs_of_phase(settings, phase, base))
+    return batches * settings.batch_size * calls
 
 
 def plan_specs(

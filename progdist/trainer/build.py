@@ -11,6 +11,7 @@ from progdist import data, parallel
 from progdist.checkpoint import Checkpoints
 from progdist.config import Config, plan_of
 from progdist.evaluate.extraction import Extractor
+from progdist.evaluate.specs import passes_of_phase
 from progdist.model import Model
 from progdist.plan import Kind, Phase
 from progdist.trainer.display import Display
@@ -58,7 +59,9 @@ def build(
     display = Display(
         phases,
         jax.process_index() == 0,
-        num_samples=config.evaluation.enabled * config.evaluation.num_samples,
+        sampling_passes=lambda phase: passes_of_phase(
+            config.evaluation, phase, phases[0]
+        ),
     )
     stack.callback(display.close)
     watchdog = stack.enter_context(Watchdog(float(config.stuck_seconds)))

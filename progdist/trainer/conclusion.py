@@ -36,7 +36,8 @@ def is_finished(config: Config, workdir: Path) -> bool:
     if ends[-1:] != ["done"] or not checkpoint.is_dir():
         return False
     rows = read_typed(EvalRow, workdir / layout.EVALUATIONS)
-    return not config.evaluation.enabled or last.number in {row.phase for row in rows}
+    is_evaluated = config.evaluation.covers(last.num_steps)
+    return not is_evaluated or last.number in {row.phase for row in rows}
 
 
 def show_again(config: Config, workdir: Path) -> None:

@@ -31,7 +31,7 @@ class Display:
         phases: Sequence[Phase],
         active: bool = True,
         line_seconds: float = progress.LINE_SECONDS,
-        num_samples: int = 0,
+        sampling_passes: Callable[[Phase], int] = lambda phase: 0,
         clock: Callable[[], float] = time.monotonic,
         console: Console | None = None,
     ) -> None:
@@ -41,14 +41,14 @@ class Display:
           phases: the plan.
           active: whether to show anything.
           line_seconds: minimum time between lines when there is no terminal.
-          num_samples: number of images that each evaluation samples.
+          sampling_passes: network passes of the evaluation after a phase.
           clock: the time in seconds.
           console: where progress is shown; by default stderr.
         """
         self._phases = phases
         self._active = active
         self._line_seconds, self._last_line = line_seconds, -math.inf
-        self._num_samples, self._clock = num_samples, clock
+        self._sampling_passes, self._clock = sampling_passes, clock
         self._pass_seconds, self._sampling_seconds = 0.0, 0.0  # per pass; 0 if unknown
         self._trained: float | None = None  # when the phase was; None before
         self._compiled: set[str] = set()  # kinds of phases
@@ -60,9 +60,8 @@ class Display:
 
     def start(self, phase: Phase, done: int) -> None:
         """Starts the bar of a phase, `done` updates into it."""
-        if self._trained is not None and self._num_samples:
-            seconds = self._clock() - self._trained
-            self._sampling_seconds = seconds / self._sampling_passes(self._phase)
+        if self._trained is not None and (passes := self._sampling_passes(self._phase)):
+            self._sampling_seconds = (self._clock() - self._trained) / passes
         self._phase, self._trained = phase, None
         self._done, self._intervals = done, 0
         compiles = phase.kind not in self._compiled and done < phase.num_updates
@@ -162,11 +161,6 @@ class Display:
         sampling = sum(map(self._sampling_passes, self._phases[phase.number :]))
         per_sampling = self._sampling_seconds or self._pass_seconds
         return training * self._pass_seconds + sampling * per_sampling
-
-    def _sampling_passes(self, phase: Phase) -> int:
-        """Returns the network passes of an evaluation; students have two baselines."""
-        samplings = 2 if phase.kind == "base" else 3
-        return samplings * phase.num_steps * self._num_samples
 
 
 def _passes(phase: Phase) -> int:

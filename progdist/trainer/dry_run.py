@@ -7,6 +7,7 @@ from progdist import checkpoint, parallel, preflight
 from progdist.config import Config, Data, plan_of
 from progdist.data import Source, survey
 from progdist.errors import InputError
+from progdist.evaluate.specs import passes_of_phase
 from progdist.model import Model
 from progdist.plan import Phase
 from progdist.trainer import resume, start
@@ -62,17 +63,8 @@ def _lines(
 
 
 def evaluation_passes(config: Config, phases: tuple[Phase, ...]) -> int:
-    """Returns the network passes, of one image each, of a run's evaluations.
-
-    After each phase its model is sampled by DDIM, and the base model by DDIM and by the
-    ancestral sampler, in the same number of steps.
-    """
-    settings = config.evaluation
-    if not settings.enabled:
-        return 0
-    batches = -(-settings.num_samples // settings.batch_size)
-    calls = sum(p.num_steps * (2 if p.kind == "base" else 3) for p in phases)
-    return batches * settings.batch_size * calls
+    """Returns the network passes, of one image each, of a run's evaluations."""
+    return sum(passes_of_phase(config.evaluation, p, phases[0]) for p in phases)
 
 
 def training_passes(phases: tuple[Phase, ...]) -> int:

@@ -11,7 +11,7 @@ from progdist import checkpoint, parallel, report
 from progdist.config import Evaluation
 from progdist.evaluate import neighbours
 from progdist.evaluate.evaluator import Evaluator, Result, line
-from progdist.evaluate.specs import SamplerSpec
+from progdist.evaluate.specs import specs_of_phase
 from progdist.model import Model, Params, param_template
 from progdist.plan import Phase
 from progdist.sampling import cards
@@ -53,16 +53,12 @@ class PhaseEnd:
         evaluator = self._evaluator
         if not evaluator:
             return
-        n, trained, gamma = phase.num_steps, teacher.num_steps, self._settings.gamma
         rows = self._journal.evaluations()
-        if phase.kind != "base":
-            student = [SamplerSpec(phase.number, n, n, "ddim")]
-            model = self._model_of(phase)
-            self._keep(phase, evaluator.evaluate(model, params, student, rows))
-        baselines = [
-            SamplerSpec(0, trained, n, "ddim"),
-            SamplerSpec(0, trained, n, "ancestral", gamma),
-        ]
+        specs = specs_of_phase(self._settings, phase, teacher)
+        student = [spec for spec in specs if spec.phase]
+        baselines = [spec for spec in specs if not spec.phase]
+        model = self._model_of(phase)
+        self._keep(phase, evaluator.evaluate(model, params, student, rows))
         model = self._model_of(teacher)
         self._keep(phase, evaluator.evaluate(model, teacher_params, baselines, rows))
         if self._first:

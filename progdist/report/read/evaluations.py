@@ -53,7 +53,7 @@ class Group(NamedTuple):
 
     @property
     def full_steps(self) -> int | None:
-        """N_0, the number of steps for which the teacher was trained."""
+        """The teacher's largest number of DDIM steps, up to N_0."""
         return full_steps(self.rows)
 
     @property
@@ -107,8 +107,14 @@ def direction(metric: str) -> str:
 
 
 def full_steps(rows: Iterable[EvalRow]) -> int | None:
-    """Returns N_0, the number of steps for which the teacher was trained."""
-    return max((r.trained_steps for r in rows if r.role == "teacher"), default=None)
+    """Returns the teacher's largest number of DDIM steps, up to N_0."""
+    steps = (
+        row.num_steps
+        for row in rows
+        if (row.role, row.sampler) == ("teacher", "ddim")
+        and row.num_steps <= row.trained_steps
+    )
+    return max(steps, default=None)
 
 
 def read_evaluations(workdir: str | Path, metric: str | None = None) -> list[EvalRow]:
