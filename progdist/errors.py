@@ -244,10 +244,20 @@ def _signals(action: Any) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _raise_exit(signum: int, _: FrameType | None) -> NoReturn:
-    if signum == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + signum)
+def _raise_exit(signum: int, frame: FrameType | None) -> NoReturn:
+    error = KeyboardInterrupt() if signum == signal.SIGINT else SystemExit(128 + signum)
+    if _is_importing(frame):  # which may swallow any exception, and writes nothing
+        reason, code = _explain(error)
+        with contextlib.suppress(OSError):
+            print(f"progdist: {reason}", file=sys.stderr, flush=True)
+        os._exit(code)
+    raise error
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _fail(message: str, code: int, everywhere: bool = False) -> NoReturn:

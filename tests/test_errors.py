@@ -142,3 +142,34 @@ def test_a_signal_leaves_no_unfinished_file(signum, tmp_path):
     said = "interrupted" if signum == signal.SIGINT else f"stopped by {signum.name}"
     assert error == f"progdist: {said}\n"
     assert os.listdir(tmp_path) == []
+
+
+SWALLOWS = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(10)
+except BaseException:
+    pass
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_within_an_import_ends_the_command(name, code, tmp_path):
+    """Imports may swallow any exception, as those of JAX do."""
+    (tmp_path / "swallows.py").write_text(SWALLOWS.format(name=name))
+    program = (
+        "import importlib, sys; from progdist.errors import exit_with; "
+        "exit_with(lambda argv: importlib.import_module('swallows'), sys.argv)"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("progdist: ")
+    assert len(done.stderr.splitlines()) == 1
