@@ -1,4 +1,7 @@
-"""Data parallelism over all devices of all processes, on one mesh axis, "data"."""
+"""Data parallelism over all devices of all processes, on one mesh axis, "data".
+
+A mapped function can see the devices in groups, which are a second axis, "group".
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,9 +15,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from progdist.errors import Error
 
 PyTree = Any
-AXIS = "data"
+DATA, GROUP = "data", "group"
 REPLICATED = PartitionSpec()
-ROWS = PartitionSpec(AXIS)
+ROWS = PartitionSpec(DATA)
 
 
 class PeerError(Error):
@@ -28,7 +31,7 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     if devices is None:
         # Sorted, so that the rows of a process are one piece of the global batch.
         devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
-    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    return Mesh(np.asarray(devices), (DATA,), axis_types=(AxisType.Auto,))
 
 
 def devices_sharing(batch_size: int) -> list[Any]:
@@ -44,13 +47,14 @@ def pmap(
     in_specs: Sequence[PyTree],
     out_specs: PyTree,
     donate_argnums: tuple[int, ...] = (),
+    num_groups: int | None = None,
 ) -> Callable:
     """Maps `fn` over the devices, as `jax.pmap` does, and compiles it.
 
     Unlike with `jax.pmap`, the caller holds global arrays: a batch has its whole
     leading axis and replicated trees have no device axis, so neither checkpoints nor
     results depend on the number of devices. Inside, `fn` sees its device's rows and may
-    use collectives over "data".
+    use `varying`, `mean` and `rows_here`.
 
     Args:
       fn: the function of one device's rows.
@@ -59,30 +63,66 @@ def pmap(
         such values.
       out_specs: specs of the result, or a tuple of them for a tuple of results.
       donate_argnums: arguments whose memory the result may reuse.
+      num_groups: number of groups of consecutive devices that `fn` sees, if any.
     """
-    mapped = jax.shard_map(fn, mesh=mesh, in_specs=tuple(in_specs), out_specs=out_specs)
-    return jax.jit(mapped, donate_argnums=donate_argnums)
+    grouped = _grouped(mesh, num_groups)
+    rows = PartitionSpec(grouped.axis_names)
+    mapped = jax.shard_map(
+        fn,
+        mesh=grouped,
+        in_specs=jax.tree.map(lambda s: rows if s == ROWS else s, tuple(in_specs)),
+        out_specs=jax.tree.map(lambda s: rows if s == ROWS else s, out_specs),
+    )
+    # Results have the shardings of the arguments, for whose sake nothing is compiled
+    # again.
+    shardings = _shardings(mesh, out_specs)
+    return jax.jit(mapped, donate_argnums=donate_argnums, out_shardings=shardings)
 
 
-def value_and_mean_grad(
-    loss: Callable, params: PyTree, has_aux: bool = False
-) -> tuple[PyTree, PyTree]:
-    """Returns loss(params) and its gradient, averaged over the devices of a `pmap`.
+def _grouped(mesh: Mesh, num_groups: int | None) -> Mesh:
+    """Returns the mesh over groups, over devices, or over both if they differ."""
+    devices, axes = mesh.devices, (GROUP, DATA)
+    if num_groups == devices.size:
+        axes = (GROUP,)
+    elif num_groups in (None, 1):
+        axes = (DATA,)
+    else:
+        devices = devices.reshape(num_groups, -1)
+    return Mesh(devices, axes, axis_types=(AxisType.Auto,) * len(axes))
 
-    With `has_aux` a loss is a pair, as in `jax.value_and_grad`; both are averaged.
 
-    Parameters arrive replicated, and the gradient of a replicated value is already a
-    sum over devices. Casting them to device-varying first keeps each device's gradient
-    separate. The mean below is then the only reduction, of loss and gradient together.
+def _axes() -> tuple[str, ...]:
+    return jax.sharding.get_abstract_mesh().axis_names
+
+
+def num_devices() -> int:
+    """Returns, inside a `pmap`, the number of devices."""
+    return jax.lax.axis_size(_axes())
+
+
+def varying(tree: PyTree) -> PyTree:
+    """Returns, inside a `pmap`, replicated values as each device's own.
+
+    The gradient with respect to a replicated value is already a sum over devices; with
+    respect to a device's own it is that of the device's rows.
     """
-    varying = jax.tree.map(lambda p: jax.lax.pcast(p, AXIS, to="varying"), params)
-    return jax.lax.pmean(jax.value_and_grad(loss, has_aux=has_aux)(varying), AXIS)
+    return jax.tree.map(lambda x: jax.lax.pcast(x, _axes(), to="varying"), tree)
+
+
+def mean(tree: PyTree, axis: str) -> PyTree:
+    """Returns, inside a `pmap`, the mean over the devices of a group, or over groups.
+
+    Args:
+      tree: values that vary over the axis.
+      axis: `DATA` or `GROUP`; nothing is done if the devices are not split over it.
+    """
+    return jax.lax.pmean(tree, axis) if axis in _axes() else tree
 
 
 def rows_here(num_local: int) -> tuple[jax.Array, int]:
     """Returns, inside a `pmap`, this device's rows and the size of the global batch."""
-    first = jax.lax.axis_index(AXIS) * num_local
-    return first + jnp.arange(num_local), num_local * jax.lax.axis_size(AXIS)
+    first = jax.lax.axis_index(_axes()) * num_local
+    return first + jnp.arange(num_local), num_local * num_devices()
 
 
 def place(tree: PyTree, mesh: Mesh, specs: PyTree = REPLICATED) -> PyTree:

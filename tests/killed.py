@@ -209,7 +209,7 @@ def losing(name):
         if name == "ema" and state["ema_params"] is not None:
             state["ema_params"] = copy
         if name == "optimizer":
-            state["opt_state"] = make_optimizer(1.0, 0.0).init(state["params"])
+            state["opt_state"] = make_optimizer().init(state["params"])
         if name == "teacher" and facts["phase"]:
             tree["teacher_params"] = copy
         return tree, facts

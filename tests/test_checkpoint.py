@@ -33,7 +33,7 @@ READING_DAMAGE = pytest.mark.filterwarnings(
 
 
 def snapshot(phase=1, step=3, seed=0):
-    optimizer = make_optimizer(1.0, 0.0)
+    optimizer = make_optimizer()
     state = init_state(tiny.params(seed), optimizer, keep_ema=True)
     state = state._replace(step=jnp.int32(step))
     parts = tuple(k / 3 for k in range(len(logsnr_bins.CENTRES)))
@@ -163,7 +163,7 @@ def test_saving_is_not_disturbed_by_the_next_update(tmp_path):
         donate_argnums=(0,),
     )
     big = {"w": jnp.zeros((2000, 2000))}
-    state = init_state(big, make_optimizer(1.0, 0.0), keep_ema=False)
+    state = init_state(big, make_optimizer(), keep_ema=False)
     save_one(store, 1, Snapshot(0, parallel.place(state, mesh), ()))
     live = parallel.place(state, mesh)
     for k in range(2, 5):

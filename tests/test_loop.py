@@ -13,7 +13,7 @@ from progdist.trainer.step import Metrics, Round
 from tests import tiny
 
 ROUND = Round((), jnp.int32(1), jnp.int32(1), jax.random.key(0))
-STATE = init_state(tiny.params(), make_optimizer(1.0, 0.0), keep_ema=False)
+STATE = init_state(tiny.params(), make_optimizer(), keep_ema=False)
 NOTHING = Tally()
 NAN, INF = float("nan"), float("inf")
 

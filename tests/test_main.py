@@ -360,5 +360,11 @@ def test_a_cpu_is_split_so_that_every_batch_divides(monkeypatch):
     config = load_preset("digits")  # batches of 64 and 256
     assert devices._devices_of(config, 1) == 4
     assert devices._devices_of(config, 2) == 2  # a process
-    config.base.batch_size = 30
+    config.base.clip_groups = 2
+    assert devices._devices_of(config, 1) == 4
+    config.base.micro_batch_size = 2
+    assert devices._devices_of(config, 1) == 2
+    config.base.batch_size, config.base.clip_groups = 96, 3
+    assert devices._devices_of(config, 1) == 1
+    config.base.batch_size, config.base.clip_groups = 30, 1
     assert devices._devices_of(config, 1) == 1

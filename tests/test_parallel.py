@@ -20,7 +20,8 @@ def mapped(num_devices):
     mesh = parallel.make_mesh(jax.devices()[:num_devices])
 
     def step(w, x):
-        return parallel.value_and_mean_grad(lambda p: mean_loss(p, x), w)
+        both = jax.value_and_grad(mean_loss)(parallel.varying(w), x)
+        return parallel.mean(both, parallel.DATA)
 
     fn = parallel.pmap(step, mesh, (REPLICATED, ROWS), (REPLICATED, REPLICATED))
     return fn(parallel.place(W, mesh), parallel.shard(X, mesh))
@@ -47,7 +48,7 @@ def test_equals_jax_pmap():
 
 
 def test_without_the_cast_the_gradient_is_too_large_by_the_number_of_devices():
-    """The trap that `value_and_mean_grad` exists for; if it is gone, so may that be."""
+    """The trap that `varying` exists for; if it is gone, so may that be."""
     mesh = parallel.make_mesh()
 
     def step(w, x):

@@ -79,13 +79,37 @@ def test_the_settings_reach_the_update(kind, rate):
         return p - rate / 4 * (g / (abs(g) + 1e-8) + 0.5 * p)
 
     params = jax.tree.map(expected, before.params, gradient)
-    average = jax.tree.map(lambda p, q: 0.75 * p + 0.25 * q, before.params, params)
-    for ours, theirs in ((after.params, params), (after.ema_params, average)):
+    for ours, theirs in ((after.params, params), (after.ema_params, params)):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
             ours,
             theirs,
         )
+
+
+def test_the_average_of_a_kind_has_the_decay_of_its_settings():
+    before, after, _ = update("base", changed("base", ema_warmup=0), step=1)
+    for old, new, average in zip(
+        *map(jax.tree.leaves, (before.params, after.params, after.ema_params)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(average, 0.75 * old + 0.25 * new, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["base", "distill"])
+def test_adams_constants_are_those_of_the_settings(kind):
+    """After one update its moments are (1 - b1) g and (1 - b2) g²."""
+    settings = {"adam_b1": 0.5, "adam_b2": 0.75, "adam_eps": 1e-3, "weight_decay": 0.0}
+    before, after, metrics = update(kind, changed(kind, **settings))
+    moment, square = (optax.tree.get(after.opt_state, name) for name in ("mu", "nu"))
+    for p, q, m, v in zip(
+        *map(jax.tree.leaves, (before.params, after.params, moment, square)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(v, m * m, rtol=1e-5)
+        step = 2 * m / (abs(2 * m) + 1e-3)
+        expected = p - metrics.learning_rate * step
+        np.testing.assert_allclose(q, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["base", "distill"])
@@ -114,11 +138,36 @@ def test_the_rate_of_a_kind_falls_as_its_settings_say(anneal, share):
         ("distill", {"dropout": 0.5}),
         ("distill", {"weight": "snr"}),
         ("distill", {"ratio": 3}),
+        ("base", {"times": "independent"}),
+        ("distill", {"times": "independent"}),
     ],
 )
 def test_a_setting_changes_the_loss_of_its_kind(kind, setting):
     assert (
         update(kind, CONFIG)[2].loss != update(kind, changed(kind, **setting))[2].loss
+    )
+
+
+@pytest.mark.parametrize("kind", ["base", "distill"])
+def test_the_groups_of_a_kind_are_those_of_its_settings(kind):
+    """Two opposite unit vectors would cancel: a sum of clipped ones is shorter."""
+    moments = [
+        optax.tree.get(update(kind, changed(kind, clip_groups=n))[1].opt_state, "mu")
+        for n in (1, 4)
+    ]
+    one, four = map(optax.tree.norm, moments)
+    assert four < 0.999 * one
+
+
+@pytest.mark.parametrize("kind", ["base", "distill"])
+def test_micro_batches_of_a_kind_change_nothing_but_rounding(kind):
+    whole, parts = (
+        update(kind, changed(kind, micro_batch_size=size))[1:] for size in (0, 2)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
+        whole,
+        parts,
     )
 
 

@@ -99,7 +99,7 @@ def test_a_given_teacher_is_not_trained():
 
 @pytest.mark.parametrize("ema", [True, False])
 def test_advance_makes_teacher_and_student_of_the_finished_model(ema):
-    optimizer = make_optimizer(1.0, 0.0)
+    optimizer = make_optimizer()
     finished = init_state(tiny.params(), optimizer, keep_ema=True)
     finished = finished._replace(ema_params=tiny.params(1), step=jnp.int32(9))
     opt_state = jax.tree.map(lambda x: x + 1, finished.opt_state)
@@ -133,7 +133,7 @@ def test_run_goes_on_from_any_phase_and_swaps_between_phases_only(start):
     def finish(phase, snapshot):
         events.append(("finish", phase.num_steps))
 
-    state = init_state(tiny.params(), make_optimizer(1.0, 0.0), keep_ema=False)
+    state = init_state(tiny.params(), make_optimizer(), keep_ema=False)
     last = state_machine.run(
         phases,
         Snapshot(start, state, ()),

@@ -12,6 +12,7 @@ from progdist.diffusion import logsnr_bins
 from progdist.diffusion.schedules import Cosine
 from progdist.parallel import REPLICATED, ROWS
 from progdist.trainer import step
+from progdist.trainer.gradient import Division
 from progdist.trainer.state import (
     TrainState,
     init_state,
@@ -29,9 +30,12 @@ LOSSES = {
 }
 
 
-def make_train_step(loss, optimizer, mesh, rate=RATE):
+KEY = jax.random.key(3)
+
+
+def make_train_step(loss, optimizer, mesh, rate=RATE, **division):
     return step.make_train_step(
-        loss, optimizer, rate=rate, ema_rate=lambda _: 0.1, mesh=mesh
+        loss, optimizer, rate=rate, ema_rate=lambda _: 0.1, mesh=mesh, **division
     )
 
 
@@ -39,11 +43,11 @@ def state_of(params):
     return TrainState(jnp.int32(0), params, None, ())
 
 
-def train(loss, num_devices, num_steps=(4,), updates=3, optimizer=None):
+def train(loss, num_devices, num_steps=(4,), updates=3, optimizer=None, **division):
     """Parameters and metrics after some updates of each round, on some devices."""
     mesh = parallel.make_mesh(jax.devices()[:num_devices])
     optimizer = optimizer or optax.identity()
-    train_step = make_train_step(loss, optimizer, mesh)
+    train_step = make_train_step(loss, optimizer, mesh, **division)
     state = parallel.place(init_state(tiny.params(), optimizer, True), mesh)
     for n in num_steps:
         constants = jnp.int32(n), jnp.int32(10), jax.random.key(n)
@@ -74,7 +78,7 @@ def test_one_trace_serves_all_rounds():
         2,
         num_steps=(4096, 64, 1),
         updates=2,
-        optimizer=make_optimizer(1.0, 0.0),
+        optimizer=make_optimizer(),
     )
     assert len(traces) == 1
 
@@ -92,13 +96,32 @@ def test_random_numbers_do_not_depend_on_the_number_of_devices():
         np.testing.assert_array_equal(a, b)
 
 
-def test_times_cover_the_unit_interval_evenly():
-    mesh = parallel.make_mesh(jax.devices()[:1])
-    draw = parallel.pmap(step.draw, mesh, (REPLICATED, ROWS), ROWS)
-    u = np.sort(draw(jax.random.key(3), tiny.batch(64).image).u)
-    assert u[0] >= 0
-    assert u[-1] < 1
-    np.testing.assert_allclose(np.diff(u), 1 / 64, atol=1e-6)
+def times(num_devices=1, **settings):
+    """The times of a batch of 64."""
+    mesh = parallel.make_mesh(jax.devices()[:num_devices])
+    draw = functools.partial(step.draw, **settings)
+    rows = parallel.shard(tiny.batch(64).image, mesh)
+    return np.array(parallel.pmap(draw, mesh, (REPLICATED, ROWS), ROWS)(KEY, rows).u)
+
+
+@pytest.mark.parametrize("num_groups", [1, 4])
+def test_times_cover_the_unit_interval_evenly(num_groups):
+    """Those of the batch, and those of each group of consecutive rows."""
+    u = times(num_groups=num_groups)
+    assert min(u) >= 0
+    assert max(u) < 1
+    np.testing.assert_allclose(np.diff(np.sort(u)), 1 / 64, atol=1e-6)
+    for group in np.split(u, num_groups):
+        np.testing.assert_allclose(np.diff(np.sort(group)), num_groups / 64, atol=1e-6)
+
+
+def test_independent_times_are_uniform_whatever_the_number_of_devices():
+    u = times(times="independent")
+    np.testing.assert_array_equal(u, times(8, times="independent"))
+    assert len(np.unique(u)) == 64
+    # By Kolmogorov's test at 0.1 %; an even grid has gaps of 1 / 64 alone.
+    assert abs(np.sort(u) - np.arange(64) / 64).max() < 1.95 / 8
+    assert np.diff(np.sort(u)).max() > 2 / 64
 
 
 def test_two_updates_see_different_noise():
@@ -111,9 +134,8 @@ def test_two_updates_see_different_noise():
 
 
 def test_metrics_report_the_gradient_before_clipping_and_the_rate():
-    state, metrics = train(
-        LOSSES["base"], 1, updates=3, optimizer=make_optimizer(1e-6, 0.0)
-    )
+    division = Division(clip_norm=1e-6)
+    state, metrics = train(LOSSES["base"], 1, updates=3, division=division)
     assert metrics.grad_norm > 1e-3
     np.testing.assert_allclose(metrics.learning_rate, 0.1 * (1 - 2 / 10), rtol=1e-6)
     np.testing.assert_allclose(
@@ -178,7 +200,7 @@ def test_the_distilled_round_leaves_its_teacher_alone():
 def test_an_update_that_is_not_finite_is_not_committed(bad, where):
     """Of its batch, its gradient, or the parameters that it would leave."""
     mesh = parallel.make_mesh(jax.devices()[:2])
-    optimizer, rate = make_optimizer(1.0, 0.1), RATE
+    optimizer, rate = make_optimizer(weight_decay=0.1), RATE
     if where == "rate":
         rate = functools.partial(RATE, peak=3e38 if bad > 0 else bad)
     train_step = make_train_step(LOSSES["base"], optimizer, mesh, rate)
@@ -202,16 +224,20 @@ def test_an_update_that_is_not_finite_is_not_committed(bad, where):
         np.testing.assert_array_equal(old, new)
 
 
-def test_the_step_reduces_gradients_in_one_group_and_asks_nothing_of_the_host():
+@pytest.mark.parametrize(("num_groups", "reductions"), [(1, 1), (2, 2), (8, 1)])
+def test_the_step_reduces_gradients_together_and_asks_nothing_of_the_host(
+    num_groups, reductions
+):
+    """Once, or twice where a group spans some of the devices."""
     mesh = parallel.make_mesh(jax.devices()[:8])
-    optimizer = make_optimizer(1.0, 0.0)
-    train_step = make_train_step(LOSSES["distill"], optimizer, mesh)
+    optimizer, division = make_optimizer(), Division(1.0, num_groups)
+    train_step = make_train_step(LOSSES["distill"], optimizer, mesh, division=division)
     state = parallel.place(init_state(tiny.params(), optimizer, True), mesh)
     constants = jnp.int32(1), jnp.int32(10), jax.random.key(0)
     round_ = step.Round(*parallel.place((tiny.params(1), *constants), mesh))
     batch = parallel.shard(tiny.batch(8), mesh)
     text = train_step.lower(state, round_, batch).compile().as_text()
-    assert len(re.findall(r"= .* all-reduce(?:-start)?\(", text)) == 1
+    assert len(re.findall(r"= .* all-reduce(?:-start)?\(", text)) == reductions
     for transfer in ("infeed", "outfeed", "send(", "recv(", "callback", "all-gather"):
         assert transfer not in text
 

@@ -119,12 +119,16 @@ def num_cores() -> int:
 
 def _devices_of(config: Config, num_processes: int) -> int:
     """Returns the largest number of devices that fits the batches and the cores."""
-    sizes = [config.base.batch_size, config.distill.batch_size]
+    kinds = config.base, config.distill
+    sizes = [kind.batch_size for kind in kinds]
     most = min(num_cores(), min(sizes) // num_processes // _LEAST_ROWS)
+    sizes += [kind.micro_batch_size for kind in kinds]
     sizes.append(config.evaluation.batch_size)
-    fitting = (
-        n
-        for n in range(1, most + 1)
-        if all(s % (n * num_processes) == 0 for s in sizes)
-    )
+
+    def fits(count: int) -> bool:
+        is_shared = all(size % count == 0 for size in sizes)
+        groups = [kind.clip_groups for kind in kinds]
+        return is_shared and all(g % count == 0 or count % g == 0 for g in groups)
+
+    fitting = (n for n in range(1, most + 1) if fits(n * num_processes))
     return max(fitting, default=1)

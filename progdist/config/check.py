@@ -183,8 +183,15 @@ def _check_seed(seed: int, field: str) -> None:
 
 
 def _check_training(training: Training, path: str) -> None:
-    _at_least(training, path, 1, "num_updates", "batch_size")
+    _at_least(training, path, 1, "num_updates", "batch_size", "clip_groups")
     _at_least(training, path, 0, "warmup_updates", "weight_decay", "clip_norm")
+    _at_least(training, path, 0, "micro_batch_size")
+    _check_division(training, path)
+    for field in ("adam_b1", "adam_b2"):
+        value = getattr(training, field)
+        require(0 <= value < 1, f"{path}.{field}", value, "in [0, 1)")
+    ok = 0 < training.adam_eps < float("inf")
+    require(ok, f"{path}.adam_eps", training.adam_eps, "above 0 and finite")
     require(
         0 < training.learning_rate < float("inf"),
         f"{path}.learning_rate",
@@ -196,6 +203,18 @@ def _check_training(training: Training, path: str) -> None:
         require(0 <= value < 1, f"{path}.{field}", value, "in [0, 1)")
     warmup = training.ema_warmup
     require(warmup == 0 or warmup >= 2, f"{path}.ema_warmup", warmup, "0, or 2 or more")
+
+
+def _check_division(training: Training, path: str) -> None:
+    """Requires groups and micro-batches that divide the batch, and one the other."""
+    batch, groups = training.batch_size, training.clip_groups
+    rule = f"a divisor of batch_size={batch}"
+    require(batch % groups == 0, f"{path}.clip_groups", groups, rule)
+    micro = training.micro_batch_size or batch
+    require(batch % micro == 0, f"{path}.micro_batch_size", micro, rule)
+    fewer, more = sorted((micro, batch // groups))
+    rule = f"a divisor or a multiple of a clip group's {batch // groups} images"
+    require(more % fewer == 0, f"{path}.micro_batch_size", micro, rule)
 
 
 def _check_rounds(distill: Distillation) -> None:

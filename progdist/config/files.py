@@ -22,6 +22,8 @@ _HARMLESS = (
     "max_skipped",
     "stuck_seconds",
     "cpu_devices",
+    "base.micro_batch_size",
+    "distill.micro_batch_size",
     "data.dir",
     "data.num_workers",
     "evaluation.batch_size",

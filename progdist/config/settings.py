@@ -13,6 +13,7 @@ Name = Literal[
 ]
 LabelRule = Literal["auto", "folders", "none"]
 Anneal = Literal["none", "linear"]
+Times = Literal["stratified", "independent"]
 Metric = Literal["fd", "kid", "is", "pr"]
 FeatureNetwork = Literal["inception", "inception_tf1", "squeezenet"]
 Features = Literal["pixels", FeatureNetwork]
@@ -70,7 +71,16 @@ class Training:
       warmup_updates: updates over which it rises linearly from 0.
       anneal: "linear" decays it linearly to 0 over the phase.
       weight_decay: decoupled weight decay; 0 for none.
+      adam_b1: decay of Adam's mean of the gradient.
+      adam_b2: decay of its mean square.
+      adam_eps: added to the root of the mean square.
       clip_norm: bound on the global norm of the gradient; 0 for none.
+      clip_groups: number of groups of the batch whose gradients are clipped, each by
+        itself, before their mean; the same on any number of devices.
+      micro_batch_size: images of the global batch that are differentiated at a time, to
+        save memory; 0 for all. Changes nothing but rounding.
+      times: "stratified" spreads the times of a batch evenly over [0, 1), and those of
+        each clip group; "independent" draws each by itself.
       ema_decay: decay of the moving average of the parameters; 0 for none. The average,
         if any, is used for sampling and as the teacher of the next round.
       ema_warmup: w of the average's warm-up: its decay after t updates is at most
@@ -86,7 +96,13 @@ class Training:
     warmup_updates: int = 0
     anneal: Anneal = "none"
     weight_decay: float = 0.0
+    adam_b1: float = 0.9
+    adam_b2: float = 0.999
+    adam_eps: float = 1e-8
     clip_norm: float = 1.0
+    clip_groups: int = 1
+    micro_batch_size: int = 0
+    times: Times = "stratified"
     ema_decay: float = 0.0
     ema_warmup: int = 20
     dropout: float = 0.0

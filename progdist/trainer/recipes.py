@@ -9,11 +9,12 @@ import optax
 from jax.sharding import Mesh
 
 from progdist import parallel
-from progdist.config import Config, Training
+from progdist.config import Config, ConfigError, Training
 from progdist.model import Model, Params, param_specs, param_template
 from progdist.parallel import PyTree
 from progdist.plan import Kind, Phase
 from progdist.trainer import state_machine, step as steps
+from progdist.trainer.gradient import Division
 from progdist.trainer.state import (
     Snapshot,
     averaging_rate,
@@ -93,6 +94,25 @@ def make_round(
     return steps.Round(teacher_params, *parallel.place(constants, mesh))
 
 
+def division_of(settings: Training) -> Division:
+    """Returns the division of the batches of a kind of phase."""
+    return Division(settings.clip_norm, settings.clip_groups, settings.micro_batch_size)
+
+
+def check_division(config: Config, num_devices: int) -> None:
+    """Refuses clip groups and micro-batches that the devices cannot share evenly.
+
+    Raises:
+      ConfigError: naming the field, its value and what is accepted.
+    """
+    for name, settings in (("base", config.base), ("distill", config.distill)):
+        try:
+            share = settings.batch_size // num_devices
+            division_of(settings).parts(share, num_devices)
+        except ValueError as error:
+            raise ConfigError(f"config.{name}.{error}") from None
+
+
 def _make_recipe(
     settings: Training,
     model: Model,
@@ -100,7 +120,12 @@ def _make_recipe(
     loss: steps.Loss,
     mesh: Mesh,
 ) -> Recipe:
-    optimizer = make_optimizer(settings.clip_norm, settings.weight_decay)
+    optimizer = make_optimizer(
+        weight_decay=settings.weight_decay,
+        b1=settings.adam_b1,
+        b2=settings.adam_b2,
+        eps=settings.adam_eps,
+    )
     specs = state_specs(param_specs(model), optimizer, settings.ema_decay > 0)
     train_step = steps.make_train_step(
         loss,
@@ -115,6 +140,8 @@ def _make_recipe(
             averaging_rate, decay=settings.ema_decay, warmup=settings.ema_warmup
         ),
         mesh=mesh,
+        division=division_of(settings),
+        times=settings.times,
         state_specs=specs,
         teacher_specs=() if teacher is None else param_specs(teacher),
     )

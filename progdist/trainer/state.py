@@ -150,16 +150,19 @@ def snapshot_of(tree: dict[str, Any], facts: dict[str, Any]) -> Snapshot:
 
 
 def make_optimizer(
-    clip_norm: float, weight_decay: float
+    *,
+    weight_decay: float = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """Returns Adam(.9, .999, 1e-8) without its learning rate.
+    """Returns Adam without its learning rate, with decoupled weight decay.
 
-    Gradients are clipped by their global norm; weight decay is decoupled. A value of 0
-    disables either without changing the structure of the state.
+    A weight decay of 0 disables it without changing the structure of the state.
     """
     return optax.chain(
-        optax.clip_by_global_norm(clip_norm or float("inf")),
-        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        optax.identity(),  # holds a place that the states of version 0.2 have
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         optax.add_decayed_weights(weight_decay),
     )
 
@@ -223,18 +226,18 @@ def learning_rate(
     return rate
 
 
-def averaging_rate(
-    step: Int[Array, ""], *, decay: float, warmup: int
-) -> Scalar | float:
+def averaging_rate(step: Int[Array, ""], *, decay: float, warmup: int) -> Scalar:
     """Returns 1 - decay_t of update `step`, with decay_t = min(decay, (1+t) / (w+t)).
 
-    With the warm-up w the average never reaches back further than a share 1 / (w - 1)
-    of the updates done; without it (0), the average of a short phase is still close to
-    the initial parameters, of which it keeps decay^t.
+    The average starts as the parameters after the first update: decay_0 = 0. With the
+    warm-up w it never reaches back further than a share 1 / (w - 1) of the updates
+    done; without (0), the average of a short phase is still close to its start, of
+    which it keeps decay^t.
     """
-    if not warmup:
-        return 1 - decay
-    return jnp.maximum(jnp.float32(1 - decay), (warmup - 1) / (warmup + step))
+    rate = jnp.float32(1 - decay)
+    if warmup:
+        rate = jnp.maximum(rate, (warmup - 1) / (warmup + step))
+    return jnp.where(step == 0, 1.0, rate)
 
 
 def apply_gradient(

@@ -6,7 +6,7 @@ so that rounds differ only in values.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from progdist import parallel
+from progdist.config import Times
 from progdist.diffusion import losses
 from progdist.diffusion.settings import Weight
 from progdist.model import Model, Params, bind
 from progdist.nets.blocks import Dropout
 from progdist.nets.conditioning import Conditioning
 from progdist.parallel import PyTree
+from progdist.trainer.gradient import Division, mean_gradient
 from progdist.trainer.state import TrainState, apply_gradient
 
 Scalar = Float[Array, ""]
@@ -50,7 +52,7 @@ class Metrics(NamedTuple):
 
     Attributes:
       loss: mean over the global batch.
-      grad_norm: global norm of the gradient, before clipping.
+      grad_norm: global norm of the gradient before clipping; with groups their mean.
       param_norm: global norm of the updated parameters, even if the update is skipped.
       learning_rate: learning rate of the update.
       by_logsnr: the loss by log-SNR bin.
@@ -67,7 +69,7 @@ class Draws(NamedTuple):
     """Random numbers of a batch; each row's depend on its index in the global batch.
 
     Attributes:
-      u: uniform in [0, 1), spread evenly over the batch.
+      u: uniform in [0, 1).
       eps: N(0, I).
       dropout_keys: one key per example.
     """
@@ -86,6 +88,7 @@ class Examples(NamedTuple):
 
 Loss = Callable[[TrainState, Round, Any, Draws], Examples]
 """Loss of the examples, differentiated with respect to `state.params`."""
+_WHOLE = Division()
 TrainStep = Callable[[TrainState, Round, Any], tuple[TrainState, Metrics]]
 
 
@@ -155,6 +158,8 @@ def make_train_step(
     rate: Callable[[Int[Array, ""], Int[Array, ""]], Scalar],
     ema_rate: Callable[[Int[Array, ""]], Scalar | float],
     mesh: Mesh,
+    division: Division = _WHOLE,
+    times: Times = "stratified",
     state_specs: PyTree = parallel.REPLICATED,
     teacher_specs: PyTree = parallel.REPLICATED,
 ) -> TrainStep:
@@ -166,6 +171,8 @@ def make_train_step(
       rate: (step, num_updates) to the learning rate.
       ema_rate: step to the rate of the parameters' average, if the state keeps one.
       mesh: the devices; the batch is split over them. The state passed in is donated.
+      division: clipping, and the parts in which a batch is differentiated.
+      times: how the times of a batch are drawn.
       state_specs: `PartitionSpec` of the state.
       teacher_specs: `PartitionSpec` of the round's `teacher_params`.
     """
@@ -173,14 +180,19 @@ def make_train_step(
     def step(
         state: TrainState, round_: Round, batch: Any
     ) -> tuple[TrainState, Metrics]:
-        draws = draw(jax.random.fold_in(round_.key, state.step), batch.image)
+        key = jax.random.fold_in(round_.key, state.step)
+        draws = draw(key, batch.image, times, division.clip_groups)
 
-        def mean_loss(params: Params) -> tuple[Scalar, losses.ByLogsnr]:
-            examples = loss(state._replace(params=params), round_, batch, draws)
+        def mean_loss(params: Params, rows: Any) -> tuple[Scalar, losses.ByLogsnr]:
+            examples = loss(state._replace(params=params), round_, *rows)
             return jnp.mean(examples.loss), losses.by_logsnr(*examples)
 
-        (value, by_logsnr), gradient = parallel.value_and_mean_grad(
-            mean_loss, state.params, has_aux=True
+        (value, by_logsnr), gradient, norm = mean_gradient(
+            mean_loss,
+            state.params,
+            (batch, draws),
+            division,
+            unroll=jax.default_backend() == "cpu",
         )
         learning_rate = rate(state.step, round_.num_updates)
         after = apply_gradient(
@@ -190,8 +202,8 @@ def make_train_step(
             rate=learning_rate,
             ema_rate=ema_rate(state.step),
         )
-        norms = optax.tree.norm(gradient), optax.tree.norm(after.params)
-        metrics = Metrics(value, *norms, learning_rate, by_logsnr)
+        param_norm = optax.tree.norm(after.params)
+        metrics = Metrics(value, norm, param_norm, learning_rate, by_logsnr)
         return _unless_broken(metrics, state, after), metrics
 
     constants: Any = (parallel.REPLICATED,) * 3
@@ -201,20 +213,54 @@ def make_train_step(
         (state_specs, Round(teacher_specs, *constants), parallel.ROWS),
         (state_specs, parallel.REPLICATED),
         donate_argnums=(0,),
+        num_groups=division.device_groups(mesh.size),
     )
 
 
-def draw(key: Key[Array, ""], image: Float[Array, "b *d"]) -> Draws:
-    """Returns this device's rows of the random numbers of an update, inside `pmap`."""
+def draw(
+    key: Key[Array, ""],
+    image: Float[Array, "b *d"],
+    times: Times = "stratified",
+    num_groups: int = 1,
+) -> Draws:
+    """Returns this device's rows of the random numbers of an update, inside `pmap`.
+
+    Args:
+      key: key of the update.
+      image: this device's images.
+      times: how u is drawn.
+      num_groups: number of groups of consecutive rows; each has evenly spread u.
+    """
     rows, size = parallel.rows_here(image.shape[0])
-    offset_key, noise_key, dropout_key = jax.random.split(key, 3)
-    # One uniform offset and an even grid: each u is uniform, and the batch covers
-    # [0, 1) evenly, which lowers the variance of the loss.
-    u = jnp.mod(jax.random.uniform(offset_key) + rows / size, 1.0)
-    noise_keys = jax.vmap(jax.random.fold_in, (None, 0))(noise_key, rows)
-    eps = jax.vmap(lambda k: jax.random.normal(k, image.shape[1:], image.dtype))
-    dropout_keys = jax.vmap(jax.random.fold_in, (None, 0))(dropout_key, rows)
-    return Draws(u, eps(noise_keys), dropout_keys)
+    time_key, noise_key, dropout_key = jax.random.split(key, 3)
+    each_row = jax.vmap(jax.random.fold_in, (None, 0))
+    noise = jax.vmap(lambda k: jax.random.normal(k, image.shape[1:], image.dtype))
+    return Draws(
+        _draw_u(time_key, rows, size, times, num_groups),
+        noise(each_row(noise_key, rows)),
+        each_row(dropout_key, rows),
+    )
+
+
+def _draw_u(
+    key: Key[Array, ""],
+    rows: Int[Array, " b"],
+    size: int,
+    times: Times,
+    num_groups: int,
+) -> Float[Array, " b"]:
+    match times:
+        case "stratified":
+            # One uniform offset and an even grid: each u is uniform, and the batch
+            # covers [0, 1) evenly, which lowers the variance of the loss. Neighbours on
+            # the grid are of different groups.
+            group, place = jnp.divmod(rows, size // num_groups)
+            grid = (place * num_groups + group) / size
+            return jnp.mod(jax.random.uniform(key) + grid, 1.0)
+        case "independent":
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+            return jax.vmap(jax.random.uniform)(keys)
+    raise ValueError(f"times: {times!r} is not one of {get_args(Times)}")
 
 
 def _dropout(draws: Draws, rate: float) -> Dropout | None:

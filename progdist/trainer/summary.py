@@ -29,7 +29,7 @@ def fact_lines(
         "network": f"{type(config.net).__name__.removesuffix('Config')}, "
         f"{num_params(model):,} parameters, output {config.parameterization}, "
         f"{config.net.dtype}",
-        "devices": _devices(),
+        "devices": _devices(config),
         "teacher": config.teacher or "trained in phase 0",
         "plan": plan.describe(plan_of(config)),
         "workdir": str(workdir),
@@ -61,8 +61,10 @@ def _classes(names: tuple[str, ...]) -> str:
     return f", {len(names)} classes: {shown}"
 
 
-def _devices() -> str:
-    devices = jax.devices()
+def _devices(config: Config) -> str:
+    devices, processes = jax.devices(), jax.process_count()
     text = f"{len(devices)} x {devices[0].device_kind}"
-    processes = jax.process_count()
-    return text + f", {processes} processes" * (processes > 1)
+    text += f", {processes} processes" * (processes > 1)
+    groups = config.base.clip_groups, config.distill.clip_groups
+    is_split = any(1 < count < len(devices) for count in groups)
+    return text + ", two all-reduces (clip_groups)" * is_split

@@ -80,7 +80,7 @@ def _update(
         if kind == "base"
         else step.make_distill_loss(model, model, weight=weight, ratio=2)
     )
-    optimizer = make_optimizer(clip_norm=1.0, weight_decay=0.0)
+    optimizer = make_optimizer()
     train_step = step.make_train_step(
         loss,
         optimizer,

@@ -107,7 +107,7 @@ class Case:
         loss = step.make_distill_loss(
             self.model, self.model, weight="truncated_snr", ratio=2
         )
-        optimizer = make_optimizer(clip_norm=1.0, weight_decay=0.0)
+        optimizer = make_optimizer()
         train_step = step.make_train_step(
             loss,
             optimizer,
@@ -143,7 +143,7 @@ def checkpoint_share(case: Case, update: Task, seconds_an_update: float) -> floa
 
     A few seconds of updates, with and without a save beside them, in turns.
     """
-    state = init_state(case.params, make_optimizer(1.0, 0.0), keep_ema=True)
+    state = init_state(case.params, make_optimizer(), keep_ema=True)
     num_updates, steps = int(4 / seconds_an_update) + 1, itertools.count(1)
     with tempfile.TemporaryDirectory() as directory:
         checkpoints = Checkpoints(Path(directory), keep=2)

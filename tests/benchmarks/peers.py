@@ -82,7 +82,7 @@ def _random_params(model: Model, generator: np.random.Generator) -> Any:
 
 def _our_distillation(model: Model, mesh: Any, params: Any, batch: Any) -> Task:
     loss = step.make_distill_loss(model, model, weight="truncated_snr", ratio=2)
-    optimizer = make_optimizer(clip_norm=0.0, weight_decay=0.0)
+    optimizer = make_optimizer()
     train_step = step.make_train_step(
         loss,
         optimizer,
