@@ -1,19 +1,22 @@
 """CIFAR-10's network on one accelerator, beside PyTorch diffusers' of the same size.
 
-    python -m tests.benchmarks.accelerator
+    python -m tests.benchmarks.accelerator --precision=highest --dtype=bfloat16
     python -m tests.benchmarks.accelerator --peer
 
-Milliseconds of an update, images per second and peak memory: of the base phase, of
-distillation, and of sampling in 8 steps, at batch 128, with the products in the
-precision that JAX chooses on the device (TF32 on recent NVIDIA GPUs). With --peer,
-updates of diffusers' UNet2DModel of 60.0 M parameters, run eagerly, with TF32; for
-it, install torch and `progdist[bench]`. Each side compiles for a minute or two.
+Milliseconds of an update, images per second, utilisation and peak memory: of the base
+phase and of distillation at batch 128, and of sampling in 8 steps. The precision is
+that of all products: by default what JAX chooses on the device, TF32 on recent NVIDIA
+GPUs. With --peer, updates of diffusers' UNet2DModel of 60.0 M parameters, run eagerly,
+in TF32, float32 ("highest") or under autocast to bfloat16; for it, install torch and
+`progdist[bench]`. Each program of ours compiles for most of a minute.
 """
 
-import sys
+import argparse
+import dataclasses
+import functools
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,43 +34,52 @@ from progdist.trainer.state import init_state, make_optimizer
 BATCH, SAMPLES, STEPS, TURNS, CALLS = 128, 256, 8, 3, 12
 
 
-def report(title: str, call: Callable[[], Any], wait: Callable[..., Any]) -> None:
-    """Prints the median time of a call, after one that compiles."""
-    result = call()
-    wait(result)
+class Task(NamedTuple):
+    """A call to time, the wait for its result, and the images that it processes."""
+
+    title: str
+    call: Callable[[], Any]
+    wait: Callable[[Any], Any]
+    num_images: int
+
+
+def measure(task: Task) -> None:
+    """Prints the median time of a call, which has been compiled."""
     seconds = []
     for _ in range(TURNS):
         start = time.perf_counter()
         for _ in range(CALLS):
-            result = call()
-        wait(result)
+            result = task.call()
+        task.wait(result)
         seconds.append((time.perf_counter() - start) / CALLS)
     median = float(np.median(seconds))
-    print(f"{title}: {1000 * median:.1f} ms", end="", flush=True)
+    rate = task.num_images / median
+    print(f"{task.title}: {1000 * median:.1f} ms, {rate:,.0f} images/s", flush=True)
 
 
-def ours() -> None:
-    """Prints the lines of this library."""
+def our_tasks(precision: str, dtype: str) -> Iterator[Task]:
+    """Yields the tasks of this library; each compiles on its first call."""
     config, mesh = load_preset("cifar10"), parallel.make_mesh()
-    model = make_model(config)
+    config.net = dataclasses.replace(config.net, dtype=dtype)
+    model = make_model(config)._replace(precision=precision)
     params = init_params(model, 0, mesh)
     image = np.random.default_rng(0).uniform(-1, 1, (BATCH, *model.image_shape))
     batch = Batch(image.astype("float32"), np.zeros(BATCH, "int32"))
     batch = parallel.shard(batch, mesh)
     for kind in ("base", "distill"):
         update = _update(model, mesh, params, kind, batch)
-        report(f"{kind} update, batch {BATCH}", update, jax.block_until_ready)
-        print(f", peak {_peak():.1f} GiB")
+        yield Task(f"{kind} update", update, jax.block_until_ready, BATCH)
     draw = make_sampler(model, mesh).draw
     key = parallel.place(jax.random.key(0), mesh)
     indices = parallel.shard(np.arange(SAMPLES, dtype=np.int32), mesh)
     label = parallel.shard(np.zeros(SAMPLES, np.int32), mesh)
     steps = parallel.place(jnp.int32(STEPS), mesh)
-    title = f"{SAMPLES} images in {STEPS} steps"
-    report(
-        title, lambda: draw(params, key, indices, label, steps), jax.block_until_ready
-    )
-    print()
+
+    def sample() -> Any:
+        return draw(params, key, indices, label, steps)
+
+    title = f"{STEPS}-step samples"
+    yield Task(title, sample, jax.block_until_ready, SAMPLES)
 
 
 def _update(
@@ -108,13 +120,13 @@ def _peak() -> float:
     return stats.get("peak_bytes_in_use", float("nan")) / 2**30
 
 
-def peer() -> None:
-    """Prints the lines of diffusers."""
+def peer_tasks(precision: str, dtype: str) -> Iterator[Task]:
+    """Yields the tasks of diffusers."""
     import torch  # pyright: ignore
     from diffusers import UNet2DModel  # pyright: ignore
 
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = precision != "highest"
+    torch.backends.cudnn.allow_tf32 = precision != "highest"
     torch.backends.cudnn.benchmark = True
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher, student = (
@@ -146,10 +158,12 @@ def peer() -> None:
         return teacher((angle / 2).cos() * x + (angle / 2).sin() * eps, t // 2).sample
 
     def update(is_distilling: bool) -> None:
-        z = noisy()
-        with torch.no_grad():
-            expected = target(z) if is_distilling else image
-        loss = (student(z, t).sample - expected).square().mean()
+        z, is_low = noisy(), dtype == "bfloat16"
+        with torch.autocast(device, torch.bfloat16, enabled=is_low):
+            with torch.no_grad():
+                expected = target(z) if is_distilling else image
+            output = student(z, t).sample
+        loss = (output.float() - expected).square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -160,11 +174,25 @@ def peer() -> None:
             torch.cuda.synchronize()
 
     for kind in ("base", "distill"):
-        title = f"diffusers: {kind} update, batch {BATCH}"
-        report(title, lambda kind=kind: update(kind == "distill"), wait)
-        peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
-        print(f", peak {peak:.1f} GiB")
+        call = functools.partial(update, kind == "distill")
+        yield Task(f"diffusers: {kind} update", call, wait, BATCH)
+
+
+def main() -> None:
+    """Prints a line for each task, and the peak memory of all so far."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--precision", default="default")
+    parser.add_argument("--dtype", default="float32")
+    args = parser.parse_args()
+    tasks = (peer_tasks if args.peer else our_tasks)(args.precision, args.dtype)
+    print(f"precision {args.precision}, dtype {args.dtype}, batch {BATCH}")
+    for task in tasks:
+        task.wait(task.call())
+        measure(task)
+        if not args.peer:
+            print(f"peak memory {_peak():.1f} GiB", flush=True)
 
 
 if __name__ == "__main__":
-    peer() if sys.argv[1:] == ["--peer"] else ours()
+    main()
