@@ -20,9 +20,13 @@ from progdist.diffusion.settings import Parameterization
 from progdist.nets.blocks import Dropout
 from progdist.nets.conditioning import Conditioning
 from progdist.nets.networks import make_net
-from progdist.nets.settings import ImageShape, NetConfig
+from progdist.nets.settings import ImageShape, MatmulPrecision, NetConfig
 
 Params = Any
+
+# JAX's names. Its "high" is the precision between the two others that a platform has.
+_JAX_PRECISION = {"tensorfloat32": "high", "bfloat16_3x": "high"}
+_HIGH = {"gpu": "tensorfloat32", "tpu": "bfloat16_3x"}
 
 
 class Model(NamedTuple):
@@ -34,6 +38,8 @@ class Model(NamedTuple):
       schedule: noise schedule of its training.
       image_shape: (height, width, channels).
       num_classes: number of classes; 0 without labels.
+      precision: of every product in the network, forward and backward, whatever
+        JAX_DEFAULT_MATMUL_PRECISION says.
     """
 
     net: nn.Module
@@ -41,6 +47,7 @@ class Model(NamedTuple):
     schedule: Schedule
     image_shape: ImageShape
     num_classes: int
+    precision: MatmulPrecision = "default"
 
 
 @runtime_checkable
@@ -63,6 +70,7 @@ def make_model(
     parameterization: Parameterization,
     schedule: Schedule,
     image_shape: ImageShape,
+    precision: MatmulPrecision = "default",
 ) -> Model:
     """Returns the model with these settings."""
     out_ch = image_shape[-1] * num_outputs(parameterization)
@@ -72,20 +80,29 @@ def make_model(
         schedule,
         image_shape,
         net.num_classes,
+        precision,
     )
+
+
+def precisions_of(platform: str) -> tuple[str, ...]:
+    """Returns the precisions that products can have on "cpu", "gpu" or "tpu"."""
+    high = (_HIGH[platform],) if platform in _HIGH else ()
+    return ("default", *high, "highest")
 
 
 def bind(model: Model, params: Params, dropout: Dropout | None = None) -> Denoiser:
     """Returns the denoiser of the model with these parameters."""
+    precision = _JAX_PRECISION.get(model.precision, model.precision)
 
     def denoise(
         z_t: Float[Array, "b *d"],
         logsnr_t: Float[Array, " b"],
         conditioning: Conditioning | None = None,
     ) -> Prediction:
-        output: Any = model.net.apply(
-            {"params": params}, z_t, logsnr_t, conditioning, dropout
-        )
+        with jax.default_matmul_precision(precision):
+            output: Any = model.net.apply(
+                {"params": params}, z_t, logsnr_t, conditioning, dropout
+            )
         return from_output(output, z_t, logsnr_t, model.parameterization)
 
     return denoise
@@ -105,9 +122,13 @@ def init_params(model: Model, seed: int, mesh: Mesh) -> Params:
     return parallel.place(init(jax.random.key(seed)), mesh, param_specs(model))
 
 
-@functools.lru_cache(maxsize=8)  # a trace of a large network takes seconds
 def param_shapes(model: Model) -> Params:
     """Returns shapes and dtypes of the parameters, without using a device."""
+    return _param_shapes(model._replace(precision="default"))
+
+
+@functools.lru_cache(maxsize=8)  # a trace of a large network takes seconds
+def _param_shapes(model: Model) -> Params:
     return jax.eval_shape(lambda key: _init(model, key), jax.random.key(0))
 
 

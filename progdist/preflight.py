@@ -4,6 +4,7 @@ Nothing has been compiled or written by then. Refuses batches that the devices c
 share, and unsuitable data or teachers.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,11 +27,12 @@ def make_model(config: Config) -> Model:
         parameterization=config.parameterization,
         schedule=make_schedule(config.schedule),
         image_shape=config.data.image_shape,
+        precision=config.precision.training,
     )
 
 
 def make_models(config: Config) -> dict[Kind, Model]:
-    """Returns the model of each kind of phase."""
+    """Returns the model that each kind of phase trains."""
     model = make_model(config)
     return {"base": model, "distill": model}
 
@@ -45,6 +47,18 @@ def check_devices(config: Config, num_devices: int) -> None:
         size = getattr(config, name).batch_size
         rule = f"a multiple of the {num_devices} devices"
         require(size % num_devices == 0, f"config.{name}.batch_size", size, rule)
+
+
+def check_precision(config: Config, platform: str) -> None:
+    """Refuses precisions that the products have nowhere on this platform.
+
+    Raises:
+      ConfigError: naming the field.
+    """
+    accepted = models.precisions_of(platform)
+    for name, value in dataclasses.asdict(config.precision).items():
+        rule = f"{', '.join(accepted[:-1])} or {accepted[-1]} on this {platform}"
+        require(value in accepted, f"config.precision.{name}", value, rule)
 
 
 def check_memory(config: Config, num_processes: int) -> None:

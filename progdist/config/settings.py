@@ -5,7 +5,12 @@ from typing import Literal
 
 from progdist.diffusion.settings import Parameterization, ScheduleName, Weight
 from progdist.errors import InputError
-from progdist.nets.settings import ImageShape as ImageShape, NetConfig, UNetConfig
+from progdist.nets.settings import (
+    ImageShape as ImageShape,
+    MatmulPrecision,
+    NetConfig,
+    UNetConfig,
+)
 from progdist.plan import Phase, make_plan
 
 Name = Literal[
@@ -115,6 +120,23 @@ class Distillation(Training):
 
 
 @dataclasses.dataclass
+class Precision:
+    """Precision of the network's products: matrix products and convolutions.
+
+    TODO
+
+    Attributes:
+      training: of the student, or the base model, forward and backward.
+      target: of the frozen teacher in distillation.
+      sampling: of evaluation, and of the models whenever they draw images.
+    """
+
+    training: MatmulPrecision = "default"
+    target: MatmulPrecision = "default"
+    sampling: MatmulPrecision = "default"
+
+
+@dataclasses.dataclass
 class Evaluation:
     """Evaluation after each phase.
 
@@ -165,6 +187,7 @@ class Config:
       base: training of the base model, in phase 0.
       distill: training of the rounds.
       evaluation: evaluation after each phase.
+      precision: precision of the network's products.
       log_every: updates between rows of metrics.jsonl.
       save_every: updates between checkpoints; a multiple of log_every.
       keep_checkpoints: number of latest checkpoints to keep.
@@ -184,6 +207,7 @@ class Config:
     base: Training = dataclasses.field(default_factory=Training)
     distill: Distillation = dataclasses.field(default_factory=Distillation)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    precision: Precision = dataclasses.field(default_factory=Precision)
     log_every: int = 100
     save_every: int = 1000
     keep_checkpoints: int = 2
