@@ -5,7 +5,7 @@ where it denoises.
 """
 
 import functools
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -24,8 +24,7 @@ from progdist.nets.settings import ImageShape, MatmulPrecision, NetConfig
 
 Params = Any
 
-# JAX's names. Its "high" is the precision between the two others that a platform has.
-_JAX_PRECISION = {"tensorfloat32": "high", "bfloat16_3x": "high"}
+# What "high" is on a platform; on a CPU it is float32.
 _HIGH = {"gpu": "tensorfloat32", "tpu": "bfloat16_3x"}
 
 
@@ -86,13 +85,14 @@ def make_model(
 
 def precisions_of(platform: str) -> tuple[str, ...]:
     """Returns the precisions that products can have on "cpu", "gpu" or "tpu"."""
-    high = (_HIGH[platform],) if platform in _HIGH else ()
-    return ("default", *high, "highest")
+    others = set(_HIGH.values()) - {_HIGH.get(platform)}
+    return tuple(name for name in get_args(MatmulPrecision) if name not in others)
 
 
 def bind(model: Model, params: Params, dropout: Dropout | None = None) -> Denoiser:
     """Returns the denoiser of the model with these parameters."""
-    precision = _JAX_PRECISION.get(model.precision, model.precision)
+    is_high = model.precision in _HIGH.values()
+    precision = "high" if is_high else model.precision
 
     def denoise(
         z_t: Float[Array, "b *d"],

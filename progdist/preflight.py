@@ -50,11 +50,15 @@ def check_devices(config: Config, num_devices: int) -> None:
 
 
 def check_precision(config: Config, platform: str) -> None:
-    """Refuses precisions that the products have nowhere on this platform.
+    """Refuses precisions that the platform lacks, or that a loss does not allow.
 
     Raises:
       ConfigError: naming the field.
     """
+    # The loss multiplies rounding errors in x near data, and in eps near noise.
+    ok = config.net.dtype == "float32" or config.parameterization in ("v", "both")
+    rule = f"float32 for config.parameterization={config.parameterization!r}"
+    require(ok, "config.net.dtype", config.net.dtype, rule)
     accepted = models.precisions_of(platform)
     for name, value in dataclasses.asdict(config.precision).items():
         rule = f"{', '.join(accepted[:-1])} or {accepted[-1]} on this {platform}"

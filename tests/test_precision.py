@@ -21,6 +21,7 @@ from progdist.workdir.rows import EvalRow, read_row
 
 NAMES = {
     "default": Lax.DEFAULT,
+    "high": Lax.HIGH,
     "tensorfloat32": Lax.HIGH,
     "bfloat16_3x": Lax.HIGH,
     "highest": Lax.HIGHEST,
@@ -169,7 +170,7 @@ def test_a_card_of_an_earlier_version_has_the_default():
 def test_a_model_of_another_platform_is_sampled_in_the_highest_precision():
     card = card_with(sampling="tensorfloat32")
     assert cards.model_of(card, "here").precision == "highest"
-    with pytest.raises(UsageError, match="is not one of default, highest"):
+    with pytest.raises(UsageError, match="is not one of default, high, highest"):
         cards.model_of(card, "here", "tensorfloat32")
 
 

@@ -123,12 +123,20 @@ class Distillation(Training):
 class Precision:
     """Precision of the network's products: matrix products and convolutions.
 
-    TODO
+    "default" rounds their operands to TF32 on recent NVIDIA GPUs and to bfloat16 on
+    TPUs, and "high" to TF32 and to pairs of bfloat16; "highest" is float32.
+    "tensorfloat32" and "bfloat16_3x" are "high" on GPUs and on TPUs alone. A CPU
+    computes in float32 whatever the precision.
+
+    From about N = 1024 on, bfloat16 changes the gradient of distillation as much as the
+    choice of the batch does, and "high" repairs that. Training and target need it
+    alike, since the loss compares the two. Images need no more than the default. The
+    numbers are in progdist/nets/README.md.
 
     Attributes:
-      training: of the student, or the base model, forward and backward.
-      target: of the frozen teacher in distillation.
-      sampling: of evaluation, and of the models whenever they draw images.
+      training: precision of the base model and of students, forward and backward.
+      target: precision of the frozen teacher in distillation.
+      sampling: precision of evaluation, and of the models whenever they draw images.
     """
 
     training: MatmulPrecision = "default"

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any, Literal
 
 DType = Literal["float32", "bfloat16"]
-MatmulPrecision = Literal["default", "tensorfloat32", "bfloat16_3x", "highest"]
+MatmulPrecision = Literal["default", "high", "tensorfloat32", "bfloat16_3x", "highest"]
 Remat = Literal["none", "blocks", "dots"]
 ImageShape = tuple[int, int, int]
 
