@@ -15,6 +15,7 @@ from progdist.config import Config, ConfigError, Data
 from progdist.config.check import require
 from progdist.diffusion.schedules import describe, make_schedule
 from progdist.model import Model, param_shapes
+from progdist.nets.settings import NetConfig
 from progdist.plan import Kind
 from progdist.workdir import files
 from progdist.workdir.provenance import memory_bytes
@@ -150,6 +151,7 @@ def check_teacher(
     path = files.expand(config.teacher)
     card = checkpoint.check_model(path, param_shapes(model))
     check_card(model, path, card)
+    _check_groups(path, card, config.net)
     # A student is defined only at its own number of steps. Of a released file only that
     # number is known, and only if it is a student.
     is_student = card.get("phase", "num_steps" in card)
@@ -160,6 +162,16 @@ def check_teacher(
         )
     if model.num_classes:
         _check_classes(path, card.get("class_names", ()), class_names)
+
+
+def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
+    """Refuses a teacher with other groups, which its parameters' shapes do not show."""
+    theirs = card.get("net", dataclasses.asdict(net)).get("num_groups", 0)
+    if dataclasses.replace(net, num_groups=theirs).groups() != net.groups():
+        raise ConfigError(
+            f"config.teacher={path}: its net.num_groups is {theirs!r}, the "
+            f"configuration has {net.num_groups}"
+        )
 
 
 def _check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> None:

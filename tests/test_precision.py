@@ -18,6 +18,7 @@ from progdist.sampling import cards
 from progdist.sampling.draw import make_sampler
 from progdist.trainer import recipes
 from progdist.workdir.rows import EvalRow, read_row
+from tests.jaxprs import equations
 
 NAMES = {
     "default": Lax.DEFAULT,
@@ -39,7 +40,7 @@ def config_with(**precision) -> Config:
 
 
 def step_of(kind, **precision):
-    """The train step of a kind of phase, and shapes of its arguments."""
+    """The train step of a kind of phase, traced."""
     config, mesh = config_with(**precision), parallel.make_mesh(jax.devices()[:1])
     recipe = recipes.make_recipes(config, preflight.make_models(config), mesh)[kind]
     snapshot = recipes.make_template(recipe, 0, mesh)
@@ -47,11 +48,11 @@ def step_of(kind, **precision):
     number = jax.ShapeDtypeStruct((), jnp.int32)
     round_ = recipes.steps.Round(snapshot.teacher_params, number, number, key)
     batch = Batch(np.zeros((2, 8, 8, 1), np.float32), np.zeros(2, np.int32))
-    return recipe.train_step, (snapshot.state, round_, batch)
+    return recipe.train_step.trace(snapshot.state, round_, batch)
 
 
 def sampler_of(precision):
-    """A compiled sampler, and shapes of its arguments."""
+    """A sampler, traced."""
     config, mesh = (
         config_with(training=precision),
         parallel.make_mesh(jax.devices()[:1]),
@@ -60,59 +61,49 @@ def sampler_of(precision):
     rows = np.zeros(2, np.int32)
     key = jax.eval_shape(jax.random.key, 0)
     args = param_template(model, mesh), key, rows, rows, np.int32(4)
-    return make_sampler(model, mesh).draw, args
+    return make_sampler(model, mesh).draw.trace(*args)
 
 
-def of_products(function, args):
+def of_products(traced):
     """The precision of every product of a program."""
-    return list(_of_products(function.trace(*args).jaxpr.jaxpr))
-
-
-def _of_products(jaxpr):
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in PRODUCTS:
-            one, other = equation.params["precision"] or (None, None)
-            assert one == other
-            yield one
-        for inner in jax.tree.leaves(equation.params, is_leaf=is_jaxpr):
-            if is_jaxpr(inner):
-                yield from _of_products(getattr(inner, "jaxpr", inner))
-
-
-def is_jaxpr(value):
-    return hasattr(value, "eqns")
+    found = [
+        equation.params["precision"] or (None, None)
+        for equation in equations(traced.jaxpr)
+        if equation.primitive.name in PRODUCTS
+    ]
+    assert all(one == other for one, other in found)
+    return [one for one, _ in found]
 
 
 @pytest.fixture(scope="module")
 def distill():
     """A step of distillation, traced, in two precisions."""
-    function, args = step_of("distill", training="bfloat16_3x", target="highest")
-    return function.trace(*args)
+    return step_of("distill", training="bfloat16_3x", target="highest")
 
 
 @pytest.fixture(scope="module")
 def pass_of_sampler():
     """The precisions of the products of one pass, in the sampler."""
-    return of_products(*sampler_of("default"))
+    return of_products(sampler_of("default"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_product_of_the_sampler_has_its_precision(name, pass_of_sampler):
-    assert of_products(*sampler_of(name)) == [NAMES[name]] * len(pass_of_sampler)
+    assert of_products(sampler_of(name)) == [NAMES[name]] * len(pass_of_sampler)
 
 
 def test_the_environment_does_not_change_it(pass_of_sampler):
     with jax.default_matmul_precision("highest"):
-        assert of_products(*sampler_of("default")) == pass_of_sampler
+        assert of_products(sampler_of("default")) == pass_of_sampler
 
 
 def test_teacher_and_student_have_their_own_forward_and_backward(
     distill, pass_of_sampler
 ):
     """Two passes of the teacher; of the student as many as of the base model."""
-    update = of_products(*step_of("base", training="highest"))
+    update = of_products(step_of("base", training="highest"))
     assert set(update) == {Lax.HIGHEST}
-    found = list(_of_products(distill.jaxpr.jaxpr))
+    found = of_products(distill)
     assert found.count(Lax.HIGH) == len(update)
     assert found.count(Lax.HIGHEST) == 2 * len(pass_of_sampler)
     assert len(found) == len(update) + 2 * len(pass_of_sampler)
@@ -144,6 +135,20 @@ def test_a_precision_that_a_platform_lacks_is_refused(platform, refused):
                 ConfigError, match=f"^config.precision.{field}='{name}'"
             ):
                 preflight.check_precision(config, platform)
+
+
+@pytest.mark.parametrize("parameterization", ["x", "eps", "v", "both"])
+def test_in_bfloat16_outputs_whose_errors_the_loss_multiplies_are_refused(
+    parameterization,
+):
+    config = config_with()
+    config.parameterization, config.net.dtype = parameterization, "bfloat16"
+    if parameterization in ("v", "both"):
+        preflight.check_precision(config, "cpu")
+        return
+    rule = f"must be float32 for config.parameterization='{parameterization}'"
+    with pytest.raises(ConfigError, match=f"^config.net.dtype='bfloat16': {rule}"):
+        preflight.check_precision(config, "cpu")
 
 
 def card_with(**precision):

@@ -51,11 +51,6 @@ class UNetConfig:
     dtype: DType = "float32"
     remat: Remat = "none"
 
-    def __post_init__(self) -> None:
-        """Reads the booleans that `remat` had in earlier versions."""
-        if isinstance(self.remat, bool):
-            self.remat = "blocks" if self.remat else "none"
-
     def check(self, image_shape: ImageShape) -> None:
         """Refuses settings that do not fit images of this shape.
 
@@ -107,6 +102,10 @@ class UNetConfig:
         heights = small.heights(image_shape)
         small.attn_resolutions = tuple(n for n in self.attn_resolutions if n in heights)
         return small
+
+    def groups(self) -> int:
+        """Returns the groups of every norm; 0 if they differ between norms."""
+        return self.num_groups or (32 if self.ch % 64 == 0 else 0)
 
     def heights(self, image_shape: ImageShape) -> list[int]:
         """Returns the height of the feature maps at each level."""

@@ -9,7 +9,7 @@ reference is the same program in float64.
 
 For the start of a round, where the student equals the teacher, prints the loss, and the
 error that rounding adds to loss and gradient; then the error of images of DDIM. Takes
-two minutes a run.
+five minutes a run.
 """
 
 import functools
