@@ -100,7 +100,8 @@ def _apply(equation: Any, inputs: list[Any], platform: str) -> Sequence[Any]:
         return _evaluate(getattr(inner, "jaxpr", inner), consts, inputs, platform)
     product = functools.partial(equation.primitive.bind, **params)
     if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-        return [_rounded_product(product, *inputs, params["precision"], platform)]
+        a, b = inputs
+        return [_rounded_product(product, a, b, params["precision"], platform)]
     outputs = product(*inputs)
     return outputs if equation.primitive.multiple_results else [outputs]
 
@@ -149,9 +150,10 @@ class Case:
 
         def mean(params: Any, teacher_params: Any, batch: Any, *draws: Any) -> Any:
             num_steps, u, eps = draws
-            round_ = step.Round(teacher_params, num_steps, num_steps, None)
+            unused: Any = None
+            round_ = step.Round(teacher_params, num_steps, num_steps, unused)
             state = TrainState(jnp.int32(0), params, None, ())
-            examples = loss(state, round_, batch, step.Draws(u, eps, None))
+            examples = loss(state, round_, batch, step.Draws(u, eps, unused))
             return examples.loss.mean()
 
         return jax.jit(emulated(jax.value_and_grad(mean), setting.platform))
