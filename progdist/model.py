@@ -5,7 +5,7 @@ where it denoises.
 """
 
 import functools
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -20,9 +20,12 @@ from progdist.diffusion.settings import Parameterization
 from progdist.nets.blocks import Dropout
 from progdist.nets.conditioning import Conditioning
 from progdist.nets.networks import make_net
-from progdist.nets.settings import ImageShape, NetConfig
+from progdist.nets.settings import ImageShape, MatmulPrecision, NetConfig
 
 Params = Any
+
+# What "high" is on a platform; on a CPU it is float32.
+_HIGH = {"gpu": "tensorfloat32", "tpu": "bfloat16_3x"}
 
 
 class Model(NamedTuple):
@@ -34,6 +37,8 @@ class Model(NamedTuple):
       schedule: noise schedule of its training.
       image_shape: (height, width, channels).
       num_classes: number of classes; 0 without labels.
+      precision: of every product in the network, forward and backward, whatever
+        JAX_DEFAULT_MATMUL_PRECISION says.
     """
 
     net: nn.Module
@@ -41,6 +46,7 @@ class Model(NamedTuple):
     schedule: Schedule
     image_shape: ImageShape
     num_classes: int
+    precision: MatmulPrecision = "default"
 
 
 @runtime_checkable
@@ -63,6 +69,7 @@ def make_model(
     parameterization: Parameterization,
     schedule: Schedule,
     image_shape: ImageShape,
+    precision: MatmulPrecision = "default",
 ) -> Model:
     """Returns the model with these settings."""
     out_ch = image_shape[-1] * num_outputs(parameterization)
@@ -72,20 +79,30 @@ def make_model(
         schedule,
         image_shape,
         net.num_classes,
+        precision,
     )
+
+
+def precisions_of(platform: str) -> tuple[str, ...]:
+    """Returns the precisions that products can have on "cpu", "gpu" or "tpu"."""
+    others = set(_HIGH.values()) - {_HIGH.get(platform)}
+    return tuple(name for name in get_args(MatmulPrecision) if name not in others)
 
 
 def bind(model: Model, params: Params, dropout: Dropout | None = None) -> Denoiser:
     """Returns the denoiser of the model with these parameters."""
+    is_high = model.precision in _HIGH.values()
+    precision = "high" if is_high else model.precision
 
     def denoise(
         z_t: Float[Array, "b *d"],
         logsnr_t: Float[Array, " b"],
         conditioning: Conditioning | None = None,
     ) -> Prediction:
-        output: Any = model.net.apply(
-            {"params": params}, z_t, logsnr_t, conditioning, dropout
-        )
+        with jax.default_matmul_precision(precision):
+            output: Any = model.net.apply(
+                {"params": params}, z_t, logsnr_t, conditioning, dropout
+            )
         return from_output(output, z_t, logsnr_t, model.parameterization)
 
     return denoise
@@ -105,9 +122,13 @@ def init_params(model: Model, seed: int, mesh: Mesh) -> Params:
     return parallel.place(init(jax.random.key(seed)), mesh, param_specs(model))
 
 
-@functools.lru_cache(maxsize=8)  # a trace of a large network takes seconds
 def param_shapes(model: Model) -> Params:
     """Returns shapes and dtypes of the parameters, without using a device."""
+    return _param_shapes(model._replace(precision="default"))
+
+
+@functools.lru_cache(maxsize=8)  # a trace of a large network takes seconds
+def _param_shapes(model: Model) -> Params:
     return jax.eval_shape(lambda key: _init(model, key), jax.random.key(0))
 
 

@@ -4,6 +4,7 @@ Nothing has been compiled or written by then. Refuses batches that the devices c
 share, and unsuitable data or teachers.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from progdist.config import Config, ConfigError, Data
 from progdist.config.check import require
 from progdist.diffusion.schedules import describe, make_schedule
 from progdist.model import Model, param_shapes
+from progdist.nets.settings import NetConfig
 from progdist.plan import Kind
 from progdist.workdir import files
 from progdist.workdir.provenance import memory_bytes
@@ -26,11 +28,12 @@ def make_model(config: Config) -> Model:
         parameterization=config.parameterization,
         schedule=make_schedule(config.schedule),
         image_shape=config.data.image_shape,
+        precision=config.precision.training,
     )
 
 
 def make_models(config: Config) -> dict[Kind, Model]:
-    """Returns the model of each kind of phase."""
+    """Returns the model that each kind of phase trains."""
     model = make_model(config)
     return {"base": model, "distill": model}
 
@@ -45,6 +48,22 @@ def check_devices(config: Config, num_devices: int) -> None:
         size = getattr(config, name).batch_size
         rule = f"a multiple of the {num_devices} devices"
         require(size % num_devices == 0, f"config.{name}.batch_size", size, rule)
+
+
+def check_precision(config: Config, platform: str) -> None:
+    """Refuses precisions that the platform lacks, or that a loss does not allow.
+
+    Raises:
+      ConfigError: naming the field.
+    """
+    # The loss multiplies rounding errors in x near data, and in eps near noise.
+    ok = config.net.dtype == "float32" or config.parameterization in ("v", "both")
+    rule = f"float32 for config.parameterization={config.parameterization!r}"
+    require(ok, "config.net.dtype", config.net.dtype, rule)
+    accepted = models.precisions_of(platform)
+    for name, value in dataclasses.asdict(config.precision).items():
+        rule = f"{', '.join(accepted[:-1])} or {accepted[-1]} on this {platform}"
+        require(value in accepted, f"config.precision.{name}", value, rule)
 
 
 def check_memory(config: Config, num_processes: int) -> None:
@@ -132,6 +151,7 @@ def check_teacher(
     path = files.expand(config.teacher)
     card = checkpoint.check_model(path, param_shapes(model))
     check_card(model, path, card)
+    _check_groups(path, card, config.net)
     # A student is defined only at its own number of steps. Of a released file only that
     # number is known, and only if it is a student.
     is_student = card.get("phase", "num_steps" in card)
@@ -142,6 +162,16 @@ def check_teacher(
         )
     if model.num_classes:
         _check_classes(path, card.get("class_names", ()), class_names)
+
+
+def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
+    """Refuses a teacher with other groups, which its parameters' shapes do not show."""
+    theirs = card.get("net", dataclasses.asdict(net)).get("num_groups", 0)
+    if dataclasses.replace(net, num_groups=theirs).groups() != net.groups():
+        raise ConfigError(
+            f"config.teacher={path}: its net.num_groups is {theirs!r}, the "
+            f"configuration has {net.num_groups}"
+        )
 
 
 def _check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> None:

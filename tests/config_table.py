@@ -11,7 +11,14 @@ import re
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from progdist.config import Config, Data, Distillation, Evaluation, Training
+from progdist.config import (
+    Config,
+    Data,
+    Distillation,
+    Evaluation,
+    Precision,
+    Training,
+)
 from progdist.nets.settings import UNetConfig
 
 PAGE = Path(__file__).parents[1] / "configs" / "README.md"
@@ -23,6 +30,7 @@ GROUPS = {
     "config.base": Training,
     "config.distill": Distillation,
     "config.evaluation": Evaluation,
+    "config.precision": Precision,
 }
 
 

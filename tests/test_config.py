@@ -14,6 +14,7 @@ from progdist.config import (
     differences,
     from_json,
     load_preset,
+    net_from_dict,
     plan_of,
     to_json,
 )
@@ -279,6 +280,19 @@ def test_a_configuration_of_version_0_1_0_is_read_under_its_new_names(tmp_path):
     values["model"] = {"output": values.pop("parameterization"), **values.pop("net")}
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert from_json(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(("old", "remat"), [(True, "blocks"), (False, "none")])
+def test_a_configuration_of_version_0_2_0_computes_as_it_did(tmp_path, old, remat):
+    """It recomputed blocks or nothing, and knew neither groups nor precisions."""
+    config = load("digits")
+    values = json.loads(to_json(config))
+    values["net"]["remat"] = old
+    del values["precision"], values["net"]["num_groups"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config.net.remat = remat
+    assert from_json(tmp_path / "config.json") == config
+    assert net_from_dict(values["net"]) == config.net
 
 
 def test_an_average_without_a_warm_up_stays_as_it_was(tmp_path):

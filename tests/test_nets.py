@@ -1,5 +1,7 @@
 """The U-Net: published sizes and names, and what each piece must be equal to."""
 
+from collections import Counter
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,17 +17,18 @@ from progdist.nets.blocks import (
     GroupNorm,
     ResNetBlock,
     attention,
+    default_groups,
     depth_to_space,
     downsample,
     drop,
     group_moments,
     materialised,
-    num_groups,
     space_to_depth,
     upsample,
 )
 from progdist.nets.conditioning import Conditioning
 from progdist.nets.unet import UNet, embed_logsnr
+from tests.jaxprs import equations
 
 PUBLISHED = {
     "cifar10": (
@@ -192,8 +195,8 @@ def test_the_embedding_is_constant_beyond_a_logsnr_of_20():
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 2e-5), ("float64", 1e-12)])
-@pytest.mark.parametrize("channels", [12, 64])
-def test_group_norm_equals_that_of_flax(channels, dtype, rtol):
+@pytest.mark.parametrize(("channels", "groups"), [(12, 0), (64, 0), (96, 32)])
+def test_group_norm_equals_that_of_flax(channels, groups, dtype, rtol):
     generator = np.random.default_rng(0)
     with jax.enable_x64(dtype == "float64"):
         x = jnp.asarray(1 + generator.standard_normal((2, 4, 6, channels)), dtype)
@@ -201,8 +204,11 @@ def test_group_norm_equals_that_of_flax(channels, dtype, rtol):
             name: jnp.asarray(generator.standard_normal(channels), dtype)
             for name in NORM
         }
-        ours = quick(GroupNorm(dtype).apply)({"params": params}, x)
-        flax = quick(nn.GroupNorm(num_groups(channels)).apply)({"params": params}, x)
+        norm = GroupNorm(dtype, num_groups=groups)
+        ours = quick(norm.apply)({"params": params}, x)
+        flax = quick(nn.GroupNorm(groups or default_groups(channels)).apply)(
+            {"params": params}, x
+        )
         assert ours.dtype == flax.dtype == dtype
         np.testing.assert_allclose(ours, flax, rtol=rtol, atol=rtol)
 
@@ -220,11 +226,21 @@ def test_modulation_scales_and_shifts_the_norm():
 
 
 def test_published_widths_have_32_groups():
-    assert {num_groups(64 * k) for k in range(1, 33)} == {32}
+    assert {default_groups(64 * k) for k in range(1, 33)} == {32}
 
 
 def test_groups_divide_the_channels():
-    assert not any(channels % num_groups(channels) for channels in range(1, 200))
+    assert not any(channels % default_groups(channels) for channels in range(1, 200))
+
+
+def test_every_norm_has_the_configured_groups(monkeypatch):
+    """Those of concatenations too."""
+    groups, moments = [], blocks.group_moments
+    monkeypatch.setattr(
+        blocks, "group_moments", lambda *args: groups.append(args[1]) or moments(*args)
+    )
+    names = flatten_dict(shapes_of(NET.copy(num_groups=2), 8))
+    assert groups == [2] * sum(path[-1] == "scale" for path in names)
 
 
 def test_conv_equals_that_of_flax():
@@ -332,9 +348,17 @@ def gradient(params):
     return of
 
 
-def test_remat_is_the_same_function_and_every_parameter_gets_a_gradient(gradient):
-    value, grads = gradient(FLAT)
-    value_remat, grads_remat = gradient(FLAT.copy(remat=True))
+@pytest.fixture(scope="module")
+def exact_gradient(gradient):
+    return gradient(FLAT)
+
+
+@pytest.mark.parametrize("remat", ["blocks", "dots"])
+def test_remat_is_the_same_function_and_every_parameter_gets_a_gradient(
+    remat, exact_gradient, gradient
+):
+    value, grads = exact_gradient
+    value_remat, grads_remat = gradient(FLAT.copy(remat=remat))
     np.testing.assert_allclose(value, value_remat, rtol=1e-4)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
@@ -344,6 +368,25 @@ def test_remat_is_the_same_function_and_every_parameter_gets_a_gradient(gradient
     assert [
         path for path, g in flatten_dict(grads).items() if not np.asarray(g).any()
     ] == []
+
+
+def test_dots_recomputes_no_convolution_and_blocks_all():
+    def count(remat):
+        net = FLAT.copy(remat=remat)
+        gradient = jax.grad(lambda p: net.apply({"params": p}, *inputs(4)).sum())
+        jaxpr = jax.make_jaxpr(gradient)(shapes_of(FLAT, 8))
+        names = Counter(e.primitive.name for e in equations(jaxpr))
+        return names["conv_general_dilated"], names["logistic"]
+
+    none, dots, blocks = map(count, ("none", "dots", "blocks"))
+    assert none[0] == dots[0] < blocks[0]
+    assert none[1] < dots[1] == blocks[1]
+
+
+def test_in_bfloat16_the_output_is_not_rounded(apply, params):
+    half = FLAT.copy(dtype=jnp.bfloat16).apply
+    output = quick(lambda p, *args: half({"params": p}, *args))(params, *inputs(4))
+    assert np.mean(output != output.astype(jnp.bfloat16)) > 0.9
 
 
 def test_bfloat16_is_the_same_function(apply, params):

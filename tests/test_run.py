@@ -71,8 +71,10 @@ def test_each_kind_of_step_is_compiled_once(finished):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_smoke_variant_runs(tmp_path, name):
     config = load_preset(name, "smoke")
+    config.precision.sampling = "highest"
     run_config(config, tmp_path)
-    assert rows(tmp_path, "eval.jsonl")[-1]["num_steps"] == 1
+    last = rows(tmp_path, "eval.jsonl")[-1]
+    assert (last["num_steps"], last["precision"]) == (1, "highest")
 
 
 def rows(workdir, name):
@@ -365,6 +367,23 @@ def test_a_teacher_whose_classes_have_other_numbers_is_refused(
     message = "its class 1 is 'two', that of the data 'one'"
     with pytest.raises(ConfigError, match=message) if refused else nullcontext():
         check_teacher(config, model, ["zero", "one", "two"])
+
+
+@pytest.mark.parametrize(
+    ("theirs", "refused"), [({}, True), ({"num_groups": 4}, False)]
+)
+def test_a_teacher_with_other_groups_is_refused(tmp_path, theirs, refused):
+    """Its parameters have the same shapes; those of earlier versions name none."""
+    config = load_preset("digits", "smoke")
+    config.net.num_groups = 4
+    config.teacher = str(tmp_path / "teacher")
+    model = make_model(config)
+    params = jax.tree.map(lambda s: jax.numpy.zeros(s.shape), param_shapes(model))
+    facts = {"num_steps": 4, "phase": 0, "net": theirs}
+    checkpoint.save_model(tmp_path / "teacher", params, facts)
+    message = "its net.num_groups is 0, the configuration has 4"
+    with pytest.raises(ConfigError, match=message) if refused else nullcontext():
+        check_teacher(config, model)
 
 
 def test_a_released_student_is_no_teacher_for_other_steps_than_its_own(

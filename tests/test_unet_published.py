@@ -36,7 +36,7 @@ REDUCED = {
 
 
 def make_net(name):
-    return UNet(**REDUCED[name])
+    return UNet(**REDUCED[name], num_groups=32)
 
 
 def call(method, first, net, z, logsnr, label):

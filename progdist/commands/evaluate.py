@@ -37,11 +37,12 @@ from progdist.config import Config, Features, Metric, open_run
 from progdist.config.check import check, check_reference
 from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError
+from progdist.nets.settings import MatmulPrecision
 from progdist.plan import MOST_STEPS
 from progdist.workdir import files
 
 # Flags of the models of a run.
-_OF_MODELS = "num_steps", "round", "sampler", "gammas", "seed"
+_OF_MODELS = "num_steps", "round", "sampler", "gammas", "seed", "precision"
 _WITHOUT_DIR = "digits", "random"
 
 
@@ -62,6 +63,8 @@ def define_flags() -> Flags:
     flags.number("seed", "Seed of the noise; by default the run's.", high=2**32 - 1)
     about = "Images processed together; by default the run's."
     flags.number("batch_size", about, low=1)
+    about = "Precision of the network's products; by default the run's."
+    flags.choice("precision", about, MatmulPrecision)
     flags.text("split", "Split of the reference data; by default the run's.")
     flags.text("data_dir", "Directory of the reference data; by default the run's.")
     flags.text("images", "Images to evaluate, in place of models: DIR or FILE.npz.")
@@ -90,7 +93,7 @@ def main(argv: list[str]) -> None:
     if images:
         run.evaluate_images(config, images, values["num"], out)
     else:
-        run.evaluate_models(config, workdir, specs, out)
+        run.evaluate_models(config, workdir, specs, out, values["precision"])
 
 
 def _open(values: dict[str, Any]) -> tuple[Path, Config]:

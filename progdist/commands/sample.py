@@ -24,6 +24,7 @@ could not be written; 128 + n stopped by signal n.
 
 from progdist.commands.parser import Flags
 from progdist.diffusion.settings import SolverName
+from progdist.nets.settings import MatmulPrecision
 from progdist.plan import MOST_STEPS
 
 
@@ -51,6 +52,8 @@ def define_flags() -> Flags:
     flags.real(
         "gamma", "Noise level of the ancestral sampler, 0 to 1.", 0.3, low=0.0, high=1.0
     )
+    about = "Precision of the network's products; by default the model's."
+    flags.choice("precision", about, MatmulPrecision)
     flags.number("batch_size", "Number of images computed together.", 64, low=1)
     flags.switch("teacher", "Draw from the undistilled teacher of a run.")
     flags.switch("overwrite", "Replace the images in a directory.")
@@ -66,7 +69,8 @@ def main(argv: list[str]) -> None:
 
     out = images.check_path(values["out"])
     devices.prepare_for_sampling(values["batch_size"])
-    model = load(values["workdir"], values["num_steps"], teacher=values["teacher"])
+    options = {name: values[name] for name in ("teacher", "precision")}
+    model = load(values["workdir"], values["num_steps"], **options)
     request = images.Request(
         num=values["num"] or _default_num(len(values["label"])),
         labels=tuple(model.labels(values["label"] or None)),

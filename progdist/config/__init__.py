@@ -24,6 +24,7 @@ from progdist.config.settings import (
     FeatureNetwork as FeatureNetwork,
     Features as Features,
     Metric as Metric,
+    Precision as Precision,
     Times as Times,
     Training as Training,
     plan_of as plan_of,

@@ -109,6 +109,7 @@ def net_from_dict(values: dict[str, Any]) -> NetConfig:
       TypeError: if they are those of no known network.
     """
     classes: tuple[Any, ...] = get_args(NetConfig) or (NetConfig,)
+    values = _current_net(values)
     return _from_dict(_class_of(values, classes), values)
 
 
@@ -136,10 +137,19 @@ def _current(values: dict[str, Any]) -> dict[str, Any]:
         net = dict(values["model"])
         values = {k: v for k, v in values.items() if k != "model"}
         values |= {"parameterization": net.pop("output", "v"), "net": net}
+    if "net" in values:
+        values = values | {"net": _current_net(values["net"])}
     for name in ("base", "distill"):
         if values[name].get("ema_decay"):
             values = values | {name: {"ema_warmup": 0} | values[name]}
     return values
+
+
+def _current_net(net: dict[str, Any]) -> dict[str, Any]:
+    """Returns a network's fields; until 0.3.0 `remat` was true or false."""
+    remat = net.get("remat")
+    is_old = isinstance(remat, bool)
+    return net | {"remat": "blocks" if remat else "none"} if is_old else net
 
 
 def _class_of(values: dict[str, Any], classes: Sequence[Any]) -> Any:

@@ -5,7 +5,12 @@ from typing import Literal
 
 from progdist.diffusion.settings import Parameterization, ScheduleName, Weight
 from progdist.errors import InputError
-from progdist.nets.settings import ImageShape as ImageShape, NetConfig, UNetConfig
+from progdist.nets.settings import (
+    ImageShape as ImageShape,
+    MatmulPrecision,
+    NetConfig,
+    UNetConfig,
+)
 from progdist.plan import Phase, make_plan
 
 Name = Literal[
@@ -131,6 +136,31 @@ class Distillation(Training):
 
 
 @dataclasses.dataclass
+class Precision:
+    """Precision of the network's products: matrix products and convolutions.
+
+    "default" rounds their operands to TF32 on recent NVIDIA GPUs and to bfloat16 on
+    TPUs, and "high" to TF32 and to pairs of bfloat16; "highest" is float32.
+    "tensorfloat32" and "bfloat16_3x" are "high" on GPUs and on TPUs alone. A CPU
+    computes in float32 whatever the precision.
+
+    From about N = 1024 on, bfloat16 changes the gradient of distillation as much as the
+    choice of the batch does, and "high" repairs that. Training and target need it
+    alike, since the loss compares the two. Images need no more than the default. The
+    numbers are in progdist/nets/README.md.
+
+    Attributes:
+      training: precision of the base model and of students, forward and backward.
+      target: precision of the frozen teacher in distillation.
+      sampling: precision of evaluation, and of the models whenever they draw images.
+    """
+
+    training: MatmulPrecision = "default"
+    target: MatmulPrecision = "default"
+    sampling: MatmulPrecision = "default"
+
+
+@dataclasses.dataclass
 class Evaluation:
     """Evaluation after each phase.
 
@@ -181,6 +211,7 @@ class Config:
       base: training of the base model, in phase 0.
       distill: training of the rounds.
       evaluation: evaluation after each phase.
+      precision: precision of the network's products.
       log_every: updates between rows of metrics.jsonl.
       save_every: updates between checkpoints; a multiple of log_every.
       keep_checkpoints: number of latest checkpoints to keep.
@@ -200,6 +231,7 @@ class Config:
     base: Training = dataclasses.field(default_factory=Training)
     distill: Distillation = dataclasses.field(default_factory=Distillation)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    precision: Precision = dataclasses.field(default_factory=Precision)
     log_every: int = 100
     save_every: int = 1000
     keep_checkpoints: int = 2

@@ -16,6 +16,7 @@ from progdist.evaluate.evaluator import Evaluator
 from progdist.evaluate.images import open_images
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import param_template
+from progdist.nets.settings import MatmulPrecision
 from progdist.sampling import cards
 from progdist.workdir import journal, layout
 from progdist.workdir.lock import Lock
@@ -62,6 +63,7 @@ def evaluate_models(
     workdir: Path,
     sampler_specs: Sequence[SamplerSpec],
     out: Path | None = None,
+    precision: MatmulPrecision | None = None,
 ) -> None:
     """Evaluates one model after another; process 0 writes the rows.
 
@@ -70,14 +72,15 @@ def evaluate_models(
       workdir: directory of the run, which is locked unless the rows go elsewhere.
       sampler_specs: from `check`.
       out: file of the rows; None for the run's own, and the cards of its models.
+      precision: precision of the network's products; None for that of each card.
     """
     preflight.check_memory(config, jax.process_count())
-    lock = Lock(workdir)
+    lock, path = Lock(workdir), out or workdir / layout.EVALUATIONS
     with ExitStack() as stack:
         if not out:
             parallel.on_process_zero(lambda: stack.enter_context(lock) and None)
-        path = out or workdir / layout.EVALUATIONS
-        for model_dir in _evaluate(config, workdir, path, sampler_specs, lock):
+        models = _evaluate(config, workdir, path, sampler_specs, lock, precision)
+        for model_dir in models:
             if not out and not jax.process_index():
                 cards.write_distances(model_dir, read_typed(EvalRow, path))
 
@@ -116,6 +119,7 @@ def _evaluate(
     out: Path,
     sampler_specs: Sequence[SamplerSpec],
     lock: Lock,
+    precision: MatmulPrecision | None,
 ) -> Iterator[Path]:
     """Evaluates one model after another; yields the directory of each."""
     groups = {
@@ -124,7 +128,10 @@ def _evaluate(
             sampler_specs, lambda spec: (spec.phase, spec.trained_steps)
         )
     }
-    models = {path: cards.model_of(cards.read_card(path), str(path)) for path in groups}
+    models = {
+        path: cards.model_of(cards.read_card(path), str(path), precision)
+        for path in groups
+    }
     evaluation = _make_evaluator(config)
     rows = _read_rows(EvalRow, out)
     for model_dir, group in groups.items():

@@ -7,6 +7,7 @@ shortcut). Modules and parameters are named as in the checkpoints released with
 Salimans & Ho (2022).
 """
 
+import functools
 import math
 import zlib
 from typing import Any, Literal
@@ -33,7 +34,7 @@ class Dropout:
     rate: float = flax.struct.field(pytree_node=False)
 
 
-def num_groups(channels: int) -> int:
+def default_groups(channels: int) -> int:
     """Returns the groups of a GroupNorm: 32 if 64 divides the channels, else fewer."""
     return max(1, math.gcd(64, channels) // 2)
 
@@ -92,11 +93,12 @@ class GroupNorm(nn.Module):
 
     Equal to `flax.linen.GroupNorm`. Moments come from sums per channel, and the rest is
     one x * a + b, which on CPU is several times faster than reshaping the image into
-    groups.
+    groups. Without `num_groups` it has `default_groups` of its channels.
     """
 
     dtype: Any = jnp.float32
     epsilon: float = 1e-6
+    num_groups: int = 0
 
     @nn.compact
     def __call__(
@@ -109,7 +111,8 @@ class GroupNorm(nn.Module):
         x = materialised(x)
         gain = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        mean, inv_std = group_moments(x, num_groups(channels), self.epsilon)
+        groups = self.num_groups or default_groups(channels)
+        mean, inv_std = group_moments(x, groups, self.epsilon)
         a = inv_std * gain[None]
         b = bias[None] - mean * a
         if modulation is not None:
@@ -190,6 +193,7 @@ class ResNetBlock(nn.Module):
     features: int
     resample: Resample | None = None
     dtype: Any = jnp.float32
+    num_groups: int = 0
 
     @nn.compact
     def __call__(
@@ -199,14 +203,15 @@ class ResNetBlock(nn.Module):
         dropout: Dropout | None = None,
     ) -> Float[Array, "b h2 w2 d"]:
         """Returns features at the resampled size."""
-        h = nn.swish(GroupNorm(self.dtype, name="norm1")(x))
+        norm = functools.partial(GroupNorm, self.dtype, num_groups=self.num_groups)
+        h = nn.swish(norm(name="norm1")(x))
         if self.resample is not None:
             resize = {"down": downsample, "up": upsample}[self.resample]
             h, x = resize(h), resize(x)
         h = Conv3x3(self.features, dtype=self.dtype, name="conv1")(h)
         project = nn.Dense(2 * self.features, dtype=self.dtype, name="temb_proj")
         scale, shift = jnp.split(project(nn.swish(emb)), 2, axis=-1)
-        h = nn.swish(GroupNorm(self.dtype, name="norm2")(h, (scale, shift)))
+        h = nn.swish(norm(name="norm2")(h, (scale, shift)))
         if dropout is not None:
             h = drop(h, dropout, "/".join(self.path))
         h = Conv3x3(self.features, zero=True, dtype=self.dtype, name="conv2")(h)
@@ -226,6 +231,7 @@ class AttnBlock(nn.Module):
     num_heads: int = 1
     head_dim: int = 0
     dtype: Any = jnp.float32
+    num_groups: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -240,7 +246,8 @@ class AttnBlock(nn.Module):
         def project(name: str) -> nn.DenseGeneral:
             return nn.DenseGeneral(heads, dtype=self.dtype, name=name)
 
-        h = GroupNorm(self.dtype, name="norm")(x).reshape(b, height * width, channels)
+        norm = GroupNorm(self.dtype, num_groups=self.num_groups, name="norm")
+        h = norm(x).reshape(b, height * width, channels)
         h = attention(project("q")(h), project("k")(h), project("v")(h))
         h = nn.DenseGeneral(
             channels,
@@ -266,7 +273,10 @@ class AttnBlock(nn.Module):
 def attention(
     q: Float[Array, "b n k d"], k: Float[Array, "b n k d"], v: Float[Array, "b n k d"]
 ) -> Float[Array, "b n k d"]:
-    """Returns softmax(q k / sqrt(d)) v for each of k heads, with softmax in float32."""
+    """Returns softmax(q k / sqrt(d)) v for each of k heads, with softmax in float32.
+
+    On a CPU `jax.nn.dot_product_attention` takes 1.00 to 1.09 times as long.
+    """
     logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
     weights = jax.nn.softmax(logits.astype(jnp.promote_types(q.dtype, jnp.float32)))
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)

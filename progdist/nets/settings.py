@@ -7,6 +7,8 @@ import dataclasses
 from typing import Any, Literal
 
 DType = Literal["float32", "bfloat16"]
+MatmulPrecision = Literal["default", "high", "tensorfloat32", "bfloat16_3x", "highest"]
+Remat = Literal["none", "blocks", "dots"]
 ImageShape = tuple[int, int, int]
 
 _MOST_BLOCKS = 100  # a level; more compile for hours
@@ -25,10 +27,15 @@ class UNetConfig:
       attn_resolutions: heights of the feature maps with attention.
       num_heads: number of attention heads, if head_dim is 0.
       head_dim: channels per attention head; 0 to use num_heads.
+      num_groups: groups of every GroupNorm, a divisor of ch; 0 for half the largest
+        power of 2, up to 64, that divides the channels of a norm.
       num_classes: number of classes; 0 ignores the labels.
       patch_size: side of the pixel squares folded into channels; 1 as published.
-      dtype: dtype of the computation; parameters are always float32.
-      remat: recompute activations in the backward pass, to save memory.
+      dtype: dtype of the computation; parameters, statistics and the last convolution
+        are always float32.
+      remat: activations that the backward pass recomputes, to save memory: "none";
+        "blocks", all within a block; "dots", all but the outputs of convolutions and
+        dense layers.
     """
 
     ch: int = 64
@@ -38,10 +45,11 @@ class UNetConfig:
     attn_resolutions: tuple[int, ...] = ()
     num_heads: int = 1
     head_dim: int = 0
+    num_groups: int = 0
     num_classes: int = 0
     patch_size: int = 1
     dtype: DType = "float32"
-    remat: bool = False
+    remat: Remat = "none"
 
     def check(self, image_shape: ImageShape) -> None:
         """Refuses settings that do not fit images of this shape.
@@ -52,9 +60,12 @@ class UNetConfig:
         for field in ("emb_ch", "num_res_blocks", "num_heads", "patch_size"):
             _require(getattr(self, field) >= 1, self, field, "at least 1")
         _require(self.num_res_blocks <= _MOST_BLOCKS, self, "num_res_blocks", "<= 100")
-        for field in ("head_dim", "num_classes"):
+        for field in ("head_dim", "num_groups", "num_classes"):
             _require(getattr(self, field) >= 0, self, field, "at least 0")
         _require(self.ch >= 4 and self.ch % 2 == 0, self, "ch", "even, >= 4")
+        # Every norm has a multiple of ch channels, those of concatenations included.
+        ok = self.ch % (self.num_groups or 1) == 0
+        _require(ok, self, "num_groups", f"0, or a divisor of ch={self.ch}")
         ok = len(self.ch_mult) >= 1 and min(self.ch_mult) >= 1
         _require(ok, self, "ch_mult", "at least one factor, each >= 1")
         factor = self.patch_size * 2 ** (len(self.ch_mult) - 1)
@@ -75,7 +86,7 @@ class UNetConfig:
 
     def portable(self) -> "UNetConfig":
         """Returns the settings in float32, without recomputation."""
-        return dataclasses.replace(self, dtype="float32", remat=False)
+        return dataclasses.replace(self, dtype="float32", remat="none")
 
     def smoke(self, image_shape: ImageShape) -> "UNetConfig":
         """Returns a narrow network of at most two levels, for a first test."""
@@ -86,10 +97,15 @@ class UNetConfig:
             ch_mult=self.ch_mult[:_SMOKE_LEVELS],
             num_res_blocks=1,
             head_dim=min(self.head_dim, _SMOKE_CHANNELS),
+            num_groups=0,
         )
         heights = small.heights(image_shape)
         small.attn_resolutions = tuple(n for n in self.attn_resolutions if n in heights)
         return small
+
+    def groups(self) -> int:
+        """Returns the groups of every norm; 0 if they differ between norms."""
+        return self.num_groups or (32 if self.ch % 64 == 0 else 0)
 
     def heights(self, image_shape: ImageShape) -> list[int]:
         """Returns the height of the feature maps at each level."""

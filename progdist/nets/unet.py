@@ -6,11 +6,12 @@ so that public checkpoints load as they are.
 """
 
 import math
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
 from jaxtyping import Array, Float
 
 from progdist.nets.blocks import (
@@ -24,6 +25,9 @@ from progdist.nets.blocks import (
     space_to_depth,
 )
 from progdist.nets.conditioning import Conditioning
+from progdist.nets.settings import Remat
+
+_Block = TypeVar("_Block", type[ResNetBlock], type[AttnBlock])
 
 
 def embed_logsnr(logsnr: Float[Array, " b"], channels: int) -> Float[Array, "b c"]:
@@ -48,7 +52,8 @@ class UNet(nn.Module):
 
     Attributes:
       out_ch: channels of the output.
-      dtype: dtype of the computation; parameters are float32, the output has z's dtype.
+      dtype: dtype of the computation; parameters are float32, and the last norm and
+        convolution compute the output in z's dtype.
       ch: this and the others are those of `settings.UNetConfig`.
     """
 
@@ -59,11 +64,12 @@ class UNet(nn.Module):
     attn_resolutions: tuple[int, ...]
     num_heads: int = 1
     head_dim: int = 0
+    num_groups: int = 0
     num_classes: int = 0
     out_ch: int = 3
     patch_size: int = 1
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(
@@ -92,10 +98,11 @@ class UNet(nn.Module):
         skips = self._down(h, emb, dropout)
         h = self._middle(skips[-1], emb, dropout)
         h = self._up(h, skips, emb, dropout)
-        h = nn.swish(GroupNorm(self.dtype, name="norm_out")(h))
+        norm = GroupNorm(z.dtype, num_groups=self.num_groups, name="norm_out")
+        h = nn.swish(norm(h))
         features = self.out_ch * self.patch_size**2
-        h = Conv3x3(features, zero=True, dtype=self.dtype, name="conv_out")(h)
-        return depth_to_space(h, self.patch_size).astype(z.dtype)
+        h = Conv3x3(features, zero=True, dtype=z.dtype, name="conv_out")(h)
+        return depth_to_space(h, self.patch_size)
 
     def _check(self, z: Array, label: Array | None) -> None:
         """Refuses inputs that do not fit the network."""
@@ -127,14 +134,15 @@ class UNet(nn.Module):
         self, level: int, name: str, resample: Resample | None = None
     ) -> ResNetBlock:
         """Returns a residual block with the channels of its level."""
-        block = nn.remat(ResNetBlock) if self.remat else ResNetBlock
+        block = _recomputing(ResNetBlock, self.remat)
         features = self.ch * self.ch_mult[level]
-        return block(features, resample, self.dtype, name=name)
+        return block(features, resample, self.dtype, self.num_groups, name=name)
 
     def _attend(self, h: Array, name: str) -> Array:
         """Applies an attention block."""
-        block = nn.remat(AttnBlock) if self.remat else AttnBlock
-        return block(self.num_heads, self.head_dim, self.dtype, name=name)(h)
+        block = _recomputing(AttnBlock, self.remat)
+        settings = self.num_heads, self.head_dim, self.dtype, self.num_groups
+        return block(*settings, name=name)(h)
 
     def _down(self, h: Array, emb: Array, dropout: Dropout | None) -> list[Array]:
         """Returns all feature maps on the way down; the last is the smallest."""
@@ -172,3 +180,30 @@ class UNet(nn.Module):
             if level > 0:
                 h = self._block(level, f"up_{level}.upsample", "up")(h, emb, dropout)
         return h
+
+
+def _recomputing(block: _Block, remat: Remat) -> _Block:
+    """Returns the block, recomputing in the backward pass what `remat` says.
+
+    Raises:
+      ValueError: if `remat` is not one of `Remat`.
+    """
+    match remat:
+        case "none":
+            return block
+        case "blocks":
+            return nn.remat(block)
+        case "dots":
+            return nn.remat(block, policy=_is_kept)
+    raise ValueError(f"remat: {remat!r} is not one of {get_args(Remat)}")
+
+
+def _is_kept(primitive: Primitive, *args: Any, **params: Any) -> bool:
+    """Whether "dots" keeps a result: of a convolution or a product with weights.
+
+    Products of activations, in attention, are large and are computed again.
+    """
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return primitive is jax.lax.conv_general_dilated_p or dots(
+        primitive, *args, **params
+    )

@@ -4,6 +4,7 @@
 |----------------------------------------------|---------------------------------------|
 | phase, num_steps                             | 0 for a base model; its N             |
 | net, output, schedule, image_shape           | the model; output: parameterization   |
+| precision                                    | of its training, target and sampling  |
 | num_classes, class_names                     | 0 without classes; names by number    |
 | data                                         | name, split, count and digest         |
 | commit, versions                             | the code that trained it              |
@@ -20,12 +21,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from progdist import checkpoint, data, model as models
 from progdist.checkpoint import CheckpointError
-from progdist.config import Config, ConfigError, Data, from_json, net_from_dict
+from progdist.config import (
+    Config,
+    ConfigError,
+    Data,
+    Precision,
+    from_json,
+    net_from_dict,
+)
 from progdist.config.check import check, require
 from progdist.diffusion.schedules import describe, make_schedule
+from progdist.errors import UsageError, not_one_of
 from progdist.model import Model
+from progdist.nets.settings import MatmulPrecision
 from progdist.plan import MOST_STEPS, Phase
 from progdist.workdir import files, layout, provenance
 from progdist.workdir.files import FormatError
@@ -87,14 +99,17 @@ def write_distances(path: Path, rows: Iterable[EvalRow]) -> None:
     files.write_bytes(path / layout.DISTANCES, "".join(lines).encode())
 
 
-def model_of(card: Card, where: str) -> Model:
+def model_of(card: Card, where: str, precision: MatmulPrecision | None = None) -> Model:
     """Returns the model that a card describes.
 
     Args:
       card: the card.
       where: its place, for the message.
+      precision: precision of its products; by default that of its sampling, or
+        "highest" where this platform has no such precision.
 
     Raises:
+      UsageError: if this platform has no such precision.
       CheckpointError: if a field is missing, unknown or invalid.
     """
     try:
@@ -103,6 +118,7 @@ def model_of(card: Card, where: str) -> Model:
             net=net_from_dict(card["net"]),
             parameterization=card["output"],
             schedule=card["schedule"],
+            precision=Precision(**card.get("precision", {})),
         )
         check(config)
         names, count = card.get("class_names", ()), config.net.num_classes
@@ -121,7 +137,18 @@ def model_of(card: Card, where: str) -> Model:
         parameterization=config.parameterization,
         schedule=make_schedule(config.schedule),
         image_shape=config.data.image_shape,
+        precision=_on_this_platform(config.precision.sampling, precision),
     )
+
+
+def _on_this_platform(
+    of_card: MatmulPrecision, chosen: MatmulPrecision | None
+) -> MatmulPrecision:
+    """Returns the chosen precision, or else that of the card, if it exists here."""
+    accepted = models.precisions_of(jax.default_backend())
+    if chosen and chosen not in accepted:
+        raise UsageError(f"precision={chosen}: {not_one_of(chosen, accepted)}")
+    return chosen or (of_card if of_card in accepted else "highest")
 
 
 def _data_name(settings: Data) -> str:
@@ -139,6 +166,7 @@ def _of_config(config: Config) -> Card:
         "schedule": describe(make_schedule(config.schedule)),
         "image_shape": list(config.data.image_shape),
         "num_classes": config.net.num_classes,
+        "precision": dataclasses.asdict(config.precision),
     }
 
 

@@ -22,7 +22,7 @@ from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError, did_you_mean, not_one_of
 from progdist.model import Model, Params, bind, param_template
 from progdist.nets.conditioning import Conditioning
-from progdist.nets.settings import ImageShape
+from progdist.nets.settings import ImageShape, MatmulPrecision
 from progdist.plan import MOST_STEPS
 from progdist.sampling import cards, hub
 from progdist.sampling.cards import Card
@@ -237,7 +237,11 @@ def _check(**numbers: int) -> None:
 
 
 def load(
-    path: str | Path, steps: int | None = None, *, teacher: bool = False
+    path: str | Path,
+    steps: int | None = None,
+    *,
+    teacher: bool = False,
+    precision: MatmulPrecision | None = None,
 ) -> Pretrained:
     """Opens a trained model, to draw images from.
 
@@ -247,6 +251,8 @@ def load(
       steps: network calls per image, N. Selects the student of a run; a single model
         knows its own. An undistilled teacher takes any number.
       teacher: whether to open the undistilled teacher of a run.
+      precision: precision of the network's products; by default that of its run, or
+        "highest" where this platform has no such precision.
 
     Raises:
       InputError: if there is no such model, or it is damaged; the message lists those
@@ -259,7 +265,7 @@ def load(
     place = _with_params(place)
     card = cards.read_card(place)
     num_steps = _num_steps(place, card, steps)
-    model = cards.model_of(card, str(place))
+    model = cards.model_of(card, str(place), precision)
     try:
         template = param_template(model, parallel.make_mesh(jax.devices()[:1]))
     except OverflowError:

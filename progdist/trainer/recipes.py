@@ -60,17 +60,18 @@ def make_recipes(
     """Returns the recipe of each kind of phase, with its train step on the mesh."""
     base, distill = config.base, config.distill
     model, student = models["base"], models["distill"]
+    teacher = student._replace(precision=config.precision.target)
     base_loss = steps.make_base_loss(model, weight=base.weight, dropout=base.dropout)
     distill_loss = steps.make_distill_loss(
         student,
-        student,
+        teacher,
         weight=distill.weight,
         ratio=distill.ratio,
         dropout=distill.dropout,
     )
     return {
         "base": _make_recipe(base, model, None, base_loss, mesh),
-        "distill": _make_recipe(distill, student, student, distill_loss, mesh),
+        "distill": _make_recipe(distill, student, teacher, distill_loss, mesh),
     }
 
 

@@ -86,7 +86,9 @@ def _run(pieces: Pieces, wandb_run: WandbRun | None, stack: ExitStack) -> None:
         pieces.display.note(line)
     phase_end = PhaseEnd(
         pieces.workdir,
-        lambda of: pieces.recipe(of.number).model,
+        lambda of: pieces.recipe(of.number).model._replace(
+            precision=pieces.config.precision.sampling
+        ),
         pieces.config.evaluation,
         _make_evaluator(pieces) if pieces.extractors else None,
         journal,

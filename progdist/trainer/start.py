@@ -40,6 +40,7 @@ def check(config: Config, workdir: Path) -> data.Source:
     """
     preflight.check_devices(config, jax.device_count())
     recipes.check_division(config, jax.device_count())
+    preflight.check_precision(config, jax.default_backend())
     preflight.check_memory(config, jax.process_count())
     source, evaluation = preflight.open_source(config), config.evaluation
     if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
