@@ -224,9 +224,9 @@ class Conv3x3(nn.Module):
         shape = (3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[3:], jnp.float32)
-        x = (convolve_upsampled if self.upsampled else convolve)(
-            x.astype(self.dtype), kernel
-        )
+        apply = convolve_upsampled if self.upsampled else convolve
+        # In an exported sampler, parameters are NumPy arrays.
+        x = apply(x.astype(self.dtype), jnp.asarray(kernel))
         return x + bias.astype(self.dtype)[None, None, None]
 
 
