@@ -186,6 +186,10 @@ NETS = [
         ("groups of attention ignored", "GroupNorm(self.dtype, num_groups=self.num_groups, name=\"norm\")", "GroupNorm(self.dtype, name=\"norm\")"),
         ("every other pixel", ".mean((2, 4))", "[:, :, 0, :, 0]"),
         ("channels outermost in a patch", "x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // size", "x.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // size"),
+        ("kernels of the places swapped", "even, odd = (first, middle + last), (first + middle, last)", "odd, even = (first, middle + last), (first + middle, last)"),
+        ("padding on the other side", "((1 - i, i), (1 - j, j))", "((i, 1 - i), (1 - j, j))"),
+        ("rows for columns in a square", "jnp.stack(row, axis=3) for row in rows], axis=2", "jnp.stack(row, axis=2) for row in rows], axis=3"),
+        ("no upsampling", "upsampled=self.resample == \"up\"", "upsampled=False"),
         ("dropout shrinks", "x / (1 - rate)", "x"),
         ("dropout at the other rate", "1 - rate, shape", "rate, shape"),
         ("one mask for all places", "jax.random.fold_in(key, number)", "jax.random.fold_in(key, 0)"),
@@ -436,6 +440,8 @@ CORE = [
         "test_parallel.py test_step.py",
         ("gradients summed", "return jax.tree.map(lambda x: jax.lax.pcast(x, _axes(), to=\"varying\"), tree)", "return tree"),
         ("rows of the first device", "first = jax.lax.axis_index(_axes()) * num_local", "first = 0 * jax.lax.axis_index(_axes())"),
+        ("options of no version", "        return {}\n    return options", "        return options\n    return options"),
+        ("no options on CPU", "compiler_options=cpu_options() if is_cpu else None", "compiler_options=None"),
     ),
 ]
 

@@ -75,3 +75,21 @@ def test_donating_a_replica_leaves_the_original():
     add(replica)
     assert replica.is_deleted()
     np.testing.assert_array_equal(original, np.ones(3))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"xla_no_such_option": "1"},
+        {"xla_cpu_experimental_ynn_fusion_type": "NO_SUCH_TYPE"},
+    ],
+)
+def test_options_that_the_compiler_does_not_know_are_left_out(options):
+    assert parallel.supported(options) == {}
+
+
+def test_programs_for_cpu_are_compiled_with_the_options_of_a_cpu(monkeypatch):
+    monkeypatch.setattr(parallel, "cpu_options", lambda: {"xla_no_such_option": "1"})
+    add = parallel.pmap(lambda x: x + 1, parallel.make_mesh(), (ROWS,), ROWS)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        add(X)

@@ -10,6 +10,7 @@ Salimans & Ho (2022).
 import functools
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -51,6 +52,50 @@ def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     # The gradient of a broadcast is a sum; of a gather (repeat), a slow scatter.
     x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
     return x.reshape(b, 2 * h, 2 * w, c)
+
+
+def convolve(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "i j c d"],
+    padding: Sequence[tuple[int, int]] | Literal["SAME"] = "SAME",
+) -> Float[Array, "b h2 w2 d"]:
+    """Returns the convolution in the dtype of x, by default of the same size."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        window_strides=(1, 1),
+        padding=padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def convolve_upsampled(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b h2 w2 d"]:
+    """Returns `convolve(upsample(x), kernel)`; on CPU, in 4/9 of the multiplications.
+
+    A 3x3 window of the upsampled image covers 2x2 pixels of x. There, the taps on the
+    same pixel are summed first; each of the four places in a 2x2 square has its kernel.
+    """
+    if jax.default_backend() != "cpu":
+        return convolve(upsample(x), kernel)
+    b, h, w, _ = x.shape
+    rows = [
+        [
+            convolve(x, taps, ((1 - i, i), (1 - j, j)))
+            for j, taps in enumerate(_summed_taps(half, axis=1))
+        ]
+        for i, half in enumerate(_summed_taps(kernel, axis=0))
+    ]
+    squares = jnp.stack([jnp.stack(row, axis=3) for row in rows], axis=2)
+    return squares.reshape(b, 2 * h, 2 * w, -1)
+
+
+def _summed_taps(kernel: Array, axis: int) -> tuple[Array, Array]:
+    """Returns the kernels of the even and the odd places of the upsampled image."""
+    first, middle, last = jnp.split(kernel, 3, axis)
+    even, odd = (first, middle + last), (first + middle, last)
+    return jnp.concatenate(even, axis), jnp.concatenate(odd, axis)
 
 
 def space_to_depth(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b i j d"]:
@@ -160,26 +205,30 @@ def group_moments(
 
 
 class Conv3x3(nn.Module):
-    """A 3x3 convolution with bias and zero padding, which keeps the size."""
+    """A 3x3 convolution with bias and zero padding.
+
+    Attributes:
+      features: channels of the result.
+      zero: whether the kernel starts at zero.
+      upsampled: whether to convolve the upsampled features.
+      dtype: dtype of the computation.
+    """
 
     features: int
     zero: bool = False
+    upsampled: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         """Convolves."""
         init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
         shape = (3, 3, x.shape[-1], self.features)
-        kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
+        kernel = self.param("kernel", init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[3:], jnp.float32)
-        x = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel,
-            window_strides=(1, 1),
-            padding="SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        apply = convolve_upsampled if self.upsampled else convolve
+        # In an exported sampler, parameters are NumPy arrays.
+        x = apply(x.astype(self.dtype), jnp.asarray(kernel))
         return x + bias.astype(self.dtype)[None, None, None]
 
 
@@ -205,10 +254,12 @@ class ResNetBlock(nn.Module):
         """Returns features at the resampled size."""
         norm = functools.partial(GroupNorm, self.dtype, num_groups=self.num_groups)
         h = nn.swish(norm(name="norm1")(x))
-        if self.resample is not None:
-            resize = {"down": downsample, "up": upsample}[self.resample]
-            h, x = resize(h), resize(x)
-        h = Conv3x3(self.features, dtype=self.dtype, name="conv1")(h)
+        if self.resample == "down":
+            h, x = downsample(h), downsample(x)
+        elif self.resample == "up":
+            x = upsample(x)
+        conv1 = functools.partial(Conv3x3, upsampled=self.resample == "up")
+        h = conv1(self.features, dtype=self.dtype, name="conv1")(h)
         project = nn.Dense(2 * self.features, dtype=self.dtype, name="temb_proj")
         scale, shift = jnp.split(project(nn.swish(emb)), 2, axis=-1)
         h = nn.swish(norm(name="norm2")(h, (scale, shift)))
