@@ -21,6 +21,7 @@ _VALUES = (
     "image_shape",
     "class_names",
     "net",
+    "precision",
     "data",
     "versions",
     "distances",

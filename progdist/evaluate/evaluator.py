@@ -260,7 +260,7 @@ class Evaluator:
             role=spec.role,
             params=digest,
             output=model.parameterization,
-            precision=model.precision,
+            precision=None if model.precision == "default" else model.precision,
             # Rows spell it without underscores, unlike cards and configurations.
             schedule=schedules.describe(model.schedule).replace("_", ""),
             class_names=self._reference.source.class_names

@@ -170,7 +170,7 @@ class EvalRow(_Measurement):
       params: digest of the parameters.
       output: parameterization of the network.
       class_names: names of the classes, by number; None for an unconditional model.
-      precision: precision of the network's products.
+      precision: precision of the network's products; None for the default.
       seed: random seed of the initial noise.
       features: network whose features are compared, or "pixels".
       weights: digest of the weights of that network.
@@ -191,7 +191,7 @@ class EvalRow(_Measurement):
     class_names: Annotated[tuple[str, ...] | None, _NAMES] = field(
         default=None, compare=False
     )
-    precision: Annotated[str, _TEXT] = "default"
+    precision: Annotated[str | None, _TEXT] = None
     num_samples: Annotated[int, _COUNT]
     seed: Annotated[int | None, _WHOLE] = None
     features: Annotated[str | None, _TEXT] = None
