@@ -33,6 +33,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys, monkeypatch, tmp_p
     rows = {line.split()[0]: line.split()[-1] for line in found if "%" in line}
     assert rows == {"teacher": "25.1%", "round": "27.9%", "evaluation": "19.0%"}
     assert "3 models of 154 kB" in text
+    # 1.017 MFLOP a pass; 10 updates of 24 images and so on, as above.
+    passes = 10 * 24 * 3 + 2 * 10 * 16 * 5 + 32 * (4 * 2 + 2 * 3 + 1 * 3)
+    assert f"model FLOPs {passes * 1_016_832:.3g}" in text
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ from progdist.errors import InputError
 from progdist.evaluate.specs import passes_of_phase
 from progdist.model import Model
 from progdist.plan import Phase
-from progdist.trainer import resume, start
+from progdist.trainer import resume, start, utilisation
 from progdist.trainer.summary import fact_lines, num_params
 from progdist.workdir import layout
 from progdist.workdir.files import expand
@@ -57,7 +57,7 @@ def _lines(
         yield f"{'folder':11} {_folder(config.data)}"
     yield from fact_lines(config, _workdir(workdir), model, source)
     yield ""
-    yield from _phases(config, plan_of(config))
+    yield from _phases(config, plan_of(config), model)
     yield ""
     yield from _output(config, num_params(model))
 
@@ -85,8 +85,8 @@ def _workdir(workdir: Path) -> str:
     return f"{workdir}, " + ("exists" if workdir.exists() else "will be created")
 
 
-def _phases(config: Config, phases: tuple[Phase, ...]) -> Iterator[str]:
-    """Yields a table of the phases, and their share of the network passes."""
+def _phases(config: Config, phases: tuple[Phase, ...], model: Model) -> Iterator[str]:
+    """Yields a table of the phases, with their shares of the network passes."""
     training, sampling = training_passes(phases), evaluation_passes(config, phases)
     whole = max(training + sampling, 1)
     yield "phase       N      updates    batch   network passes"
@@ -98,6 +98,8 @@ def _phases(config: Config, phases: tuple[Phase, ...]) -> Iterator[str]:
             f"{phase.batch_size:8,}   {passes / whole:6.1%}"
         )
     yield f"evaluation {sampling / whole:.1%}"
+    flops = (training + sampling) * utilisation.forward_flops(model)
+    yield f"model FLOPs {flops:.3g}"
 
 
 def _output(config: Config, count: int) -> Iterator[str]:

@@ -12,7 +12,7 @@ from progdist.data.progress import print_line
 from progdist.diffusion import logsnr_bins
 from progdist.evaluate import evaluator
 from progdist.model import init_params
-from progdist.trainer import recipes, resume
+from progdist.trainer import recipes, resume, tracing
 from progdist.trainer.build import Pieces
 from progdist.trainer.state import (
     Progress,
@@ -123,6 +123,8 @@ def show_facts(pieces: Pieces, global_step: int, snapshot: Snapshot) -> None:
         phase = pieces.phases[snapshot.phase]
         update = int(snapshot.state.step)
         note(f"resuming at update {update} of phase {phase.number} ({phase.title})")
+    if line := tracing.progress(pieces.profile, global_step):
+        note(line)
 
 
 def open_journal(
