@@ -46,7 +46,7 @@ def traced_updates(directory):
     numbers = []
     for path in directory.rglob("*.trace.json.gz"):
         events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
-        assert not [e for e in events if "backend_compile" in e.get("name", "")]
+        assert not [e for e in events if "compile_or_get_cached" in e.get("name", "")]
         steps = [e for e in events if e.get("name") == "update"]
         numbers += [int(e["args"]["step_num"]) for e in steps]
     return sorted(numbers)

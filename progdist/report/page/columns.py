@@ -92,6 +92,7 @@ def facts(runs: Sequence[Run]) -> list[Column]:
             Column("data", [_data(run) for run in runs]),
             Column("training time", list(map(duration_text, seconds))),
             Column("wall time", [_wall_time(run) for run in runs]),
+            Column("goodput", [str(run.goodput or NONE) for run in runs]),
             Column("network calls", list(map(many_text, calls))),
             Column("devices", [_devices(run) for run in runs]),
         ]

@@ -67,7 +67,7 @@ def _round(
         planned=phase.num_updates if phase else None,
         loss=last.loss,
         seconds=_seconds(rows) if len(speeds) == len(rows) else None,
-        sampling=_sampling_seconds(
+        sampling=sampling_seconds(
             row for row in evaluations if row.num_steps == last.num_steps
         ),
         images_per_second=speed * phase.batch_size if speed and phase else None,
@@ -94,10 +94,10 @@ def _seconds(rows: Sequence[MetricsRow]) -> float:
     )
 
 
-def _sampling_seconds(evaluations: Iterable[EvalRow]) -> float | None:
+def sampling_seconds(evaluations: Iterable[EvalRow]) -> float | None:
     """Returns the time of sampling, of which several metrics share the images."""
     seconds = {
-        (row.role, row.sampler, row.gamma, row.num_samples, row.seed): (
+        (row.role, row.num_steps, row.sampler, row.gamma, row.num_samples, row.seed): (
             row.milliseconds * row.num_samples / 1000
         )
         for row in evaluations
