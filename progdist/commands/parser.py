@@ -81,7 +81,7 @@ class Flags:
         """Defines a flag that takes a number in a range."""
         flags.DEFINE_float(name, default, about, low, high, flag_values=self.values)
 
-    def choice(self, name: str, about: str, of: Any, default: str) -> None:
+    def choice(self, name: str, about: str, of: Any, default: str | None) -> None:
         """Defines a flag that takes one of the values of a Literal type."""
         about += f" One of {', '.join(get_args(of))}."
         flags.DEFINE(

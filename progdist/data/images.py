@@ -34,7 +34,7 @@ Filter = Literal["area", "triangle"]
 # Larger images are decoded one at a time: at 64 megapixels WebP takes 1 GB.
 LARGE_PIXELS = 1 << 23
 # The decoder shrinks a JPEG by 2, 4 or 8 if it stays this many times larger than the
-# target size. That is much faster, and exact to about a tenth of a level. The means over
+# target size. That is much faster, and exact to about a tenth of a level. Means over
 # areas are exact, and take the whole image.
 DRAFT_RATIO = 4
 _MAX_SIDE = 1 << 16  # of a JPEG

@@ -119,6 +119,7 @@ def _make_evaluator(pieces: Pieces) -> Evaluator:
         config.data.split,
         config.evaluation.batch_size,
         config.data.num_workers,
+        config.evaluation.reference_images,
     )
 
     @contextlib.contextmanager
