@@ -83,10 +83,11 @@ def read_goodput(workdir: Path) -> Goodput | None:
 def _times(starts: Sequence[Start]) -> tuple[float, float] | None:
     """Returns the seconds between starts, and all; None if they are not known."""
     waiting = elapsed = 0.0
-    for start, after in itertools.zip_longest(starts, starts[1:]):
+    begins = [start.begin for start in starts]
+    for start, begin, after in itertools.zip_longest(starts, begins, begins[1:]):
         span = start.seconds
-        if after and start.end != "done" and None not in (start.begin, after.begin):
-            span = after.begin - start.begin
+        if start.end != "done" and begin is not None and after is not None:
+            span = after - begin
             waiting += 0.0 if start.seconds is None else span - start.seconds
         if span is None:
             return None
