@@ -57,6 +57,7 @@ def get_config() -> Config:
         ),
         evaluation=Evaluation(
             num_samples=50_000,
+            reference_images=0,
             batch_size=512,
             max_steps=64,
             baselines=("ddim",),

@@ -20,6 +20,7 @@ import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from difflib import SequenceMatcher
 from types import FrameType
@@ -177,9 +178,17 @@ def _explain(error: BaseException) -> tuple[str, int]:
             return f"stopped by {signal.Signals(code - 128).name}", code
         case Exception() if _is_out_of_memory(error):
             return f"out of memory ({last_line(error)})", 2
+        case ValueError() if _is_of_environment(error):
+            return f"the environment of JAX: {last_line(error)}", 2
         case Exception() if _is_lost_process(error):
             return f"another process was lost ({last_line(error)})", 5
     return "", 1
+
+
+def _is_of_environment(error: BaseException) -> bool:
+    """Whether JAX has refused a variable of the environment, when it was imported."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.endswith("jax/_src/config.py")
 
 
 def _is_distributed() -> bool:

@@ -88,8 +88,8 @@ def rows(workdir, name):
     lines = (workdir / name).read_text().splitlines()
     found = [json.loads(line) for line in lines]
     for row in found:
-        row.pop("steps_per_second", None)
-        row.pop("milliseconds", None)
+        for name in ("steps_per_second", "tflops_per_second", "milliseconds"):
+            row.pop(name, None)
     return found
 
 

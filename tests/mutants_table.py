@@ -361,6 +361,26 @@ TRAINER = [
     ),
 ]
 
+TRAINER += [
+    *_mutants(
+        "progdist/trainer/utilisation.py",
+        "test_utilisation.py",
+        ("a multiply-add is one", "return 2 * equation.outvars[0].aval.size * size", "return equation.outvars[0].aval.size * size"),
+        ("forward alone", "phase.batch_size * phase.passes", "phase.batch_size"),
+        ("one turn of a scan", "params[\"length\"] if name == \"scan\" else 1", "1"),
+        ("all branches", "return max(inner)", "return sum(inner)"),
+        ("slices have the whole peak", " and \"MIG\" not in device_kind", ""),
+        ("float32 in one pass", "_TPU_PASSES[precision] if dtype == \"float32\" else 1", "1"),
+    ),
+    *_mutants(
+        "progdist/trainer/tracing.py",
+        "test_tracing.py",
+        ("compiled in the trace", "train_step.lower(state, round_, batch).compile()", "pass"),
+        ("one update too many", "if number == updates[-1]:", "if number == updates.stop:"),
+        ("those done are awaited", "updates[max(0, first - updates.start) :]", "updates[:]"),
+    ),
+]
+
 WORKDIR = [
     *_mutants(
         "progdist/workdir/array_cache.py",
@@ -474,6 +494,9 @@ DATA = [
         "progdist/data/images.py",
         "test_data_images.py",
         ("rotated the other way", "    Image.Transpose.ROTATE_270,\n", "    Image.Transpose.ROTATE_90,\n"),
+        ("half a level lost", "(2 * sums + size) // (2 * size)", "sums // size"),
+        ("edges of pixels only", "count * inside + np.diff(cut, axis=0)", "count * inside"),
+        ("a pixel in no area", "inside[np.diff(whole) == 0] = 0", "pass"),
         ("crop at the corner", "(size[0] - crop_width) // 2, (size[1] - crop_height) // 2", "0, 0"),
         ("crop too large", "scale = min(size[0]", "scale = max(size[0]"),
         ("sides not swapped", "full = (full[1], full[0]) if orientation > 4 else full", "full = full"),
@@ -526,6 +549,7 @@ DATA = [
     *_mutants(
         "progdist/data/tfds.py",
         "test_identity.py",
+        ("the rule of averages left out", "[b\"exact area\"] if by_area else []", "[]"),
         ("any examples of a file", "part.skip, part.take", "0, 0"),
         ("any content of a file", "digests.get(name, b\"\").hex()", "\"\""),
     ),
@@ -675,6 +699,7 @@ EVALUATE = [
     *_mutants(
         "progdist/evaluate/references.py",
         "test_extraction.py",
+        ("some for all", "self.limit or len(self.source)", "self.limit or 20"),
         ("halves overlap", "data.spread_indices(length, 2 * num)[which == \"other half\" :: 2]", "data.spread_indices(length, num)"),
         ("a half is all", "which == \"other half\" :: 2", ":"),
         ("examples in their order", "np.random.default_rng(0).permutation(indices)", "indices"),
@@ -811,6 +836,16 @@ CHECKPOINT = [
     ),
 ]
 
+REPORT = [
+    *_mutants(
+        "progdist/report/read/goodput.py",
+        "test_goodput.py",
+        ("a finished run waits", "if start.end != \"done\" and", "if"),
+        ("no wait", "0.0 if start.seconds is None else span - start.seconds", "0.0"),
+        ("samples of any command", "return is_one and all(getattr(row, n) == v for n, v in expected.items())", "return is_one"),
+    ),
+]
+
 DOOR = [
     *_mutants(
         "progdist/__main__.py",
@@ -892,4 +927,4 @@ DOOR = [
     ),
 ]
 
-MUTANTS = [*DIFFUSION, *NETS, *TRAINER, *CORE, *WORKDIR, *CONFIGS, *DATA, *EVALUATE, *CHECKPOINT, *DOOR]
+MUTANTS = [*DIFFUSION, *NETS, *TRAINER, *CORE, *WORKDIR, *REPORT, *CONFIGS, *DATA, *EVALUATE, *CHECKPOINT, *DOOR]

@@ -250,6 +250,7 @@ GUESSES = {
     "export plain --steps=1 --out=made": (2, "already exists; --overwrite replaces an"),
     "export plain --out=e --formats=gguf": (2, "must be one of jax, onnx, safetenso"),
     "export plain --out=e": (2, "plain has models of 1, 2, 4 steps"),
+    "prepare digits": (2, "digits: needs no preparation; see progdist train --list"),
     "prepare": (2, "TFDS_NAME or --tfds_name is missing; see --help"),
     "report": (2, "WORKDIR or --workdir is missing; see --help"),
     "report none": (2, "none: no such directory"),

@@ -15,8 +15,7 @@ from tests.profiles import cyan_is_black, linear_profile
 
 
 def pixels_of(content: bytes, shape=SHAPE, background="") -> np.ndarray:
-    linear = Image.Resampling.BILINEAR
-    return images.decode(content, shape, linear, True, background)
+    return images.decode(content, shape, "triangle", True, background)
 
 
 @pytest.mark.parametrize(
@@ -341,12 +340,29 @@ def test_a_crop_is_centred_and_keeps_the_ratio_of_sides():
     tall[16:32] = 255
     for pixels in (tall, wide):
         image = Image.fromarray(pixels)
-        square = images.crop_and_resize(image, 8, 8, Image.Resampling.BOX)
-        assert (np.asarray(square) == 255).all()
+        square = images.crop_and_resize(image, 8, 8, "area")
+        assert (square == 255).all()
 
 
-def test_resizing_by_area_averages():
-    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
-    small = images.crop_and_resize(Image.fromarray(pixels), 4, 4, Image.Resampling.BOX)
-    blocks = pixels.reshape(4, 2, 4, 2).mean((1, 3))
-    assert abs(np.asarray(small) - blocks).max() <= 0.5
+@pytest.mark.parametrize("channels", [(), (3,)])
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [((33, 50), (6, 7)), ((64, 32), (8, 8)), ((5, 4), (13, 9)), ((9, 9), (9, 9))],
+)
+def test_resizing_by_area_is_the_mean_over_the_area(size, shape, channels):
+    """Each pixel is divided into as many parts as there are areas, which is exact."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, *channels), np.uint8)
+    parts = pixels.astype(int).repeat(shape[0], 0).repeat(shape[1], 1)
+    blocks = parts.reshape(shape[0], size[0], shape[1], size[1], *channels)
+    expected = np.floor(blocks.mean((1, 3)) + 0.5)
+    small = images.area_means(pixels, *shape)
+    assert small.dtype == np.uint8
+    np.testing.assert_array_equal(small, expected)
+
+
+def test_a_jpeg_is_not_shrunk_by_its_decoder_before_areas_are_averaged():
+    jpeg = encoded(smooth_image_of(0, 200, 300), "JPEG", quality=100)
+    small = images.decode(jpeg, (12, 12, 3), "area", True)
+    with Image.open(io.BytesIO(jpeg)) as full:
+        crop = np.asarray(full)[:, 50:250]
+    np.testing.assert_array_equal(small, images.area_means(crop, 12, 12))

@@ -1,11 +1,12 @@
 """The plan of a run, shown before it starts, and the facts for a bug report."""
 
 import re
+import shutil
 
 import pytest
 
 from progdist.commands import env, train
-from progdist.config import load_preset, plan_of, to_json
+from progdist.config import ConfigError, load_preset, plan_of, to_json
 from progdist.data import DataError
 from progdist.report import save_png
 from progdist.trainer import dry_run
@@ -33,7 +34,33 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys, monkeypatch, tmp_p
     rows = {line.split()[0]: line.split()[-1] for line in found if "%" in line}
     assert rows == {"teacher": "25.1%", "round": "27.9%", "evaluation": "19.0%"}
     assert "3 models of 154 kB" in text
+    # 1.017 MFLOP a pass; 10 updates of 24 images and so on, as above.
+    passes = 10 * 24 * 3 + 2 * 10 * 16 * 5 + 32 * (4 * 2 + 2 * 3 + 1 * 3)
+    assert f"model FLOPs {passes * 1_016_832:.3g}" in text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_refused(
+    capsys, monkeypatch, tmp_path
+):
+    """Of 38,452 parameters: 3 checkpoints of 5 copies, and 3 models, in float32."""
+    needed = 4 * 38_452 * (3 * 5 + 3)
+    usage = shutil.disk_usage(tmp_path)
+    words = [str(tmp_path / "a/b"), "--config=digits:smoke", "--dry_run"]
+
+    def free(num_bytes):
+        found = usage._replace(free=num_bytes)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: found)
+
+    free(needed)
+    assert lines(words, capsys, monkeypatch)
+    free(needed - 1)
+    with pytest.raises(ConfigError, match=r"take 2\.77 MB more, and 2\.77 MB are"):
+        lines(words, capsys, monkeypatch)
+    checkpoints = tmp_path / "a/b/checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "file").write_bytes(b"x")  # of an earlier start
+    assert lines(words, capsys, monkeypatch)
 
 
 def test_the_passes_of_an_evaluation_are_those_of_its_rows(tmp_path):

@@ -172,6 +172,17 @@ def test_a_workdir_in_use_is_left_alone(workdir, monkeypatch):
         (["--num_steps=1", "--sampler=heun"], "--sampler=heun: makes 2 network calls"),
         (["--gammas=2", "--sampler=ancestral"], "--gammas=2: must be numbers, 0 to 1"),
         (["--num=1"], "num=1"),
+        (["--protocol=other"], "--protocol=other: 'other' is not one of published"),
+        (["--protocol=published", "--inception_weights=none"], "none: No such file"),
+        (["--protocol=published", "--num=10"], "--num: --protocol=published has 50000"),
+        (
+            ["--protocol=published", "--features=inception_tf1,pixels"],
+            "--features: --protocol=published has inception_tf1",
+        ),
+        (
+            ["--reference_images=1"],
+            "at least 2 images, not the 1 of --reference_images",
+        ),
         (["--metrics="], "--metrics: name at least one"),
         (["--data_dir=D"], "--data_dir: the data 'digits' has no directory"),
         (["--out=a.txt"], "--out=a.txt: must be a file in .jsonl"),

@@ -109,6 +109,21 @@ def test_statistics_of_the_data_are_computed_once(reference, counted):
     np.testing.assert_allclose(first.moments.mean, features.mean(0), 1e-5)
 
 
+def test_all_or_some_of_the_data_are_compared_with(reference, counted):
+    """Each number has statistics of its own; the halves of the floor are of all."""
+    extractor, seen = counted
+    some = reference._replace(limit=20)
+    assert (reference.num_examples, some.num_examples) == (101, 20)
+    assert references.statistics(some, extractor).num == 20
+    assert references.statistics(reference, extractor).num == 101
+    assert sum(seen) == 20 + 101
+    (whole,) = references.floor(reference, extractor, FD, 40).values()
+    (part,) = references.floor(some, extractor, FD, 40).values()
+    assert part.measured == whole.measured
+    ratio = (1 / 40 + 1 / 20) / (1 / 40 + 1 / 101)
+    assert part.value / whole.value == pytest.approx(ratio)
+
+
 @pytest.mark.parametrize(
     "change", [{"split": "test"}, {"content": "other"}, {"name": "other"}]
 )

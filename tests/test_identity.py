@@ -162,6 +162,20 @@ def test_the_examples_of_a_split_count(root):
     assert len({fingerprint_of({**settings, "split": s}) for s in splits}) == 5
 
 
+def test_the_rule_of_averages_counts_where_it_changes_pixels(root):
+    settings = make_records(root, False)
+    (root / "cifar10").rename(root / "imagenet")  # whose images are averaged
+    settings |= {"tfds_name": "imagenet"}
+
+    def fingerprint(side):
+        return fingerprint_of(settings | {"image_shape": (side, side, 3)})
+
+    assert fingerprint(16) != fingerprint(32)
+    (root / "imagenet").rename(root / "cifar10")
+    settings |= {"tfds_name": "cifar10"}
+    assert fingerprint(16) == fingerprint(32)
+
+
 def test_recorded_digests_of_records_are_used_until_a_file_is_newer(
     root, monkeypatch, capsys
 ):

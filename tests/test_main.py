@@ -235,6 +235,11 @@ COUNT = "--xla_force_host_platform_device_count"
             {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"},
             "--distributed: start it by srun, since SLURM_STEP_NODELIST, SLURM_LOCALID",
         ),
+        (
+            [],
+            {"JAX_ENABLE_X64": "maybe"},
+            "the environment of JAX: invalid truth value 'maybe' for environment 'JAX",
+        ),
     ],
 )
 def test_the_module_answers_as_a_command(flags, environment, message, tmp_path):

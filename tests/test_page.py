@@ -409,6 +409,20 @@ def test_settings_that_differ_from_the_default_come_first(one):
     )
 
 
+def test_the_page_shows_how_well_devices_and_time_were_used(tmp_path):
+    """Of 100 updates in 25 s, of 1 TFLOP each, within the 10 minutes of a start."""
+    path = make_run(tmp_path / "run")
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    speed = {"tflops_per_second": 4.0, "utilisation": 0.375}
+    write_jsonl(path / "metrics.jsonl", [json.loads(line) | speed for line in lines])
+    tables = read(path).tables
+    facts = {line[0]: line[1] for t in tables for line in t if len(line) == 2}
+    assert facts["goodput"] == "4.2 % of 10 min 0 s: training 25 s"
+    phases = next(t for t in tables if t[0][0] == "phase")
+    cells = {name: phases[1][phases[0].index(name)] for name in phases[0]}
+    assert (cells["TFLOP/s"], cells["utilisation"]) == ("4.00", "38 %")
+
+
 def test_the_page_shows_origin_and_starts(tmp_path):
     workdir = make_run(tmp_path / "r")
     starts = [

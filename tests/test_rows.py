@@ -10,9 +10,8 @@ from progdist.workdir.rows import EvalRow, MetricsRow, read_row
 METRICS = (
     '{"global_step": 5, "phase": 0, "num_steps": 4, "step": 5, "loss": 0.7140987, '
     '"grad_norm": 0.56, "learning_rate": 1.5e-05, "skipped": 0, '
-    '"steps_per_second": 1.045, "loss_by_logsnr": [null, '
-    + ", ".join(["0.725"] * 20)
-    + "]}"
+    '"steps_per_second": 1.045, "tflops_per_second": 0.5, "utilisation": null, '
+    '"loss_by_logsnr": [null, ' + ", ".join(["0.725"] * 20) + "]}"
 )
 EVALUATION = (
     '{"phase": 0, "role": "teacher", "sampler": "ancestral", "num_steps": 4, '

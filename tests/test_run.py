@@ -108,6 +108,8 @@ def test_metrics_have_a_row_for_every_interval(finished):
             "grad_norm",
             "skipped",
             "steps_per_second",
+            "tflops_per_second",
+            "utilisation",
             "loss_by_logsnr",
         }
         there = [loss for loss in row["loss_by_logsnr"] if loss is not None]

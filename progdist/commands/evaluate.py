@@ -12,6 +12,9 @@ pr, precision and recall. Features: pixels; inception (FID), with pytorch-fid's
 resizing; inception_tf1, with torch-fidelity's; squeezenet, which needs the extra
 `squeezenet`.
 
+--protocol=published is the paper's FID: the Fréchet distance, on inception_tf1, of
+50,000 samples to all training images.
+
 Appends rows to eval.jsonl, or to --out. Each records the number of samples, the
 reference, and a floor: the same metric between two disjoint halves of the real data.
 Existing rows are not computed again, so the same command resumes where it stopped.
@@ -37,12 +40,22 @@ from progdist.config import Config, Features, Metric, open_run
 from progdist.config.check import check, check_reference
 from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError
+from progdist.evaluate.published import PROTOCOL, Protocol
 from progdist.nets.settings import MatmulPrecision
 from progdist.plan import MOST_STEPS
 from progdist.workdir import files
 
 # Flags of the models of a run.
 _OF_MODELS = "num_steps", "round", "sampler", "gammas", "seed", "precision"
+# Flags named as fields of the evaluation.
+_OF_EVALUATION = (
+    "batch_size",
+    "seed",
+    "inception_weights",
+    "metrics",
+    "features",
+    "reference_images",
+)
 _WITHOUT_DIR = "digits", "random"
 
 
@@ -59,7 +72,11 @@ def define_flags() -> Flags:
     flags.numbers("gammas", about, float, 0, 1)
     flags.choices("metrics", "Metrics; by default the run's.", Metric)
     flags.choices("features", "Features; by default the run's.", Features)
+    about = "Protocol of the FID, in place of metrics, features and numbers of images."
+    flags.choice("protocol", about, Protocol, None)
     flags.number("num", "Number of images; by default the run's, or all.", low=2)
+    about = "Images of the data to compare with, 0 for all; by default the run's."
+    flags.number("reference_images", about)
     flags.number("seed", "Seed of the noise; by default the run's.", high=2**32 - 1)
     about = "Images processed together; by default the run's."
     flags.number("batch_size", about, low=1)
@@ -79,6 +96,8 @@ def define_flags() -> Flags:
 def main(argv: list[str]) -> None:
     """Evaluates what the command line describes."""
     values = define_flags().parse(argv, __doc__)
+    if values["protocol"]:
+        _take_protocol(values)
     workdir, config = _open(values)
     _check_words(config, values)
     out = _check_out(workdir, values)
@@ -122,7 +141,7 @@ def _with_flags(config: Config, values: dict[str, Any]) -> Config:
     given = {name: value for name, value in values.items() if value is not None}
     evaluation.num_samples = given.get("num", evaluation.num_samples)
     evaluation.grid_images = min(evaluation.grid_images, evaluation.num_samples)
-    for name in ("batch_size", "seed", "inception_weights", "metrics", "features"):
+    for name in _OF_EVALUATION:
         setattr(evaluation, name, given.get(name, getattr(evaluation, name)))
     for name in ("metrics", "features"):
         if not getattr(evaluation, name):
@@ -132,6 +151,16 @@ def _with_flags(config: Config, values: dict[str, Any]) -> Config:
     config.data.dir = given.get("data_dir", config.data.dir)
     config.data.split = given.get("split", config.data.split)
     return config
+
+
+def _take_protocol(values: dict[str, Any]) -> None:
+    """Sets the flags to the published protocol; refuses those that contradict it."""
+    for field, value in (PROTOCOL | {"split": "train"}).items():
+        name = "num" if field == "num_samples" else field
+        if values[name] not in (None, value):
+            text = ",".join(value) if isinstance(value, tuple) else value
+            raise UsageError(f"--{name}: --protocol=published has {text}")
+        values[name] = value
 
 
 def _check_words(config: Config, values: dict[str, Any]) -> None:

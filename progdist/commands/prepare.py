@@ -19,6 +19,10 @@ Exit codes: 0 done; 2 bad input, in one line.
 """
 
 from progdist.commands.parser import Flags
+from progdist.errors import UsageError
+
+# Data that is read as it is, and that TFDS does not have.
+_PREPARED = "digits", "folder", "arrays", "random"
 
 
 def define_flags() -> Flags:
@@ -37,6 +41,9 @@ def define_flags() -> Flags:
 def main(argv: list[str]) -> None:
     """Prepares the dataset that the command line describes."""
     values = define_flags().parse(argv, __doc__, "tfds_name")
+    name = values["tfds_name"]
+    if name in _PREPARED:
+        raise UsageError(f"{name}: needs no preparation; see progdist train --list")
 
     from progdist.data.prepare import prepare
 

@@ -19,11 +19,12 @@ Exit codes:
   129, 138, 140 stopped by SIGHUP, SIGUSR1 or SIGUSR2 in the same way
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
 from progdist.commands.parser import Flags, define_cluster
-from progdist.config import Config, from_json, presets
+from progdist.config import Config, from_json, plan_of, presets
 from progdist.config.check import check
 from progdist.errors import UsageError
 from progdist.workdir import files, layout
@@ -40,6 +41,8 @@ def define_flags() -> Flags:
     flags.switch("dry_run", "Print the plan of the run, and start nothing.")
     flags.switch("list", "List the presets.")
     flags.text("wandb", "Project of Weights & Biases to log to, beside TensorBoard.")
+    about = "Trace COUNT updates from number UPDATE on, UPDATE:COUNT, into the workdir."
+    flags.text("profile", about)
     define_cluster(flags)
     return flags
 
@@ -53,6 +56,7 @@ def main(argv: list[str]) -> None:
         return
     workdir, config = _open(flags, values)
     check(config)
+    profile = _profile(values["profile"], plan_of(config)[-1].end_update)
     if values["wandb"] is not None:
         from progdist.workdir import weights_and_biases
 
@@ -72,7 +76,7 @@ def main(argv: list[str]) -> None:
         return
     # After joining, which installs a SIGTERM handler of its own.
     with Interrupt() as interrupt:
-        run(config, workdir, interrupt, values["override"], values["wandb"])
+        run(config, workdir, interrupt, values["override"], values["wandb"], profile)
 
 
 def _is_shown_again(config: Config, workdir: Path, values: dict[str, Any]) -> bool:
@@ -80,7 +84,7 @@ def _is_shown_again(config: Config, workdir: Path, values: dict[str, Any]) -> bo
 
     Several processes decide together, in `run`, what is left to do.
     """
-    names = "dry_run", "override", "distributed"
+    names = "dry_run", "override", "distributed", "profile"
     if any(values[name] for name in names) or not (workdir / layout.STARTS).exists():
         return False
 
@@ -90,6 +94,20 @@ def _is_shown_again(config: Config, workdir: Path, values: dict[str, Any]) -> bo
     if finished:
         conclusion.show_again(config, workdir)
     return finished
+
+
+def _profile(text: str | None, num_updates: int) -> range:
+    """Returns the numbers of the updates to trace; none if the flag is not set."""
+    if text is None:
+        return range(0)
+    match = re.fullmatch(r"(\d+):(\d+)", text, re.ASCII)
+    first, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= first <= first + count - 1 <= num_updates:
+        raise UsageError(
+            f"--profile={text}: must be UPDATE:COUNT, such as 10:3, and within the "
+            f"{num_updates:,} updates of the plan"
+        )
+    return range(first, first + count)
 
 
 def _open(flags: Flags, values: dict[str, Any]) -> tuple[Path, Config]:

@@ -171,7 +171,7 @@ def _check_evaluation(evaluation: Evaluation) -> None:
     require(ok, f"{path}.gamma", evaluation.gamma, "0 to 1")
     _at_least(evaluation, path, 1, "batch_size", "grid_images")
     _at_least(evaluation, path, 2, "num_samples")
-    _at_least(evaluation, path, 0, "max_steps")
+    _at_least(evaluation, path, 0, "max_steps", "reference_images")
     rule = f"at most num_samples={evaluation.num_samples}"
     ok = evaluation.grid_images <= evaluation.num_samples
     require(ok, f"{path}.grid_images", evaluation.grid_images, rule)

@@ -170,6 +170,8 @@ class Evaluation:
       features: names of the features that they compare.
       inception_weights: file of the Inception weights; if empty, they are downloaded.
       num_samples: number of images per evaluation.
+      reference_images: number of images of the data to compare with, spread over it;
+        0 for all.
       batch_size: number of images sampled at a time, over all devices.
       max_steps: largest number of steps that is evaluated: the teacher is sampled in at
         most as many, and students of more are left out; 0 for no bound.
@@ -184,6 +186,7 @@ class Evaluation:
     features: tuple[Features, ...] = ("pixels",)
     inception_weights: str = ""
     num_samples: int = 2048
+    reference_images: int = 50_000
     batch_size: int = 256
     max_steps: int = 0
     baselines: tuple[Baseline, ...] = ("ddim", "ancestral")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, Int64
-from PIL import Image
 
 from progdist.config.settings import ImageShape, LabelRule
 from progdist.data import identity, images, inspection
@@ -117,13 +116,12 @@ class FolderSource:
           DataError: naming a file that was deleted or damaged since it was checked.
         """
         image = np.empty((len(indices), *self.image_shape), np.uint8)
-        triangle = Image.Resampling.BILINEAR
         for row, index in enumerate(indices.tolist()):
             name = self.names[index]
             try:
                 encoded = self.files.read(name)
                 image[row] = images.decode(
-                    encoded, self.image_shape, triangle, True, self.background
+                    encoded, self.image_shape, "triangle", True, self.background
                 )
             except ImageError as error:
                 where = f"{self.files.where}/{printable(name)}"

@@ -121,7 +121,7 @@ def _resized(
     """Decodes, crops and resizes one image."""
     with Image.open(encoded) as image:
         rgb = image.convert("RGB")
-    return np.asarray(crop_and_resize(rgb, size, size, resampling(name)))
+    return crop_and_resize(rgb, size, size, resampling(name))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from PIL import Image
 
 from progdist.data import identity, records
-from progdist.data.images import ImageError, ImageShape, decode
+from progdist.data.images import Filter, ImageError, ImageShape, decode
 from progdist.data.source import Batch, DataError, Source, numbered_classes
 from progdist.workdir.files import expand
 
@@ -50,8 +49,13 @@ def open_tfds(
         raise DataError(f"{tfds_name}: images have many sizes; set data.image_shape")
     examples = _open_records(builder, split)
     ranks, names = _label_ranks(features), _class_names(features)
+    is_resized = features["image"].shape[:2] != shape[:2]
+    by_area = is_resized and resampling(tfds_name) == "area"
     fingerprint = identity.fingerprint(
-        _parts_of(builder, split), ranks, identity.text(names)
+        _parts_of(builder, split),
+        ranks,
+        identity.text(names),
+        *([b"exact area"] if by_area else []),
     )
     return TfdsSource(tfds_name, examples, shape, ranks, names, fingerprint)
 
@@ -66,7 +70,8 @@ class TfdsSource:
       image_shape: (height, width, channels) after cropping and resizing.
       label_ranks: label to return for each stored label; empty without labels.
       class_names: names of the classes, by label to return; empty without labels.
-      fingerprint: digest of the files, the examples in use and the labels.
+      fingerprint: digest of the files, the examples in use, the labels, and the rule
+        by which images are averaged over areas.
     """
 
     name: str
@@ -125,11 +130,9 @@ def decode_image(
         ) from error
 
 
-def resampling(name: str) -> Image.Resampling:
+def resampling(name: str) -> Filter:
     """Returns the published models' filter: area for ImageNet, otherwise triangle."""
-    if name.startswith("imagenet"):
-        return Image.Resampling.BOX
-    return Image.Resampling.BILINEAR
+    return "area" if name.startswith("imagenet") else "triangle"
 
 
 def resized_name(tfds_name: str, size: int) -> str:

@@ -77,6 +77,8 @@ def check(settings: Evaluation, counts: Mapping[str, int], prefix: str) -> None:
     Raises:
       UsageError: naming the metric, and what it lacks.
     """
+    if settings.reference_images:
+        counts = {**counts, f"{prefix}reference_images": settings.reference_images}
     for metric in map(metrics.make_metric, settings.metrics):
         setting = f"{prefix}metrics={metric.name}"
         if metric.needs.scores and "pixels" in settings.features:

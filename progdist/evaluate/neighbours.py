@@ -20,6 +20,7 @@ _USUAL_STEPS = 4  # shown next to the student with the fewest steps
 _NUM_SAMPLES = 16  # of each student
 _NUM_REAL = 256  # training images whose distance to the others is measured
 _CHUNK = 1024  # training images in memory
+_MOST_SEARCHED = 50_000
 
 Chunk = tuple[Int64[np.ndarray, " _"], UInt8[np.ndarray, "_ h w c"]]
 
@@ -37,9 +38,10 @@ def write_nearest(workdir: Path, reference: Reference) -> None:
 
     It holds samples of two students with their nearest training images and, for
     comparison, the distances of training images to the nearest other one. At most
-    50,000 training images, those of the reference, are searched. All processes must
-    call it; process 0 reads the data.
+    50,000 training images, spread over the data, are searched. All processes must call
+    it; process 0 reads the data.
     """
+    reference = reference._replace(limit=_MOST_SEARCHED)
     with reference.counting("nearest training images", 1) as advance:
         compute_on_zero(lambda: _write(workdir, reference), lambda: advance(0))
 

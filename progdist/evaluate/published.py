@@ -1,16 +1,25 @@
-"""Progressive distillation of CIFAR-10 as published: Salimans & Ho (2022).
+"""Progressive distillation as published: Salimans & Ho (2022).
 
-FID by curve and number of network calls N. Values without a mark are published as
-numbers. The others are read off the figure of the released code,
-`fid_steps_graph.png`: ≈ to 0.02, > as a bound; – where it has none.
+The protocol of its evaluation, and the FID of CIFAR-10 by curve and number of network
+calls N. Values without a mark are published as numbers. The others are read off the
+figure of the released code, `fid_steps_graph.png`: ≈ to 0.02, > as a bound; – where it
+has none.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 # google-research/google-research, diffusion_distillation: the notebook lists this
 # folder and loads imagenet_8 from it, cifar_distill.py loads cifar_original.
 CHECKPOINTS = "gs://gresearch/diffusion-distillation"
 NUM_SAMPLES = 50_000
+PROTOCOL: dict[str, Any] = {
+    "metrics": ("fd",),
+    "features": ("inception_tf1",),
+    "num_samples": NUM_SAMPLES,
+    "reference_images": 0,
+}
+"""Settings of the evaluation: the FID, against all training images."""
+Protocol = Literal["published"]
 NUM_STEPS = 1, 2, 4, 8, 16, 32, 64, 128, 256, 512
 Curve = Literal["distilled", "ddim", "ancestral"]
 """distilled: each student at its own N. ddim, ancestral: the original model with these

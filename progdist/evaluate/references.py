@@ -25,7 +25,6 @@ from progdist.workdir.array_cache import Arrays
 from progdist.workdir.rows import Floor
 
 CACHE = "statistics"
-LIMIT = 50_000
 Which = Literal["all", "one half", "other half"]
 # Version of the computation; incremented when its results change.
 _RULES = 2
@@ -39,6 +38,7 @@ class Reference(NamedTuple):
       name: name of the data.
       split: split of the data.
       content: digest of the images.
+      limit: number of images of the data to use; 0 for all.
       batch_size: images read and processed together, over all processes.
       num_workers: number of reading threads.
       counting: shows the progress of a long computation.
@@ -48,24 +48,31 @@ class Reference(NamedTuple):
     name: str
     split: str
     content: str
+    limit: int
     batch_size: int
     num_workers: int
     counting: Counting = counting
 
     @property
     def num_examples(self) -> int:
-        """Number of examples used: all, or `LIMIT` of them spread over the data."""
-        return min(len(self.source), LIMIT)
+        """Number of examples used: all, or `limit` of them spread over the data."""
+        return min(len(self.source), self.limit or len(self.source))
 
 
 def make_reference(
-    source: data.Source, split: str, batch_size: int, num_workers: int
+    source: data.Source,
+    split: str,
+    batch_size: int,
+    num_workers: int,
+    limit: int = 0,
 ) -> Reference:
     """Returns the reference; images in memory are known by their pixels alone."""
     content = source.fingerprint
     if isinstance(source, data.ArraySource):
         content = array_cache.digest_of({"images": source.images})
-    return Reference(source, source.name, split, content, batch_size, num_workers)
+    return Reference(
+        source, source.name, split, content, limit, batch_size, num_workers
+    )
 
 
 def statistics(

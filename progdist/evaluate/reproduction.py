@@ -15,7 +15,7 @@ from progdist.evaluate.features.download import (
     inception_file,
     inception_path,
 )
-from progdist.evaluate.published import FID, NUM_SAMPLES, Curve
+from progdist.evaluate.published import FID, NUM_SAMPLES, PROTOCOL, Curve
 from progdist.evaluate.specs import SamplerSpec
 from progdist.plan import Phase
 from progdist.workdir import files, layout
@@ -50,7 +50,7 @@ def reproduce(config: Config, workdir: Path, request: Request) -> str:
       InputError: if something cannot be downloaded, or is not what it should be.
     """
     settings = config.evaluation
-    settings.metrics, settings.features = ("fd",), ("inception_tf1",)
+    vars(settings).update(PROTOCOL, num_samples=settings.num_samples)
     counts = {"config.evaluation.num_samples": settings.num_samples}
     evaluator.check(settings, counts, "config.evaluation.")
     if not _is_trained(workdir):

@@ -175,5 +175,7 @@ def _make_evaluator(config: Config) -> Evaluator:
     evaluator.check(settings, {f"the data's {split}": len(source)}, "--")
     devices = parallel.devices_sharing(size) if processes == 1 else None
     extractors = evaluator.open_extractors(settings, config.data.image_shape)
-    reference = references.make_reference(source, split, size, config.data.num_workers)
+    reference = references.make_reference(
+        source, split, size, config.data.num_workers, settings.reference_images
+    )
     return Evaluator(parallel.make_mesh(devices), settings, extractors, reference)

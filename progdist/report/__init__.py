@@ -38,6 +38,7 @@ from progdist.report.figures.write import write_figures
 from progdist.report.page.page import write_page
 from progdist.report.page.tables import closing_table, markdown_table
 from progdist.report.read.evaluations import read_evaluations
+from progdist.report.read.goodput import read_goodput
 from progdist.workdir.files import FormatError
 from progdist.workdir.rows import EvalRow
 
@@ -53,6 +54,7 @@ __all__ = [
     "markdown_table",
     "picture_suffixes",
     "read_evaluations",
+    "read_goodput",
     "read_notes",
     "save_gif",
     "save_image",

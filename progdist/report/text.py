@@ -27,6 +27,13 @@ def number_text(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
+def share_text(value: float | None) -> str:
+    """Returns a share in per cent: "93 %", "4.2 %"."""
+    if value is None:
+        return NONE
+    return f"{100 * value:.0f} %" if value >= 0.0995 else f"{100 * value:.1f} %"
+
+
 def duration_text(seconds: float | None) -> str:
     """Returns a duration: "41 s", "9 min 40 s", "3 h 12 min", "2 d 5 h"."""
     if seconds is None or not math.isfinite(seconds):

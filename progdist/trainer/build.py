@@ -36,6 +36,7 @@ class Pieces(NamedTuple):
     preemption: Preemption
     lock: Lock
     override: bool
+    profile: range
 
     def recipe(self, phase: int) -> Recipe:
         """Returns the recipe of phase `number`."""
@@ -52,6 +53,7 @@ def build(
     interrupt: Interrupt,
     lock: Lock,
     override: bool,
+    profile: range,
     stack: ExitStack,
 ) -> Pieces:
     """Builds the pieces of a run; the stack closes those that need closing."""
@@ -84,4 +86,5 @@ def build(
         preemption=Preemption(interrupt, watchdog, mesh),
         lock=lock,
         override=override,
+        profile=profile,
     )

@@ -63,6 +63,8 @@ def show(workdir: Path, num_steps: int, display: Display) -> None:
     display.close()
     if (workdir / layout.EVALUATIONS).exists():
         display.result(report.closing_table(workdir))
+    if goodput := report.read_goodput(workdir):
+        display.note(f"{'goodput':11} {goodput}")
     for line in _where_next(workdir, num_steps):
         display.note(line)
 

@@ -69,6 +69,8 @@ class Display:
         self._bar = self._bars.add_task(
             phase.title, total=phase.num_updates, completed=done, status=""
         )
+        if not compiles:  # nothing to tell before the first interval
+            self._last_line = self._clock()
         self._show(is_due=compiles)
 
     def step(self) -> None:

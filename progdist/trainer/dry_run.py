@@ -10,12 +10,15 @@ from progdist.errors import InputError
 from progdist.evaluate.specs import passes_of_phase
 from progdist.model import Model
 from progdist.plan import Phase
-from progdist.trainer import resume, start
-from progdist.trainer.summary import fact_lines, num_params
+from progdist.trainer import resume, start, utilisation
+from progdist.trainer.summary import (
+    fact_lines,
+    model_bytes,
+    size_text,
+    snapshot_bytes,
+)
 from progdist.workdir import layout
 from progdist.workdir.files import expand
-
-_BYTES = 4  # a parameter or a moment of Adam, float32
 
 
 def show(config: Config, workdir: Path, override: bool) -> None:
@@ -37,6 +40,7 @@ def show(config: Config, workdir: Path, override: bool) -> None:
         if workdir.exists() and not workdir.is_dir():
             raise InputError(f"--workdir={workdir}: is not a directory")
         source = start.check(config, workdir)
+        start.check_disk(config, workdir)
         if workdir.exists() and not override:
             resume.check_same(config, workdir)
             resume.check_same_numerics(workdir)
@@ -57,9 +61,9 @@ def _lines(
         yield f"{'folder':11} {_folder(config.data)}"
     yield from fact_lines(config, _workdir(workdir), model, source)
     yield ""
-    yield from _phases(config, plan_of(config))
+    yield from _phases(config, plan_of(config), model)
     yield ""
-    yield from _output(config, num_params(model))
+    yield from _output(config, model)
 
 
 def evaluation_passes(config: Config, phases: tuple[Phase, ...]) -> int:
@@ -85,8 +89,8 @@ def _workdir(workdir: Path) -> str:
     return f"{workdir}, " + ("exists" if workdir.exists() else "will be created")
 
 
-def _phases(config: Config, phases: tuple[Phase, ...]) -> Iterator[str]:
-    """Yields a table of the phases, and their share of the network passes."""
+def _phases(config: Config, phases: tuple[Phase, ...], model: Model) -> Iterator[str]:
+    """Yields a table of the phases, with their shares of the network passes."""
     training, sampling = training_passes(phases), evaluation_passes(config, phases)
     whole = max(training + sampling, 1)
     yield "phase       N      updates    batch   network passes"
@@ -98,21 +102,14 @@ def _phases(config: Config, phases: tuple[Phase, ...]) -> Iterator[str]:
             f"{phase.batch_size:8,}   {passes / whole:6.1%}"
         )
     yield f"evaluation {sampling / whole:.1%}"
+    flops = (training + sampling) * utilisation.forward_flops(model)
+    yield f"model FLOPs {flops:.3g}"
 
 
-def _output(config: Config, count: int) -> Iterator[str]:
+def _output(config: Config, model: Model) -> Iterator[str]:
     """Yields what the run will write, and how large it will be."""
-    copies = 3 + (config.distill.ema_decay > 0 or config.base.ema_decay > 0)
-    snapshot = _size(_BYTES * count * (copies + 1))  # and the teacher
-    number = len(plan_of(config))
+    number, snapshot = len(plan_of(config)), size_text(snapshot_bytes(config, model))
     yield f"writes      {config.keep_checkpoints} checkpoints of {snapshot}"
-    yield f"            {number} models of {_size(_BYTES * count)}"
+    yield f"            {number} models of {size_text(model_bytes(model))}"
     if config.evaluation.enabled:
         yield "            samples, metrics, figures and report.html"
-
-
-def _size(num_bytes: int) -> str:
-    size, units = num_bytes / 1000, ["kB", "MB", "GB"]
-    while size >= 1000 and units[1:]:
-        size, units = size / 1000, units[1:]
-    return f"{size:.3g} {units[0]}"

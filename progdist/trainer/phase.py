@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -12,9 +13,8 @@ from progdist.errors import NonFiniteError
 from progdist.model import Params, param_template
 from progdist.plan import Phase
 from progdist.sampling import cards
-from progdist.trainer import loop, recipes
+from progdist.trainer import loop, recipes, tracing, utilisation
 from progdist.trainer.build import Pieces
-from progdist.trainer.display import Display
 from progdist.trainer.phase_end import PhaseEnd
 from progdist.trainer.state import (
     Snapshot,
@@ -23,6 +23,8 @@ from progdist.trainer.state import (
     sampling_params,
     tree_of,
 )
+from progdist.trainer.step import TrainStep
+from progdist.workdir import layout
 from progdist.workdir.journal import Journal
 from progdist.workdir.rows import MetricsRow
 
@@ -33,6 +35,12 @@ def train(
     """Trains a phase to its last update."""
     config, teacher_params = pieces.config, snapshot.teacher_params
     pieces.display.start(phase, int(snapshot.state.step))
+    meter = utilisation.make_meter(
+        pieces.recipe(phase.number).model,
+        phase,
+        pieces.mesh,
+        dtype=config.net.dtype,
+    )
 
     def save(step: int, state: TrainState, tally: loop.Tally) -> None:
         snapshot_now = Snapshot(phase.number, state, teacher_params, tally)
@@ -42,26 +50,27 @@ def train(
         with pieces.preemption.saving():
             pieces.checkpoints.save(global_step, tree_of(snapshot_now), facts)
 
-    where = f"phase {phase.number} ({phase.title})"
+    where, done = f"phase {phase.number} ({phase.title})", int(snapshot.state.step)
     try:
-        state = loop.run(
-            pieces.recipe(phase.number).train_step,
-            snapshot.state,
-            recipes.make_round(config.seed, phase, teacher_params, pieces.mesh),
-            batches=_batches(pieces, phase, int(snapshot.state.step)),
-            pace=loop.Pace(
-                phase.num_updates,
-                config.log_every,
-                config.save_every,
-                config.max_skipped,
-            ),
-            hooks=loop.Hooks(
-                functools.partial(_log, pieces.display, journal, phase),
-                save,
-                functools.partial(_stops, pieces),
-            ),
-            tally=snapshot.tally,
-        )
+        with _traced(pieces, phase, done) as train_step:
+            state = loop.run(
+                train_step,
+                snapshot.state,
+                recipes.make_round(config.seed, phase, teacher_params, pieces.mesh),
+                batches=_batches(pieces, phase, done),
+                pace=loop.Pace(
+                    phase.num_updates,
+                    config.log_every,
+                    config.save_every,
+                    config.max_skipped,
+                ),
+                hooks=loop.Hooks(
+                    functools.partial(_log, pieces, journal, phase, meter),
+                    save,
+                    functools.partial(_stops, pieces),
+                ),
+                tally=snapshot.tally,
+            )
     except NonFiniteError as error:
         raise NonFiniteError(f"training diverged: {where}, {error}") from None
     except loop.Stopped as stop:
@@ -70,6 +79,21 @@ def train(
             f"saved at update {stop.step} of {where}"
         ) from None
     return Snapshot(phase.number, state, teacher_params)
+
+
+def _traced(
+    pieces: Pieces, phase: Phase, done: int
+) -> AbstractContextManager[TrainStep]:
+    """Opens the phase's train step; process 0 may trace some of its updates."""
+    first = phase.first_update + done + 1
+    updates = pieces.profile if jax.process_index() == 0 else range(0)
+    return tracing.traced(
+        pieces.recipe(phase.number).train_step,
+        range(updates.start, min(updates.stop, phase.end_update + 1)),
+        first,
+        pieces.workdir / layout.PROFILE,
+        pieces.display.note,
+    )
 
 
 def _batches(pieces: Pieces, phase: Phase, done: int) -> Iterator[Any]:
@@ -97,17 +121,22 @@ def _stops(pieces: Pieces) -> bool:
 
 
 def _log(
-    display: Display, journal: Journal, phase: Phase, interval: loop.Interval
+    pieces: Pieces,
+    journal: Journal,
+    phase: Phase,
+    meter: utilisation.Meter,
+    interval: loop.Interval,
 ) -> None:
     journal.metrics(
         MetricsRow(
             global_step=phase.first_update + interval.step,
             phase=phase.number,
             num_steps=phase.num_steps,
+            **meter.read(interval.steps_per_second),
             **interval._asdict(),
         )
     )
-    display.update(interval.step, interval.loss, interval.steps_per_second)
+    pieces.display.update(interval.step, interval.loss, interval.steps_per_second)
 
 
 def begin_round(pieces: Pieces, snapshot: Snapshot) -> Snapshot:

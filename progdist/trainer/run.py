@@ -26,6 +26,7 @@ def run(
     interrupt: Interrupt | None = None,
     override: bool = False,
     wandb_project: str | None = None,
+    profile: range = range(0),
 ) -> None:
     """Runs the plan in `workdir` to its end; resumes where an earlier call stopped.
 
@@ -35,6 +36,7 @@ def run(
       interrupt: listener whose signals stop the run early; none by default.
       override: whether the configuration may differ from that of the first start.
       wandb_project: project of W&B that gets the rows and pictures; None for none.
+      profile: numbers of the updates to trace, from 1 over all phases.
 
     Raises:
       ConfigError: if the configuration does not fit the data, the devices, or the run
@@ -70,6 +72,7 @@ def run(
             interrupt=interrupt or Interrupt(),
             lock=lock,
             override=override,
+            profile=profile,
             stack=stack,
         )
         _run(pieces, wandb_run, stack)
@@ -118,6 +121,7 @@ def _make_evaluator(pieces: Pieces) -> Evaluator:
         config.data.split,
         config.evaluation.batch_size,
         config.data.num_workers,
+        config.evaluation.reference_images,
     )
 
     @contextlib.contextmanager

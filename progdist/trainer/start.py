@@ -1,18 +1,25 @@
 """Start of a run: its checks, its files, and the snapshot to start from."""
 
 import json
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
 import jax
 
 from progdist import checkpoint, data, parallel, preflight
-from progdist.config import Config, defaults_of_changed, to_json
+from progdist.config import (
+    Config,
+    ConfigError,
+    defaults_of_changed,
+    plan_of,
+    to_json,
+)
 from progdist.data.progress import print_line
 from progdist.diffusion import logsnr_bins
 from progdist.evaluate import evaluator
 from progdist.model import init_params
-from progdist.trainer import recipes, resume
+from progdist.trainer import recipes, resume, tracing
 from progdist.trainer.build import Pieces
 from progdist.trainer.state import (
     Progress,
@@ -22,7 +29,12 @@ from progdist.trainer.state import (
     snapshot_of,
     tree_of,
 )
-from progdist.trainer.summary import fact_lines
+from progdist.trainer.summary import (
+    fact_lines,
+    model_bytes,
+    size_text,
+    snapshot_bytes,
+)
 from progdist.workdir import files, layout, provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
@@ -56,6 +68,29 @@ def check(config: Config, workdir: Path) -> data.Source:
     return source
 
 
+def check_disk(config: Config, workdir: Path) -> None:
+    """Refuses a run whose checkpoints and models do not fit on the disk.
+
+    Raises:
+      ConfigError: with the sizes.
+    """
+    model = preflight.make_model(config)
+    # A checkpoint is complete before the oldest one is removed.
+    needed = (config.keep_checkpoints + 1) * snapshot_bytes(config, model)
+    needed += len(plan_of(config)) * model_bytes(model)
+    written = [workdir / layout.CHECKPOINTS, workdir / layout.MODELS]
+    paths = (path for directory in written for path in directory.rglob("*"))
+    there = sum(path.stat().st_size for path in paths if path.is_file())
+    parents = (path for path in (workdir, *workdir.parents) if path.is_dir())
+    free = shutil.disk_usage(next(parents)).free
+    if needed > free + there:
+        raise ConfigError(
+            f"{workdir}: {config.keep_checkpoints + 1} checkpoints and "
+            f"{len(plan_of(config))} models take {size_text(needed - there)} more, and "
+            f"{size_text(free)} are free; see config.keep_checkpoints"
+        )
+
+
 def own(
     config: Config, workdir: Path, override: bool, lock: Lock, stack: ExitStack
 ) -> None:
@@ -67,6 +102,7 @@ def own(
         resume.check_same_numerics(workdir)
     for directory in (layout.CHECKPOINTS, layout.MODELS):
         checkpoint.clear_leftovers(workdir / directory)
+    check_disk(config, workdir)
 
 
 def open_wandb(
@@ -125,6 +161,8 @@ def show_facts(pieces: Pieces, global_step: int, snapshot: Snapshot) -> None:
         phase = pieces.phases[snapshot.phase]
         update = int(snapshot.state.step)
         note(f"resuming at update {update} of phase {phase.number} ({phase.title})")
+    if line := tracing.progress(pieces.profile, global_step):
+        note(line)
 
 
 def open_journal(

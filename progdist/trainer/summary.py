@@ -12,6 +12,8 @@ from progdist.data import Source
 from progdist.data.progress import WIDTH
 from progdist.model import Model, param_shapes
 
+_BYTES = 4  # a parameter or a moment of Adam, float32
+
 
 def fact_lines(
     config: Config, workdir: Path | str, model: Model, source: Source | None
@@ -43,6 +45,25 @@ def fact_lines(
 def num_params(model: Model) -> int:
     """Returns the number of parameters."""
     return sum(math.prod(x.shape) for x in jax.tree.leaves(param_shapes(model)))
+
+
+def model_bytes(model: Model) -> int:
+    """Returns the size of a saved model."""
+    return _BYTES * num_params(model)
+
+
+def snapshot_bytes(config: Config, model: Model) -> int:
+    """Returns the size of a checkpoint, at most."""
+    keeps_ema = config.distill.ema_decay > 0 or config.base.ema_decay > 0
+    return (4 + keeps_ema) * model_bytes(model)  # parameters, moments, teacher
+
+
+def size_text(num_bytes: int) -> str:
+    """Returns "769 kB", or "1.2 GB"."""
+    size, units = num_bytes / 1000, ["kB", "MB", "GB"]
+    while size >= 1000 and units[1:]:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}"
 
 
 def _data(config: Config, source: Source | None) -> str:

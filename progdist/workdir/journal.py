@@ -29,6 +29,17 @@ from progdist.workdir.rows import (
 )
 from progdist.workdir.weights_and_biases import WandbRun
 
+# Fields of a row of metrics that the boards show.
+_SCALARS = (
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "skipped",
+    "steps_per_second",
+    "tflops_per_second",
+    "utilisation",
+)
+
 
 class Journal:
     """The rows and scalars of a run; only the first process writes."""
@@ -83,8 +94,8 @@ class Journal:
         if self._active:
             self.check()
             append(self._metrics, row.to_json())
-            names = "loss", "learning_rate", "grad_norm", "skipped", "steps_per_second"
-            scalars = {f"train/{name}": getattr(row, name) for name in names}
+            scalars = {f"train/{name}": getattr(row, name) for name in _SCALARS}
+            scalars = {name: v for name, v in scalars.items() if v is not None}
             scalars["train/N"] = row.num_steps
             bars, name = row.loss_by_logsnr, "train/loss_by_logsnr"
             for board in self._boards:

@@ -84,6 +84,8 @@ class MetricsRow:
       num_steps: N, the number of network calls of the phase's model.
       step: updates of the phase.
       skipped: updates of the phase that were not finite.
+      tflops_per_second: model FLOPs of the updates, 10^12 per second of all devices.
+      utilisation: their share of the devices' peak; None if the peak is not known.
       loss_by_logsnr: mean loss in each log-SNR bin, None in empty ones.
     """
 
@@ -96,6 +98,8 @@ class MetricsRow:
     learning_rate: Annotated[float, _FINITE]
     skipped: Annotated[int | None, _COUNT] = None
     steps_per_second: Annotated[float | None, _NUMBER] = None
+    tflops_per_second: Annotated[float | None, _NUMBER] = None
+    utilisation: Annotated[float | None, _NUMBER] = None
     loss_by_logsnr: Annotated[Sequence[float | None], _LOSSES] = ()
 
     def to_json(self) -> dict[str, Any]:

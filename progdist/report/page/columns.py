@@ -8,7 +8,13 @@ from markupsafe import Markup
 from progdist.report.read.evaluations import columns
 from progdist.report.read.rounds import Round
 from progdist.report.read.run import Run
-from progdist.report.text import NONE, duration_text, many_text, number_text
+from progdist.report.text import (
+    NONE,
+    duration_text,
+    many_text,
+    number_text,
+    share_text,
+)
 
 
 class Column(NamedTuple):
@@ -45,6 +51,8 @@ def phase_columns(rounds: Sequence[Round]) -> list[Column]:
             Column("updates", updates, f"{sum(r.updates for r in rounds):,}"),
             Column("last loss", [number_text(r.loss) for r in rounds]),
             Column("images/s", [many_text(r.images_per_second) for r in rounds]),
+            Column("TFLOP/s", [number_text(r.tflops) for r in rounds]),
+            Column("utilisation", [share_text(r.utilisation) for r in rounds]),
             Column("images", list(map(many_text, images)), many_text(total(images))),
             Column(
                 "network calls", list(map(many_text, calls)), many_text(total(calls))
@@ -84,6 +92,7 @@ def facts(runs: Sequence[Run]) -> list[Column]:
             Column("data", [_data(run) for run in runs]),
             Column("training time", list(map(duration_text, seconds))),
             Column("wall time", [_wall_time(run) for run in runs]),
+            Column("goodput", [str(run.goodput or NONE) for run in runs]),
             Column("network calls", list(map(many_text, calls))),
             Column("devices", [_devices(run) for run in runs]),
         ]

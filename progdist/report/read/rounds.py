@@ -24,6 +24,8 @@ class Round(NamedTuple):
     seconds: float | None  # training alone, without compiling, saving, evaluating
     sampling: float | None  # seconds of sampling for the evaluations
     images_per_second: float | None
+    tflops: float | None  # model TFLOP/s of all devices
+    utilisation: float | None  # their share of the devices' peak
     images: int | None
     calls: int | None  # network calls, in forward passes of one image
 
@@ -56,8 +58,8 @@ def _round(
 ) -> Round:
     last = rows[-1]
     images = last.step * phase.batch_size if phase else None
-    speeds = [s for row in rows if 0 < (s := row.steps_per_second or 0.0) < math.inf]
-    speed = float(statistics.median(speeds)) if speeds else None
+    speeds = _positive(row.steps_per_second for row in rows)
+    speed = _median(speeds)
     return Round(
         phase=last.phase,
         num_steps=last.num_steps,
@@ -65,13 +67,23 @@ def _round(
         planned=phase.num_updates if phase else None,
         loss=last.loss,
         seconds=_seconds(rows) if len(speeds) == len(rows) else None,
-        sampling=_sampling_seconds(
+        sampling=sampling_seconds(
             row for row in evaluations if row.num_steps == last.num_steps
         ),
         images_per_second=speed * phase.batch_size if speed and phase else None,
+        tflops=_median(_positive(row.tflops_per_second for row in rows)),
+        utilisation=_median(_positive(row.utilisation for row in rows)),
         images=images,
         calls=images * phase.passes if phase and images is not None else None,
     )
+
+
+def _positive(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value and 0 < value < math.inf]
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(statistics.median(values)) if values else None
 
 
 def _seconds(rows: Sequence[MetricsRow]) -> float:
@@ -82,10 +94,10 @@ def _seconds(rows: Sequence[MetricsRow]) -> float:
     )
 
 
-def _sampling_seconds(evaluations: Iterable[EvalRow]) -> float | None:
+def sampling_seconds(evaluations: Iterable[EvalRow]) -> float | None:
     """Returns the time of sampling, of which several metrics share the images."""
     seconds = {
-        (row.role, row.sampler, row.gamma, row.num_samples, row.seed): (
+        (row.role, row.num_steps, row.sampler, row.gamma, row.num_samples, row.seed): (
             row.milliseconds * row.num_samples / 1000
         )
         for row in evaluations

@@ -9,6 +9,7 @@ from progdist.errors import InputError
 from progdist.plan import Phase, read_plan
 from progdist.report.read.curves import Curve, curves_of
 from progdist.report.read.evaluations import Group, groups
+from progdist.report.read.goodput import Goodput, goodput_of
 from progdist.report.read.neighbours import Neighbours, load_neighbours
 from progdist.report.read.profiles import Profile, profiles_of
 from progdist.report.read.rounds import Round, rounds_of
@@ -42,6 +43,7 @@ class Run(NamedTuple):
     curves: list[Curve]
     profiles: list[Profile]
     rounds: list[Round]
+    goodput: Goodput | None
     measures: list[dict[str, Any]]  # raw rows of eval.jsonl
     groups: list[Group]
     students: dict[int, Samples]  # by number of steps
@@ -125,17 +127,20 @@ def load(workdir: Path) -> Run:
     measured = read_rows(path)
     evaluations = [read_row(EvalRow, row, path) for row in measured]
     phases = load_samples(workdir, "phase")
+    joined = starts_of(starts, _last_change(workdir))
+    rounds = rounds_of(rows, plan, evaluations)
     first = [s for s in phases if s.phase == 0] + load_samples(workdir, "baseline")
     return Run(
         path=workdir,
         name=_text(workdir.absolute().name or str(workdir)),
         settings=settings,
         plan=plan,
-        starts=starts_of(starts, _last_change(workdir)),
+        starts=joined,
         rows=rows,
         curves=curves_of(rows, settings),
         profiles=profiles_of(rows),
-        rounds=rounds_of(rows, plan, evaluations),
+        rounds=rounds,
+        goodput=goodput_of(joined, rounds, evaluations, settings),
         measures=measured,
         groups=groups(evaluations),
         students={s.num_steps: s for s in phases if s.phase},

@@ -21,16 +21,23 @@ class Start(NamedTuple):
     seconds: float | None
 
     @property
+    def begin(self) -> float | None:
+        """Time of the start, in seconds of the Unix epoch."""
+        return _timestamp(self.row)
+
+    @property
     def how(self) -> str:
         """End of the start, in words."""
         return _ENDS.get(self.end, self.end or "")
 
 
-def starts_of(rows: Sequence[StartRow], last_change: float) -> list[Start]:
+def starts_of(
+    rows: Sequence[StartRow], last_change: float | None = None
+) -> list[Start]:
     """Joins the rows of starts and ends.
 
     The last start has no end if it is still running or was killed; it lasted at least
-    until its last write.
+    until its last write, if that is known.
     """
     starts: list[Start] = []
     for row in rows:
