@@ -3,7 +3,7 @@
 Model FLOPs are those of the network's convolutions and matrix products, two for a
 multiply-add, at the passes of the plan: a backward pass counts as two forward ones.
 Activations that are computed again (`remat`) do not count, so that the number compares
-implementations.
+implementations. On CPU, convolutions of upsampled features count as computed: 4/9.
 """
 
 import functools
@@ -75,9 +75,9 @@ def peak_flops(
       precision: precision of products of float32; the default is bfloat16 on TPUs, and
         TensorFloat-32 on the GPUs that have it.
     """
-    passes = _TPU_PASSES[precision] if dtype == "float32" else 1
     for pattern, peak in _TPUS.items():
         if re.fullmatch(pattern, device_kind):
+            passes = _TPU_PASSES[precision] if dtype == "float32" else 1
             return 1e12 * peak / passes
     for pattern, peaks in _GPUS.items():
         # A slice of a GPU has an unknown share of its peak.
