@@ -698,7 +698,7 @@ EVALUATE = [
         "test_evaluate.py",
         ("data where it was", "given.get(\"data_dir\", config.data.dir)", "config.data.dir"),
         ("an unset flag sets", "if value is not None}", "}"),
-        ("rows in the workdir alone", "run.evaluate_models(config, workdir, specs, out)", "run.evaluate_models(config, workdir, specs, None)"),
+        ("rows in the workdir alone", "run.evaluate_models(config, workdir, specs, out, counting)", "run.evaluate_models(config, workdir, specs, None, counting)"),
         ("a read-only workdir is not seen", "not os.access(workdir, os.W_OK)", "False"),
     ),
     *_mutants(

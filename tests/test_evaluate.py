@@ -111,10 +111,8 @@ def test_what_is_there_is_not_computed_again(workdir, monkeypatch, capsys):
     cut = "\n".join(lines[:-1]) + "\n" + lines[-1][:40]
     (workdir / "eval.jsonl").write_text(cut)
     drawn = []
-    inner = evaluator.draw_images
-    monkeypatch.setattr(
-        evaluator, "draw_images", lambda *a: drawn.append(1) or inner(*a)
-    )
+    inner = evaluator.Batches
+    monkeypatch.setattr(evaluator, "Batches", lambda *a: drawn.append(1) or inner(*a))
     command(evaluate, *flags, monkeypatch=monkeypatch)
     assert rows(workdir) == whole
     assert len(drawn) == 1

@@ -17,10 +17,10 @@ from progdist.config.settings import ImageShape
 from progdist.data import to_uint8
 from progdist.data.progress import counting
 from progdist.diffusion.settings import SolverName
-from progdist.errors import UsageError
+from progdist.errors import Interrupted, UsageError
 from progdist.sampling.draw import labels_of
 from progdist.sampling.pretrained import Images, Pretrained
-from progdist.trainer.preemption import Interrupt, Interrupted
+from progdist.trainer.preemption import Interrupt
 from progdist.workdir import arrays, files
 from progdist.workdir.image_folder import ImageFolder
 from progdist.workdir.provenance import memory_bytes

@@ -27,7 +27,6 @@ from progdist.plan import MOST_STEPS
 
 PIECE_SECONDS = 3.0
 _LEAST_SECONDS = 1e-6  # that a clock can measure
-_NUMBERS = "first", "step", "seconds"
 
 
 class Pace:
@@ -75,7 +74,7 @@ class Sampler(NamedTuple):
     ) -> Array:
         """Returns the images of a batch, drawn in a single piece."""
         z = self.begin(key, indices)
-        span = Span(num_steps, np.int32(0), num_steps)
+        span = Span(num_steps, 0, num_steps)
         return self.advance(params, key, z, indices, label, span)
 
 
@@ -217,13 +216,17 @@ class Batches:
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns what is done so far, on this process."""
-        numbers = self.first, self._step, self.seconds
-        state = dict(zip(_NUMBERS, map(np.array, numbers), strict=True))
+        state = {
+            "first": np.array(self.first),
+            "step": np.array(self._step),
+            "seconds": np.array(self.seconds),
+        }
         return state if self._z is None else state | {"z": parallel.local_part(self._z)}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Resumes from a state."""
-        self.first, self._step, self.seconds = (state[n].tolist() for n in _NUMBERS)
+        self.first, self._step = int(state["first"]), int(state["step"])
+        self.seconds = state["seconds"].tolist()
         if "z" in state:
             self._z = parallel.shard(state["z"], self._mesh)
 
@@ -235,7 +238,7 @@ class Batches:
         left = (self._num_steps - self._step) // sampler.calls_per_step
         steps = min(sampler.pace.steps, left)
         last = self._step + steps * sampler.calls_per_step
-        span = Span(*map(np.int32, (self._num_steps, self._step, last)))
+        span = Span(self._num_steps, self._step, last)
         self._z = jax.block_until_ready(
             sampler.advance(self._params, self._key, self._z, indices, label, span)
         )

@@ -13,10 +13,11 @@ MODELS = "models"
 DISTANCES = "distances.jsonl"  # of a model, in its directory
 TENSORBOARD = "tensorboard"
 WANDB = "wandb"
+MEASURING = "measuring"  # unfinished measurements
 REPORT = "report.html"
 
 FILES = CONFIG, PLAN, METRICS, EVALUATIONS, STARTS, REPORT
-DIRECTORIES = SAMPLES, FIGURES, CHECKPOINTS, MODELS, TENSORBOARD, WANDB
+DIRECTORIES = SAMPLES, FIGURES, CHECKPOINTS, MODELS, TENSORBOARD, WANDB, MEASURING
 
 # Files and folders of an export.
 JAX_SAMPLER, ONNX_SAMPLER = "sampler.jax.zip", "sampler.onnx"
