@@ -14,7 +14,7 @@ from progdist.workdir import array_cache, provenance
 from progdist.workdir.array_cache import Arrays, Key
 
 KEEP_SECONDS = 30.0
-_LEAST_RATIO = 20  # of computing to keeping
+LEAST_RATIO = 20.0  # of computing to keeping
 # Version of the state; incremented when its meaning changes.
 _RULES = 1
 
@@ -102,7 +102,7 @@ class Partial:
         return _within(arrays, str(jax.process_index()))
 
     def _is_due(self) -> bool:
-        least = max(KEEP_SECONDS, _LEAST_RATIO * self._cost)
+        least = max(KEEP_SECONDS, LEAST_RATIO * self._cost)
         return time.monotonic() - self._since >= least
 
 
