@@ -1,15 +1,14 @@
-"""Ends a run twice within each of its measurements, and compares it with one left alone.
+"""Ends a run twice in each of its measurements, and compares it with one left alone.
 
   python -m tests.measurements [WORKDIR]
 
-The run is one of CIFAR-10 at a small size, from 8192 steps: a batch of samples takes
-longer than `stuck_seconds`, a piece of it much less. In each measurement it is ended by
-SIGKILL, then by SIGTERM, at the third piece that it draws, and started again by the
-same command. In the end models, rows and samples must equal, bit for bit, those of the
-run left alone, and at most a piece must have been drawn twice for each SIGKILL. Prints
-a line per start, the network calls of a batch that were made, and the longest time
-without a sign of life: a line, or a beat that the watchdog hears. WORKDIR keeps both
-runs.
+The run is one of CIFAR-10 at a small size, from 8192 steps. Its `stuck_seconds` are
+fewer than a batch of samples takes, and more than a piece of it. In each measurement it
+is ended by SIGKILL, then by SIGTERM, at the third piece that it draws, and started
+again by the same command. In the end models, rows and samples must equal, bit for bit,
+those of the run left alone. Prints a line per start, the share of network calls that
+were made again, and the longest time without a sign of life: a line, or a beat of the
+watchdog. WORKDIR keeps both runs.
 """
 
 import itertools
@@ -30,12 +29,14 @@ from progdist.evaluate import evaluator, partial
 from progdist.evaluate.partial import Partial
 from progdist.trainer.preemption import Preemption, Watchdog
 from progdist.workdir import layout
+from progdist.workdir.rows import read_rows
 from tests import faults
 from tests.killed import before
 
 PIECE = 3  # at which a measurement is ended, of those that the process draws
-STUCK_SECONDS = 40
+STUCK_SHARE = 0.6  # of the time of a batch in 8192 steps
 UPDATES = 20  # of a phase
+BATCH = 8  # of two that a measurement draws
 FLAGS = [
     "--config=configs/cifar10.py:smoke",
     "--config.cpu_devices=1",
@@ -52,8 +53,7 @@ FLAGS = [
     "--config.distill.long_rounds=0",
     "--config.evaluation.max_steps=8192",
     "--config.evaluation.num_samples=16",
-    "--config.evaluation.batch_size=8",
-    f"--config.stuck_seconds={STUCK_SECONDS}",
+    f"--config.evaluation.batch_size={BATCH}",
 ]
 MEASUREMENTS = 8  # two of the teacher, three after each of the two rounds
 
@@ -67,13 +67,14 @@ class Run(NamedTuple):
     silence: float
 
 
-def start(workdir: Path, number: int = 0, signum: int = 0) -> Run:
+def start(workdir: Path, stuck: int = 0, number: int = 0, signum: int = 0) -> Run:
     """Starts the run; ends it by the signal in that measurement, if any."""
     log = workdir.with_suffix(".log")
     log.write_text("")
     began, lines = time.monotonic(), []
     data = workdir.with_name("images.npy")
     flags = [*FLAGS, f"--config.data.dir={data}", f"--workdir={workdir}"]
+    flags.append(f"--config.stuck_seconds={stuck}")
     words = ["child", str(log), str(number), str(signum), *flags]
     with subprocess.Popen(
         [sys.executable, "-m", "tests.measurements", *words],
@@ -152,12 +153,18 @@ def main(argv: list[str]) -> int:
         images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
         np.save(runs / "images.npy", images)
         alone, workdir = start(runs / "alone"), runs / "interrupted"
-        print(f"alone: code {alone.code}, {alone.silence:.0f} s silent", flush=True)
+        row = read_rows(runs / "alone" / layout.EVALUATIONS)[0]
+        stuck = int(STUCK_SHARE * row["milliseconds"] * BATCH / 1000)
+        print(
+            f"alone: code {alone.code}, {alone.silence:.0f} s silent; "
+            f"stuck_seconds={stuck}",
+            flush=True,
+        )
         ends = [(1 + (k > 0), signal.SIGKILL) for k in range(MEASUREMENTS)]
         places = [p for end in ends for p in (end, (1, signal.SIGTERM))]
         found = []
         for number, (which, signum) in enumerate(places, start=2):
-            found.append(start(workdir, which, signum))
+            found.append(start(workdir, stuck, which, signum))
             wrong = found[-1].code not in (-signum, 128 + signum)
             print(
                 f"{signal.Signals(signum).name} in measurement {number // 2}: code "
@@ -165,7 +172,7 @@ def main(argv: list[str]) -> int:
                 f"{found[-1].said * wrong}",
                 flush=True,
             )
-        found.append(start(workdir))
+        found.append(start(workdir, stuck))
         differs = compare(runs / "alone", workdir)
     again = sum(run.calls for run in found) / alone.calls - 1
     kept = [r.code in (-signal.SIGKILL, 128 + signal.SIGTERM) for r in found[:-1]]
