@@ -125,8 +125,11 @@ def test_a_killed_measurement_loses_only_what_followed_the_last_state(
         with pytest.raises(KeyboardInterrupt):  # nothing is kept on its way out
             machine.evaluate(KeyboardInterrupt(), calls)
     machine.counts.clear()
+    (path,) = machine.directory.iterdir()
+    path.with_name(f".{path.name}.123").write_bytes(b"killed while it wrote")
     assert_same(machine.evaluate(), alone)
     assert sum(machine.counts) < NUM
+    assert not machine.directory.exists()
 
 
 def test_a_stop_while_a_metric_is_computed_keeps_all_images(machine, monkeypatch):

@@ -54,10 +54,11 @@ def save(directory: str | Path, key: Key, arrays: Arrays, otherwise: str) -> Non
 
 
 def remove(directory: str | Path, key: Key) -> None:
-    """Removes the arrays saved under a key, if any, and an empty directory."""
+    """Removes the arrays saved under a key, unfinished writes, an empty directory."""
     path = path_of(directory, key)
     with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
+        for file in path, *path.parent.glob(f".{path.name}.*"):
+            file.unlink(missing_ok=True)
         path.parent.rmdir()
 
 
