@@ -3,8 +3,8 @@
   python -m tests.measurements [WORKDIR]
 
 The run is one of CIFAR-10 at a small size, from 8192 steps. In each measurement it is
-ended by SIGKILL, then by SIGTERM, at the third piece that it draws, and started again
-by the same command. In the end models, rows and samples must equal, bit for bit, those
+ended by SIGKILL, then by SIGTERM, after a third of a batch each, and started again by
+the same command. In the end models, rows and samples must equal, bit for bit, those
 of the run left alone. Prints a line per start, the share of network calls that were
 made again, and the longest time without a sign of life while it measures: a line, or a
 beat of the watchdog. WORKDIR keeps both runs.
@@ -31,7 +31,7 @@ from progdist.workdir import layout
 from tests import faults
 from tests.killed import before
 
-PIECE = 3  # at which a measurement is ended, of those that the process draws
+SHARE = 1 / 3  # of a batch that each start draws before it is ended
 UPDATES = 20  # of a phase
 FLAGS = [
     "--config=configs/cifar10.py:smoke",
@@ -48,9 +48,10 @@ FLAGS = [
     "--config.distill.ratio=64",
     "--config.distill.long_rounds=0",
     "--config.evaluation.max_steps=8192",
-    "--config.evaluation.num_samples=16",
-    "--config.evaluation.batch_size=8",
+    "--config.evaluation.num_samples=4",
+    "--config.evaluation.batch_size=2",
 ]
+DRAWN = [0.0]  # batches of this measurement, by this process
 MEASUREMENTS = 5  # two of the teacher, three after the round
 
 
@@ -82,7 +83,8 @@ def start(workdir: Path, number: int = 0, signum: int = 0) -> Run:
             lines.append((time.monotonic(), line))
     events = [tuple(map(float, row.split())) for row in log.read_text().splitlines()]
     pieces = [t for t, calls in events if calls]
-    signs = sorted(t for t, _ in [*lines, *events] if pieces[0] <= t <= pieces[-1])
+    begin, end = (pieces[0], pieces[-1]) if pieces else (0.0, 0.0)
+    signs = sorted(t for t, _ in [*lines, *events] if begin <= t <= end)
     silence = max((b - a for a, b in itertools.pairwise(signs)), default=0.0)
     said = "".join(line for _, line in lines)
     return Run(process.returncode, said, int(sum(n for _, n in events)), silence)
@@ -103,7 +105,9 @@ def observe(log: Path) -> None:
         def advance(*inputs):
             num_calls, first, last = inputs[-1]
             # A compilation draws a single step of its own.
-            note(last - first if num_calls > sampler.calls_per_step else 0)
+            calls = last - first if num_calls > sampler.calls_per_step else 0
+            note(calls)
+            DRAWN[0] += calls / num_calls
             return sampler.advance(*inputs)
 
         return sampler._replace(advance=advance)
@@ -114,13 +118,15 @@ def observe(log: Path) -> None:
 
 def end_in(number: int, signum: int) -> None:
     """Sends this process a signal in the measurement of that number, from 1."""
-    measurement, pieces = [0], itertools.count(1)
+    measurement = [0]
 
     def enter(state: Partial) -> None:
-        measurement[0] += Path(state._directory).name == layout.MEASURING
+        if Path(state._directory).name == layout.MEASURING:
+            measurement[0], DRAWN[0] = measurement[0] + 1, 0.0
 
     def check(_: Preemption) -> None:
-        if measurement[0] == number and next(pieces) == PIECE:
+        if measurement[0] == number and DRAWN[0] >= SHARE:
+            DRAWN[0] = 0.0
             os.kill(os.getpid(), signum)
             time.sleep(0.3)  # until it is heard
 
