@@ -50,6 +50,7 @@ FLAGS = [
     "--config.evaluation.max_steps=8192",
     "--config.evaluation.num_samples=4",
     "--config.evaluation.batch_size=2",
+    "--config.evaluation.grid_images=3",
 ]
 DRAWN = [0.0]  # batches of this measurement, by this process
 MEASUREMENTS = 5  # two of the teacher, three after the round
