@@ -212,6 +212,13 @@ def test_an_unknown_sampler_is_refused():
         toy.unchecked(solvers.make_solver)("plms", keys=None, gamma=0.0)
 
 
+def test_a_part_of_a_step_is_refused():
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    sampler = sampling.make_sampler(tiny.model(), mesh, "rk4")
+    with pytest.raises(ValueError, match="num_steps=6: must be a multiple of 4"):
+        sampling.Batches(sampler, (), 0, 4, 6, 4, mesh)
+
+
 class Label(nn.Module):
     """A network whose x̂ is its label over 10."""
 

@@ -171,7 +171,13 @@ class Batches:
         """Prepares images start … num_images - 1.
 
         `labels` are the classes to draw in turn; by default all of them.
+
+        Raises:
+          ValueError: if `num_steps` is not a multiple of the sampler's calls per step.
         """
+        if num_steps % sampler.calls_per_step:
+            calls = sampler.calls_per_step
+            raise ValueError(f"num_steps={num_steps}: must be a multiple of {calls}")
         self.first, self.seconds = start, list[float]()
         self._step, self._z = 0, None
         self._sampler, self._params, self._mesh = sampler, params, mesh
