@@ -68,6 +68,18 @@ class UsageError(InputError):
     """A flag is missing, unknown or invalid."""
 
 
+class Interrupted(Error):
+    """A command stopped on a signal; everything is saved."""
+
+    everywhere = True
+
+    def __init__(self, signum: int, where: str) -> None:
+        """Takes the signal number and the place where it stopped."""
+        name = signal.Signals(signum).name
+        super().__init__(f"stopped by {name}, {where}; the same command resumes")
+        self.exit_code = 128 + signum
+
+
 def exit_with(main: Callable[[list[str]], Any], argv: list[str]) -> None:
     """Runs a command; on failure prints one line and exits with the error's code.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,10 +112,8 @@ def test_what_is_there_is_not_computed_again(workdir, monkeypatch, capsys):
     cut = "\n".join(lines[:-1]) + "\n" + lines[-1][:40]
     (workdir / "eval.jsonl").write_text(cut)
     drawn = []
-    inner = evaluator.draw_images
-    monkeypatch.setattr(
-        evaluator, "draw_images", lambda *a: drawn.append(1) or inner(*a)
-    )
+    inner = evaluator.Batches
+    monkeypatch.setattr(evaluator, "Batches", lambda *a: drawn.append(1) or inner(*a))
     command(evaluate, *flags, monkeypatch=monkeypatch)
     assert rows(workdir) == whole
     assert len(drawn) == 1
@@ -123,6 +122,21 @@ def test_what_is_there_is_not_computed_again(workdir, monkeypatch, capsys):
     assert capsys.readouterr().out.count("already evaluated") == 5
     command(evaluate, *flags, "--seed=1", "--gammas=0", monkeypatch=monkeypatch)
     assert len(drawn) == 3
+
+
+def test_rows_are_safe_where_a_card_cannot_be_written(workdir, monkeypatch, capsys):
+    models = workdir / "models"
+    kept = models.resolve()
+    models.unlink()
+    shutil.copytree(kept, models)
+    for model in models.iterdir():
+        # Where the writer wants its temporary file; root may write anywhere else.
+        (model / f".distances.jsonl.{os.getpid()}").mkdir()
+    flags = [f"--workdir={workdir}", "--num_steps=1,2", "--num=20"]
+    command(evaluate, *flags, monkeypatch=monkeypatch)
+    assert len(rows(workdir)) == 2
+    said = capsys.readouterr().err
+    assert said.count("; the rows are in") == 2
 
 
 def test_values_do_not_depend_on_the_batch_size(workdir, monkeypatch):

@@ -138,6 +138,24 @@ def test_a_run_may_change_its_devices_on_the_way(alone, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_resume_a_measurement_that_one_of_them_stopped(tmp_path):
+    """Bit for bit, from the pieces of its first batch that are done."""
+    workdirs = tmp_path / "alone", tmp_path / "stopped"
+    codes, said = end(start(workdirs[0], 2))
+    assert codes == [0, 0], said
+    codes, said = end(start(workdirs[1], 2, (), ("terminated_sampling", 2)))
+    assert codes == [143, 143], said
+    (kept,) = (workdirs[1] / "measuring").iterdir()
+    with np.load(kept) as arrays:
+        assert {"0/images/z", "1/images/z"} < set(arrays.files)
+        assert 0 < arrays["1/images/step"] < 4
+    codes, said = end(start(workdirs[1], 2))
+    assert codes == [0, 0], said
+    assert not kept.exists()
+    assert faults.differences(*workdirs) == []
+
+
+@pytest.mark.slow
 def test_a_peer_that_hangs_is_noticed_and_shown(tmp_path):
     flags = ["--config.stuck_seconds=60"]
     codes, said = end(start(tmp_path, 2, (), ("hang", 8), flags=flags))

@@ -17,7 +17,8 @@ resizing; inception_tf1, with torch-fidelity's; squeezenet, which needs the extr
 
 Appends rows to eval.jsonl, or to --out. Each records the number of samples, the
 reference, and a floor: the same metric between two disjoint halves of the real data.
-Existing rows are not computed again, so the same command resumes where it stopped.
+Existing rows are not computed again, and a measurement that was interrupted resumes
+from the images that it has, so the same command resumes where it stopped.
 
 --images evaluates images from elsewhere, a folder or an .npz file (uint8 `arr_0`), by
 their distance to the data of a run, or of a configuration. It prints the rows, and
@@ -28,7 +29,7 @@ appends them to --out:
       --config.data.dir=DATA --features=inception --out=fid.jsonl
 
 Exit codes: 0 done; 2 bad input, in one line; 4 a row could not be written; 5 another
-process was lost.
+process was lost; 128 + n stopped by signal n.
 """
 
 import os
@@ -104,15 +105,18 @@ def main(argv: list[str]) -> None:
 
     from progdist.commands import cluster, devices
     from progdist.evaluate import run
+    from progdist.trainer.preemption import interruptible
 
     images = None if values["images"] is None else files.expand(values["images"])
     specs = run.check(config, None if images else workdir, values)
     cluster.join(values)
     devices.prepare(config, values["num_processes"] or 1)
-    if images:
-        run.evaluate_images(config, images, values["num"], out)
-    else:
-        run.evaluate_models(config, workdir, specs, out, values["precision"])
+    precision = values["precision"]
+    with interruptible() as counting:
+        if images:
+            run.evaluate_images(config, images, values["num"], out, counting)
+        else:
+            run.evaluate_models(config, workdir, specs, out, precision, counting)
 
 
 def _open(values: dict[str, Any]) -> tuple[Path, Config]:

@@ -4,7 +4,7 @@ import itertools
 import math
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +17,10 @@ from progdist.config.settings import ImageShape
 from progdist.data import to_uint8
 from progdist.data.progress import counting
 from progdist.diffusion.settings import SolverName
-from progdist.errors import UsageError
+from progdist.errors import Interrupted, UsageError
 from progdist.sampling.draw import labels_of
 from progdist.sampling.pretrained import Images, Pretrained
-from progdist.trainer.preemption import Interrupt, Interrupted
+from progdist.trainer.preemption import Interrupt
 from progdist.workdir import arrays, files
 from progdist.workdir.image_folder import ImageFolder
 from progdist.workdir.provenance import memory_bytes
@@ -42,11 +42,13 @@ class Request(NamedTuple):
     gamma: float
     batch_size: int
 
-    def batches(self, model: Pretrained, start: int = 0) -> Iterator[Images]:
+    def batches(
+        self, model: Pretrained, start: int, advance: Callable[[int], None]
+    ) -> Iterator[Images]:
         """Returns the images from `start` on, in batches."""
-        fields = self._asdict()
+        fields = self._asdict() | {"start": start, "advance": advance}
         label = fields.pop("labels") or None
-        return model.batches(fields.pop("num"), label=label, start=start, **fields)
+        return model.batches(fields.pop("num"), label=label, **fields)
 
 
 class Out(NamedTuple):
@@ -126,13 +128,16 @@ def _collect(model: Pretrained, request: Request) -> UInt8[np.ndarray, "n h w c"
         Interrupt(_GRACE_SECONDS, "", "nothing was written") as interrupt,
         counting("sampling", request.num) as advance,
     ):
-        for batch in request.batches(model):
+
+        def advance_or_exit(count: int) -> None:
             if interrupt.received:
                 interrupt.heard()
                 sys.exit(128 + interrupt.received)
+            advance(count)
+
+        for batch in request.batches(model, 0, advance_or_exit):
             images[first : first + len(batch)] = batch
             first += len(batch)
-            advance(len(batch))
     return images
 
 
@@ -143,18 +148,16 @@ def _write_each(
     folder = ImageFolder(path, _identity(model, request), request.num)
     kept = folder.check(overwrite)
     if kept < request.num:
-        start = kept - kept % request.batch_size
         with Interrupt(_GRACE_SECONDS, "", _RESUMES) as interrupt:
-            batches = request.batches(model, start)
-            _write_rest(folder, kept, start, batches, interrupt)
+            _write_rest(folder, kept, model, request, interrupt)
     folder.finish(_labels(model, request))
 
 
 def _write_rest(
     folder: ImageFolder,
     kept: int,
-    start: int,
-    batches: Iterator[Images],
+    model: Pretrained,
+    request: Request,
     interrupt: Interrupt,
 ) -> None:
     """Writes the images that are missing.
@@ -162,25 +165,32 @@ def _write_rest(
     Args:
       folder: where they are written, once the first batch has been drawn.
       kept: number of the first images that are there.
-      start: number of the first image of the batches.
-      batches: the images.
+      model: the model.
+      request: the images.
       interrupt: listener for signals.
 
     Raises:
       Interrupted: after a signal.
     """
-    images = itertools.chain(next(batches), itertools.chain.from_iterable(batches))
-    folder.begin(kept)
-    with counting("sampling", folder.num - kept) as advance:
-        for number, image in enumerate(images, start):
+    start, written = kept - kept % request.batch_size, kept
+    with counting("sampling", folder.num - start) as advance:
+
+        def advance_or_stop(count: int) -> None:
             if interrupt.received:
                 interrupt.heard()
-                where = f"with {max(number, kept):,} of {folder.num:,} images written"
+                where = f"with {written:,} of {folder.num:,} images written"
                 raise Interrupted(interrupt.received, where)
+            advance(count)
+
+        batches = request.batches(model, start, advance_or_stop)
+        images = itertools.chain(next(batches), itertools.chain.from_iterable(batches))
+        folder.begin(kept)
+        for number, image in enumerate(images, start):
+            advance_or_stop(0)
             if number >= kept:
                 with interrupt.busy():
                     report.save_png(folder.image_path(number), image)
-                advance(1)
+                written = number + 1
 
 
 def _identity(model: Pretrained, request: Request) -> dict[str, Any]:

@@ -25,7 +25,8 @@ Without a network, pass --checkpoints=DIR, --config.data.dir=FILE (the archive
 cifar-10-binary.tar.gz) and --config.evaluation.inception_weights=FILE. With a mirror,
 set PROGDIST_MIRROR=URL: https://HOST/PATH is then read from URL/HOST/PATH.
 
-Exit codes: 0 done; 2 bad input, in one line; 4 something could not be written.
+Exit codes: 0 done; 2 bad input, in one line; 4 something could not be written; 128 + n
+stopped by signal n.
 """
 
 from typing import Any
@@ -67,6 +68,7 @@ def main(argv: list[str]) -> None:
 
     from progdist.commands import devices
     from progdist.evaluate import reproduction
+    from progdist.trainer.preemption import interruptible
 
     request = reproduction.Request(
         values["curves"],
@@ -78,7 +80,8 @@ def main(argv: list[str]) -> None:
         print("\n".join(reproduction.dry_run(config, workdir, request)))
         return
     devices.prepare(config)
-    print(reproduction.reproduce(config, workdir, request), end="")
+    with interruptible() as counting:
+        print(reproduction.reproduce(config, workdir, request, counting), end="")
 
 
 def _check(config: Config, values: dict[str, Any]) -> None:

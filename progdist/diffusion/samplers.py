@@ -90,6 +90,8 @@ def sample(
     z_1: Float[Array, "b *d"],
     *,
     num_steps: Index,
+    first: Index = 0,
+    last: Index | None = None,
     step: Step = ddim_step,
     clip_x: bool = True,
 ) -> Float[Array, "b *d"]:
@@ -98,13 +100,15 @@ def sample(
     Args:
       denoise: the model, bound to its parameters.
       schedule: noise schedule of the model's training.
-      z_1: noise at t = 1.
+      z_1: noise at t = 1; the state after `first` steps, if that is not 0.
       num_steps: N >= 1; a Python integer or a traced value.
+      first: number of steps already done.
+      last: number of steps done at the end; by default all N.
       step: `ddim_step`, or a step of `make_ancestral_step`.
       clip_x: whether to clip x̂ to [-1, 1] at every step.
 
     Returns:
-      The x̂ of the last step.
+      The x̂ of the last step; the state after `last` steps, if that is not N.
     """
 
     def body(j: Array, z_t: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
@@ -113,7 +117,7 @@ def sample(
             denoise, schedule, z_t, i=i, num_steps=num_steps, step=step, clip_x=clip_x
         )[0]
 
-    return jax.lax.fori_loop(0, num_steps, body, z_1)
+    return jax.lax.fori_loop(first, num_steps if last is None else last, body, z_1)
 
 
 def trajectory(

@@ -1,11 +1,12 @@
 """Samplers by name, with one interface: noise to images in N network calls.
 
 DDIM and the ancestral sampler clip x̂ at every step. Euler, Heun and RK4 solve the
-probability-flow ODE without clipping, in N, N / 2 and N / 4 steps.
+probability-flow ODE without clipping, in N, N / 2 and N / 4 steps. All can do a part
+of the N calls, so that a long computation can be split into short ones.
 """
 
 from collections.abc import Callable
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from jaxtyping import Array, Float, Int, Key
 
@@ -14,10 +15,21 @@ from progdist.diffusion.prediction import Denoise
 from progdist.diffusion.schedules import Schedule
 from progdist.diffusion.settings import SolverName
 
-Solver = Callable[
-    [Denoise, Schedule, Float[Array, "b *d"], Int[Array, ""]], Float[Array, "b *d"]
-]
-"""Maps (denoise, schedule, z_1, num_calls) to images in [-1, 1]."""
+
+class Span(NamedTuple):
+    """A part of the network calls, from the state after `first` to that after `last`.
+
+    All are multiples of `calls_per_step`. The state after 0 calls is noise, and that
+    after `num_calls` the images.
+    """
+
+    num_calls: int | Int[Array, ""]
+    first: int | Int[Array, ""]
+    last: int | Int[Array, ""]
+
+
+Solver = Callable[[Denoise, Schedule, Float[Array, "b *d"], Span], Float[Array, "b *d"]]
+"""Maps (denoise, schedule, z, span) to the state at the end of the span."""
 
 
 def calls_per_step(name: SolverName) -> int:
@@ -61,22 +73,32 @@ def make_solver(name: SolverName, *, keys: Key[Array, " b"], gamma: float) -> So
 
 
 def _with_steps(step: samplers.Step) -> Solver:
-    def solve(
-        denoise: Denoise, schedule: Schedule, z_1: Array, num_calls: Array
-    ) -> Array:
-        return samplers.sample(denoise, schedule, z_1, num_steps=num_calls, step=step)
+    def solve(denoise: Denoise, schedule: Schedule, z: Array, span: Span) -> Array:
+        num_steps, first, last = span
+        return samplers.sample(
+            denoise,
+            schedule,
+            z,
+            num_steps=num_steps,
+            first=first,
+            last=last,
+            step=step,
+        )
 
     return solve
 
 
 def _along_ode(method: ode.Method) -> Solver:
-    def solve(
-        denoise: Denoise, schedule: Schedule, z_1: Array, num_calls: Array
-    ) -> Array:
-        num_steps = num_calls // calls_per_step(method)
-        solution = ode.integrate(
-            denoise, schedule, z_1, num_steps=num_steps, method=method
-        )
-        return solution.z
+    def solve(denoise: Denoise, schedule: Schedule, z: Array, span: Span) -> Array:
+        num_steps, first, last = (n // calls_per_step(method) for n in span)
+        return ode.integrate(
+            denoise,
+            schedule,
+            z,
+            num_steps=num_steps,
+            first=first,
+            last=last,
+            method=method,
+        ).z
 
     return solve

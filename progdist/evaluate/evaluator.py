@@ -9,9 +9,8 @@ import dataclasses
 import functools
 import itertools
 import math
-import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -22,25 +21,20 @@ from jaxtyping import UInt8
 from progdist import checkpoint, parallel
 from progdist.config import Evaluation
 from progdist.diffusion import schedules
-from progdist.diffusion.solvers import calls_per_step
 from progdist.errors import UsageError
 from progdist.evaluate import extraction, metrics, references
-from progdist.evaluate.extraction import Extractor, Part
+from progdist.evaluate.drawing import Drawing
+from progdist.evaluate.extraction import Extractor
 from progdist.evaluate.metrics import MetricSpec, Statistics
-from progdist.evaluate.references import Reference
+from progdist.evaluate.partial import Partial
+from progdist.evaluate.references import Reading, Reference
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import Model, Params
-from progdist.sampling.draw import (
-    Sampler,
-    compile_sampler,
-    draw_images,
-    make_sampler,
-)
+from progdist.sampling.draw import Batches, Sampler, compile_sampler, make_sampler
 from progdist.workdir import rows as workdir_rows
 from progdist.workdir.rows import EvalRow, ImagesRow
 
 _Row = TypeVar("_Row", EvalRow, ImagesRow)
-_Batch = TypeVar("_Batch")
 
 
 class Result(NamedTuple):
@@ -117,11 +111,19 @@ class Evaluator:
         settings: Evaluation,
         extractors: Sequence[Extractor],
         reference: Reference,
+        measuring_dir: Path,
     ) -> None:
-        """Takes what all evaluations share; the extractors are those of the settings.
+        """Takes what all evaluations share.
 
-        `reference.counting` shows the progress of all long computations.
+        Args:
+          mesh: the devices.
+          settings: the settings.
+          extractors: those of the settings.
+          reference: the data; its `counting` shows the progress of all long
+            computations.
+          measuring_dir: directory of measurements that were interrupted.
         """
+        self._measuring_dir = measuring_dir.absolute()
         self.mesh, self._settings = mesh, settings
         self.reference = self._reference = reference
         specs = [metrics.make_metric(name) for name in dict.fromkeys(settings.metrics)]
@@ -150,6 +152,8 @@ class Evaluator:
         """Yields one result per way to sample the model.
 
         Draws samples once for all metrics, and none if `rows` has every metric already.
+        Resumes a measurement that was interrupted, and forgets it after its result has
+        been taken.
 
         Args:
           model: the model.
@@ -159,8 +163,11 @@ class Evaluator:
         """
         digest = checkpoint.fingerprint_of(params)[:16]
         for spec in specs:
-            tasks = self._tasks(self._blank(model, spec, digest), rows)
-            yield self._evaluate(model, params, spec, tasks)
+            blank = self._blank(model, spec, digest)
+            tasks = self._tasks(blank, rows)
+            partial = self._partial(blank, tasks)
+            yield self._evaluate(model, params, spec, tasks, partial)
+            partial.remove()
 
     def evaluate_images(
         self, images: Reference, rows: Sequence[ImagesRow]
@@ -178,29 +185,30 @@ class Evaluator:
         blank = ImagesRow(
             images=images.name, content=images.content[:16], **self._common()
         )
-        return self._compute(
-            self._tasks(blank, rows),
-            images.name,
-            lambda advance: references.parts_of(images, np.arange(num), advance),
-        )
+        tasks = self._tasks(blank, rows)
+        partial = self._partial(blank, tasks)
+        reading = Reading(images, np.arange(num))
+        found = self._compute(tasks, images.name, reading, partial)
+        partial.remove()
+        return found
 
     def _evaluate(
-        self, model: Model, params: Params, spec: SamplerSpec, tasks: Sequence[_Task]
+        self,
+        model: Model,
+        params: Params,
+        spec: SamplerSpec,
+        tasks: Sequence[_Task],
+        partial: Partial,
     ) -> Result:
-        images = [np.zeros((0, *model.image_shape), np.uint8)]
         if not tasks:
-            return Result(spec, [], images[0])
-        sampler, seconds = self._compiled_sampler(model, params, spec), []
-
-        def draw(advance: Callable[[int], None]) -> Iterator[Part]:
-            batches = _timed(self._batches(sampler, params, spec), seconds)
-            return self._parts(batches, images, advance)
-
+            return Result(spec, [], np.zeros((0, *model.image_shape), np.uint8))
+        drawing = self._drawing(model, params, spec)
         title = f"{spec.role} {spec.sampler} N = {spec.num_steps}"
-        rows = self._compute(tasks, title, draw)
-        milliseconds = self._milliseconds(seconds)
-        rows = [dataclasses.replace(row, milliseconds=milliseconds) for row in rows]
-        return Result(spec, rows, np.concatenate(images))
+        rows = [
+            dataclasses.replace(row, milliseconds=drawing.milliseconds)
+            for row in self._compute(tasks, title, drawing, partial)
+        ]
+        return Result(spec, rows, drawing.images)
 
     def _tasks(self, blank: _Row, rows: Sequence[_Row]) -> list[_Task]:
         """Returns the metrics that are not among the rows."""
@@ -231,18 +239,33 @@ class Evaluator:
         self,
         tasks: Sequence[_Task],
         title: str,
-        parts: Callable[[Callable[[int], None]], Iterator[Part]],
+        images: Drawing | Reading,
+        partial: Partial,
     ) -> list[Any]:
-        """Returns the rows of the metrics, of the images in the parts, on process 0."""
+        """Returns the rows of the metrics of the images, on process 0."""
         if not tasks:
             return []
         num = self._settings.num_samples
         extractors = list(dict.fromkeys(task.extractor for task in tasks))
         needs = metrics.combined_needs([task.metric for task in tasks])
-        with self._reference.counting(title, num) as advance:
-            collected = extraction.collect(extractors, parts(advance), num, needs)
-        samples = dict(zip(extractors, collected, strict=True))
-        return [row for t in tasks for row in self._rows(t, samples[t.extractor])]
+        with partial:
+            partial.join("images", images)
+            with self._reference.counting(title, num - images.done) as advance:
+                parts = images.parts(partial.keeping(advance))
+                collected = extraction.collect(extractors, parts, num, needs, partial)
+            samples = dict(zip(extractors, collected, strict=True))
+            return [row for t in tasks for row in self._rows(t, samples[t.extractor])]
+
+    def _partial(self, blank: _Row, tasks: Sequence[_Task]) -> Partial:
+        """Returns the state of a measurement, by all that it depends on."""
+        settings = self._settings
+        key = {
+            "row": blank.to_json(),
+            "metrics": [[row.to_json() for row in task.blanks] for task in tasks],
+            "batch_size": settings.batch_size,
+            "grid_images": settings.grid_images,
+        }
+        return Partial(self._measuring_dir, key)
 
     def _rows(self, task: _Task, samples: Statistics) -> Iterator[Any]:
         """Yields the rows of a metric, on process 0."""
@@ -293,19 +316,15 @@ class Evaluator:
         """Returns the sampler, compiled for batches of the evaluation."""
         sampler = self._sampler(model, spec.sampler, spec.gamma or 0.0)
         if sampler not in self._compiled:
-            fewest, size = calls_per_step(spec.sampler), self._settings.batch_size
             with self._reference.counting(f"compiling {spec.sampler}", 1):
-                compile_sampler(sampler, params, fewest, size, self.mesh)
+                compile_sampler(sampler, params, self._settings.batch_size, self.mesh)
             self._compiled.add(sampler)
         return sampler
 
-    def _batches(
-        self, sampler: Sampler, params: Params, spec: SamplerSpec
-    ) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
-        """Returns the samples in batches."""
+    def _drawing(self, model: Model, params: Params, spec: SamplerSpec) -> Drawing:
         settings = self._settings
-        return draw_images(
-            sampler,
+        batches = Batches(
+            self._compiled_sampler(model, params, spec),
             params,
             settings.seed,
             settings.num_samples,
@@ -313,38 +332,9 @@ class Evaluator:
             settings.batch_size,
             self.mesh,
         )
-
-    def _parts(
-        self,
-        batches: Iterable[UInt8[np.ndarray, "b h w c"]],
-        images: list[UInt8[np.ndarray, "b h w c"]],
-        advance: Callable[[int], None],
-    ) -> Iterator[Part]:
-        """Yields this process's share of each batch; adds the first to `images`."""
-        settings, first = self._settings, 0
-        rows = parallel.local_rows(settings.batch_size)
-        for batch in batches:
-            advance(len(batch))
-            if first < settings.grid_images:
-                images.append(batch[: settings.grid_images - first])
-            yield np.arange(first, first + len(batch))[rows], batch[rows]
-            first += len(batch)
-
-    def _milliseconds(self, seconds: Sequence[float]) -> float:
-        """Returns the median time per image; every batch is computed at full size."""
-        median = statistics.median(seconds) / self._settings.batch_size
-        return float(f"{1000 * median:.4g}")
-
-
-def _timed(batches: Iterator[_Batch], seconds: list[float]) -> Iterator[_Batch]:
-    """Yields the batches, which are on the host; adds the time that each took."""
-    while True:
-        start = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
-            return
-        seconds.append(time.perf_counter() - start)
-        yield batch
+        return Drawing(
+            batches, settings.batch_size, settings.grid_images, model.image_shape
+        )
 
 
 def _is_done(task: _Task, rows: Sequence[Any]) -> bool:

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from progdist import parallel
 from progdist.config import Features as Name
 from progdist.evaluate import features, metrics
+from progdist.evaluate.partial import Partial
 
 Part = tuple[Int[np.ndarray, " b"], UInt8[np.ndarray, "b h w c"]]
 """Indices and images: this process's share of a batch."""
@@ -122,14 +123,19 @@ def collect(
     parts: Iterable[Part],
     num: int,
     needs: metrics.Needs = metrics.ALL,
+    partial: Partial | None = None,
 ) -> list[metrics.Statistics]:
     """Returns the statistics of images 0 … num - 1, on every process.
 
     Each process gathers the features of its own images; they exchange sums at the end.
+    With the `partial` of an interrupted computation, the parts are those of the rest.
     """
     collectors = [
         metrics.Collector(num, e.num_features, e.num_classes, needs) for e in extractors
     ]
+    if partial:
+        for extractor, collector in zip(extractors, collectors, strict=True):
+            partial.join(extractor.label, collector)
     # Idle BLAS threads would spin on the cores that XLA needs.
     with threadpool_limits(1, "blas"):
         for indices, images in parts:

@@ -20,6 +20,7 @@ from progdist.evaluate import extraction, metrics
 from progdist.evaluate.background import compute_on_zero
 from progdist.evaluate.extraction import Extractor, Part
 from progdist.evaluate.metrics import MAX_VECTORS
+from progdist.evaluate.partial import Partial
 from progdist.workdir import array_cache
 from progdist.workdir.array_cache import Arrays
 from progdist.workdir.rows import Floor
@@ -100,9 +101,14 @@ def statistics(
     needs = metrics.Needs(num_vectors, scores=True)
 
     def make() -> Arrays:
-        with reference.counting(title, len(indices)) as advance:
-            parts = parts_of(reference, indices, advance)
-            (result,) = extraction.collect([extractor], parts, len(indices), needs)
+        reading = Reading(reference, indices)
+        with partial:
+            partial.join("reading", reading)
+            with reference.counting(title, len(indices) - reading.done) as advance:
+                parts = reading.parts(partial.keeping(advance))
+                (result,) = extraction.collect(
+                    [extractor], parts, len(indices), needs, partial
+                )
         names = [field.name for field in dataclasses.fields(result.moments)]
         return {
             **{name: getattr(result.moments, name) for name in names},
@@ -111,7 +117,10 @@ def statistics(
         }
 
     key = _key(reference, extractor) | {"which": which, "num": len(indices)}
-    arrays = cached(key | {"kept": num_vectors}, make)
+    key |= {"kept": num_vectors}
+    partial = Partial(CACHE, key | {"batch_size": reference.batch_size})
+    arrays = cached(key, make)
+    partial.remove()
     if arrays is None:
         return None
     mean, std = arrays["score"].tolist()
@@ -229,21 +238,40 @@ def _key(reference: Reference, extractor: Extractor) -> dict[str, Any]:
     }
 
 
-def parts_of(
-    reference: Reference,
-    indices: Int64[np.ndarray, " n"],
-    advance: Callable[[int], None],
-) -> Iterator[Part]:
-    """Yields this process's share of the examples, in equally many batches on all."""
-    processes = jax.process_count()
-    here = np.arange(jax.process_index(), len(indices), processes)
-    size = -(-reference.batch_size // processes)
-    starts = range(0, -(-len(indices) // processes), size)
+class Reading:
+    """A set of images, read in equally many batches on all processes."""
 
-    def read(start: int) -> Part:
-        numbers = here[start : start + size]
-        return numbers, np.asarray(reference.source.take(indices[numbers]).image)
+    def __init__(self, reference: Reference, indices: Int64[np.ndarray, " n"]) -> None:
+        """Takes the data, and the indices of the examples to read."""
+        self._reference, self._indices = reference, indices
+        self._start = 0  # of the next batch, on each process
 
-    for numbers, images in read_ahead(read, starts, reference.num_workers):
-        yield numbers, images
-        advance(len(images) * processes)
+    @property
+    def done(self) -> int:
+        """Number of images read, on all processes."""
+        return min(self._start * jax.process_count(), len(self._indices))
+
+    def parts(self, advance: Callable[[int], None]) -> Iterator[Part]:
+        """Yields this process's share of each batch that is not done."""
+        reference, processes = self._reference, jax.process_count()
+        here = np.arange(jax.process_index(), len(self._indices), processes)
+        size = -(-reference.batch_size // processes)
+        starts = range(self._start, -(-len(self._indices) // processes), size)
+
+        def read(start: int) -> Part:
+            numbers = here[start : start + size]
+            images = reference.source.take(self._indices[numbers]).image
+            return numbers, np.asarray(images)
+
+        for numbers, images in read_ahead(read, starts, reference.num_workers):
+            yield numbers, images
+            self._start += size
+            advance(len(images) * processes)
+
+    def state(self) -> Arrays:
+        """Returns what is done."""
+        return {"start": np.array(self._start)}
+
+    def restore(self, state: Arrays) -> None:
+        """Resumes from a state."""
+        self._start = int(state["start"])

@@ -7,8 +7,9 @@ from typing import NamedTuple, get_args
 from progdist import checkpoint, preflight
 from progdist.checkpoint import CheckpointError
 from progdist.config import Config, Evaluation, plan_of, to_json
-from progdist.data import cifar10
+from progdist.data import cifar10, progress
 from progdist.data.download import Remote
+from progdist.data.progress import Counting
 from progdist.evaluate import evaluator, released, run
 from progdist.evaluate.features.download import (
     INCEPTION,
@@ -41,7 +42,12 @@ class Request(NamedTuple):
     folder: str
 
 
-def reproduce(config: Config, workdir: Path, request: Request) -> str:
+def reproduce(
+    config: Config,
+    workdir: Path,
+    request: Request,
+    counting: Counting = progress.counting,
+) -> str:
     """Evaluates the models of a workdir; returns the table, and writes it there.
 
     The models are the released ones, unless a run has trained others in the workdir.
@@ -60,7 +66,7 @@ def reproduce(config: Config, workdir: Path, request: Request) -> str:
     specs = specs_of(request, checkpoint.finished_models(workdir))
     if not specs:
         raise CheckpointError(f"{workdir}: has no model to evaluate")
-    run.evaluate_models(config, workdir, specs)
+    run.evaluate_models(config, workdir, specs, counting=counting)
     table = comparison(read_typed(EvalRow, workdir / layout.EVALUATIONS), settings)
     files.write_bytes(workdir / TABLE, table.encode())
     return table

@@ -10,6 +10,8 @@ import jax
 
 from progdist import checkpoint, parallel, preflight
 from progdist.config import Config
+from progdist.data import progress
+from progdist.data.progress import Counting
 from progdist.errors import UsageError
 from progdist.evaluate import evaluator, references, specs
 from progdist.evaluate.evaluator import Evaluator
@@ -18,7 +20,7 @@ from progdist.evaluate.specs import SamplerSpec
 from progdist.model import param_template
 from progdist.nets.settings import MatmulPrecision
 from progdist.sampling import cards
-from progdist.workdir import journal, layout
+from progdist.workdir import files, journal, layout
 from progdist.workdir.lock import Lock
 from progdist.workdir.rows import EvalRow, ImagesRow, read_typed
 
@@ -64,6 +66,7 @@ def evaluate_models(
     sampler_specs: Sequence[SamplerSpec],
     out: Path | None = None,
     precision: MatmulPrecision | None = None,
+    counting: Counting = progress.counting,
 ) -> None:
     """Evaluates one model after another; process 0 writes the rows.
 
@@ -73,20 +76,26 @@ def evaluate_models(
       sampler_specs: from `check`.
       out: file of the rows; None for the run's own, and the cards of its models.
       precision: precision of the network's products; None for that of each card.
+      counting: shows the progress of long computations.
     """
     preflight.check_memory(config, jax.process_count())
     lock, path = Lock(workdir), out or workdir / layout.EVALUATIONS
     with ExitStack() as stack:
         if not out:
             parallel.on_process_zero(lambda: stack.enter_context(lock) and None)
-        models = _evaluate(config, workdir, path, sampler_specs, lock, precision)
+        evaluation = _make_evaluator(config, counting, path.parent)
+        models = _evaluate(evaluation, workdir, path, sampler_specs, lock, precision)
         for model_dir in models:
             if not out and not jax.process_index():
-                cards.write_distances(model_dir, read_typed(EvalRow, path))
+                _add_to_card(model_dir, path)
 
 
 def evaluate_images(
-    config: Config, path: Path, num: int | None = None, out: Path | None = None
+    config: Config,
+    path: Path,
+    num: int | None = None,
+    out: Path | None = None,
+    counting: Counting = progress.counting,
 ) -> None:
     """Compares images with the data; process 0 writes the rows, if there is a file.
 
@@ -95,6 +104,7 @@ def evaluate_images(
       path: folder or file of the images.
       num: how many to take; None for all.
       out: file of the rows, if any.
+      counting: as in `evaluate_models`.
     """
     preflight.check_memory(config, jax.process_count())
     settings = config.evaluation
@@ -105,7 +115,7 @@ def evaluate_images(
         raise UsageError(f"--num={num}: there are {len(source)} images in {path}")
     settings.num_samples = num
     evaluator.check(settings, {"--images": num}, "--")
-    evaluation = _make_evaluator(config)
+    evaluation = _make_evaluator(config, counting, files.cache_dir())
     images = references.make_reference(source, "", settings.batch_size, workers)
     images = images._replace(name=str(path))
     rows = _read_rows(ImagesRow, out) if out else []
@@ -114,7 +124,7 @@ def evaluate_images(
 
 
 def _evaluate(
-    config: Config,
+    evaluation: Evaluator,
     workdir: Path,
     out: Path,
     sampler_specs: Sequence[SamplerSpec],
@@ -132,7 +142,6 @@ def _evaluate(
         path: cards.model_of(cards.read_card(path), str(path), precision)
         for path in groups
     }
-    evaluation = _make_evaluator(config)
     rows = _read_rows(EvalRow, out)
     for model_dir, group in groups.items():
         model = models[model_dir]
@@ -143,6 +152,15 @@ def _evaluate(
             lock.check()
             _write(out, result.spec, result.rows)
         yield model_dir
+
+
+def _add_to_card(model_dir: Path, path: Path) -> None:
+    """Adds the rows to the card of a model; says so if it cannot be written."""
+    try:
+        cards.write_distances(model_dir, read_typed(EvalRow, path))
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+        progress.print_line(f"{reason}; the rows are in {path} alone")
 
 
 def _read_rows(kind: type[_Row], path: Path) -> list[_Row]:
@@ -163,7 +181,7 @@ def _write(
         print(evaluator.line(title, row))
 
 
-def _make_evaluator(config: Config) -> Evaluator:
+def _make_evaluator(config: Config, counting: Counting, directory: Path) -> Evaluator:
     settings, processes = config.evaluation, jax.process_count()
     size, split = settings.batch_size, config.data.split
     if processes > 1 and size % jax.device_count():
@@ -178,4 +196,10 @@ def _make_evaluator(config: Config) -> Evaluator:
     reference = references.make_reference(
         source, split, size, config.data.num_workers, settings.reference_images
     )
-    return Evaluator(parallel.make_mesh(devices), settings, extractors, reference)
+    return Evaluator(
+        parallel.make_mesh(devices),
+        settings,
+        extractors,
+        reference._replace(counting=counting),
+        directory / layout.MEASURING,
+    )

@@ -5,6 +5,7 @@ ancestral sampler.
 """
 
 import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,21 +19,63 @@ from progdist import data, parallel
 from progdist.diffusion import samplers, solvers
 from progdist.diffusion.prediction import Denoise
 from progdist.diffusion.settings import SolverName
+from progdist.diffusion.solvers import Span
 from progdist.errors import NonFiniteError
 from progdist.model import Model, Params, bind, param_specs
 from progdist.nets.conditioning import Conditioning
+from progdist.plan import MOST_STEPS
+
+PIECE_SECONDS = 3.0
+_LEAST_SECONDS = 1e-6  # that a clock can measure
+
+
+class Pace:
+    """Size of the pieces in which a batch is drawn: they take a few seconds each.
+
+    Between pieces a run can hear a signal, report progress and save its state. The size
+    follows from the time of the piece before, at most doubles, and is the same on all
+    processes.
+
+    Attributes:
+      steps: number of solver steps of the next piece.
+    """
+
+    def __init__(self) -> None:
+        """Starts with pieces of one step."""
+        self.steps = 1
+
+    def measure(self, steps: int, seconds: float) -> None:
+        """Adapts the size to the time that a piece of `steps` took on process 0."""
+        fitting = int(steps * PIECE_SECONDS / max(seconds, _LEAST_SECONDS))
+        size = min(max(fitting, 1), 2 * self.steps, MOST_STEPS)
+        self.steps = parallel.of_all_processes(size)[0]
 
 
 class Sampler(NamedTuple):
     """Compiled sampler of a model.
 
     Attributes:
-      draw: (params, key, indices, label, num_steps) -> images in [-1, 1].
+      begin: (key, indices) -> noise z.
+      advance: (params, key, z, indices, label, span) -> z after the span; in the end
+        images in [-1, 1]. Reuses the memory of z.
       num_classes: number of classes of the model; 0 without classes.
+      calls_per_step: network calls per solver step.
+      pace: size of the pieces.
     """
 
-    draw: Callable[[Params, Key[Array, ""], Array, Array, Array], Array]
+    begin: Callable[[Key[Array, ""], Array], Array]
+    advance: Callable[[Params, Key[Array, ""], Array, Array, Array, Span], Array]
     num_classes: int
+    calls_per_step: int
+    pace: Pace
+
+    def draw(
+        self, params: Params, key: Array, indices: Array, label: Array, num_steps: Array
+    ) -> Array:
+        """Returns the images of a batch, drawn in a single piece."""
+        z = self.begin(key, indices)
+        span = Span(num_steps, 0, num_steps)
+        return self.advance(params, key, z, indices, label, span)
 
 
 def image_noise(
@@ -75,76 +118,155 @@ def make_sampler(
       ValueError: if `name` is not one of `SolverName`.
     """
 
-    def draw(
+    def begin(key: Key[Array, ""], indices: Int[Array, " b"]) -> Float[Array, "b *d"]:
+        return image_noise(key, indices, model.image_shape)
+
+    def advance(
         params: Params,
         key: Key[Array, ""],
+        z: Float[Array, "b *d"],
         indices: Int[Array, " b"],
         label: Int[Array, " b"],
-        num_steps: Int[Array, ""],
+        span: Span,
     ) -> Float[Array, "b *d"]:
         keys = _image_keys(key, indices, 1)
         solve = solvers.make_solver(name, keys=keys, gamma=gamma)
-        z_1 = image_noise(key, indices, model.image_shape)
-        denoise = _denoise(model, params, label)
-        return solve(denoise, model.schedule, z_1, num_steps)
+        return solve(_denoise(model, params, label), model.schedule, z, span)
 
     rows, whole = parallel.ROWS, parallel.REPLICATED
-    specs = param_specs(model), whole, rows, rows, whole
-    return Sampler(parallel.pmap(draw, mesh, specs, rows), model.num_classes)
+    specs = param_specs(model), whole, rows, rows, rows, whole
+    return Sampler(
+        parallel.pmap(begin, mesh, (whole, rows), rows),
+        parallel.pmap(advance, mesh, specs, rows, donate_argnums=(2,)),
+        model.num_classes,
+        solvers.calls_per_step(name),
+        Pace(),
+    )
 
 
-def draw_images(
-    sampler: Sampler,
-    params: Params,
-    seed: int,
-    num_images: int,
-    num_steps: int,
-    batch_size: int,
-    mesh: Mesh,
-    start: int = 0,
-    labels: Sequence[int] = (),
-) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
-    """Yields images start … num_images - 1 in batches, as bytes.
+class Batches:
+    """Images drawn in batches, as bytes, and each batch in pieces of a few seconds.
 
     Every batch is computed at its full size, so an image does not depend on their
-    number. Every process receives all images. `labels` are the classes to draw in turn;
-    by default all of them.
+    number; nor does it on the pieces. Every process receives all images. Between two
+    pieces `state` returns what is done so far, and `restore` resumes there.
 
-    Raises:
-      NonFiniteError: if a pixel is NaN or infinite.
+    Attributes:
+      first: number of the first image of the batch under way.
+      seconds: time of each batch, the one under way included.
     """
-    key, steps = parallel.place((jax.random.key(seed), jnp.int32(num_steps)), mesh)
-    for first in range(start, num_images, batch_size):
-        pixels = _draw_batch(
-            sampler, params, key, steps, first, batch_size, mesh, labels
-        )[: num_images - first]
-        yield data.to_uint8(_finite(pixels, first, num_steps))
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        params: Params,
+        seed: int,
+        num_images: int,
+        num_steps: int,
+        batch_size: int,
+        mesh: Mesh,
+        start: int = 0,
+        labels: Sequence[int] = (),
+    ) -> None:
+        """Prepares images start … num_images - 1.
+
+        `labels` are the classes to draw in turn; by default all of them.
+
+        Raises:
+          ValueError: if `num_steps` is not a multiple of the sampler's calls per step.
+        """
+        if num_steps % sampler.calls_per_step:
+            calls = sampler.calls_per_step
+            raise ValueError(f"num_steps={num_steps}: must be a multiple of {calls}")
+        self.first, self.seconds = start, list[float]()
+        self._step, self._z = 0, None
+        self._sampler, self._params, self._mesh = sampler, params, mesh
+        self._key = parallel.place(jax.random.key(seed), mesh)
+        self._num_images, self._num_steps = num_images, num_steps
+        self._size, self._labels = batch_size, labels
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+        """Yields the images of each batch."""
+        return self.draw(lambda count: None)
+
+    @property
+    def done(self) -> int:
+        """Number of images drawn; a part of a batch counts as some of its images."""
+        here = min(self._size, self._num_images - self.first)
+        first = min(self.first, self._num_images)
+        return first + here * self._step // self._num_steps
+
+    def draw(
+        self, advance: Callable[[int], None]
+    ) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+        """Yields the images of each batch; tells `advance` how many a piece completes.
+
+        Raises:
+          NonFiniteError: if a pixel is NaN or infinite.
+        """
+        while self.first < self._num_images:
+            self.finish(advance)
+            yield self._images()
+            self.first, self._step, self._z = self.first + self._size, 0, None
+
+    def finish(self, advance: Callable[[int], None]) -> None:
+        """Draws the rest of the batch under way."""
+        rows = parallel.local_rows(self._size)
+        indices = np.arange(self.first, self.first + self._size, dtype=np.int32)[rows]
+        label = labels_of(indices, self._sampler.num_classes, self._labels)
+        inputs = parallel.shard((indices, label), self._mesh)
+        while self._step < self._num_steps:
+            before = self.done
+            self._draw_piece(*inputs)
+            advance(self.done - before)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns what is done so far, on this process."""
+        state = {
+            "first": np.array(self.first),
+            "step": np.array(self._step),
+            "seconds": np.array(self.seconds),
+        }
+        return state if self._z is None else state | {"z": parallel.local_part(self._z)}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Resumes from a state."""
+        self.first, self._step = int(state["first"]), int(state["step"])
+        self.seconds = state["seconds"].tolist()
+        if "z" in state:
+            self._z = parallel.shard(state["z"], self._mesh)
+
+    def _draw_piece(self, indices: Array, label: Array) -> None:
+        began, sampler = time.perf_counter(), self._sampler
+        if self._z is None:
+            self._z = sampler.begin(self._key, indices)
+            self.seconds.append(0.0)
+        left = (self._num_steps - self._step) // sampler.calls_per_step
+        steps = min(sampler.pace.steps, left)
+        last = self._step + steps * sampler.calls_per_step
+        span = Span(self._num_steps, self._step, last)
+        self._z = jax.block_until_ready(
+            sampler.advance(self._params, self._key, self._z, indices, label, span)
+        )
+        self._step, seconds = last, time.perf_counter() - began
+        self.seconds[-1] += seconds
+        sampler.pace.measure(steps, seconds)
+
+    def _images(self) -> UInt8[np.ndarray, "b h w c"]:
+        began = time.perf_counter()
+        pixels = parallel.gather(self._z)[: self._num_images - self.first]
+        images = data.to_uint8(_finite(pixels, self.first, self._num_steps))
+        self.seconds[-1] += time.perf_counter() - began
+        return images
 
 
 def compile_sampler(
-    sampler: Sampler, params: Params, num_steps: int, batch_size: int, mesh: Mesh
+    sampler: Sampler, params: Params, batch_size: int, mesh: Mesh
 ) -> None:
-    """Compiles the sampler for a batch size, by drawing a batch in `num_steps`."""
-    key, steps = parallel.place((jax.random.key(0), jnp.int32(num_steps)), mesh)
-    _draw_batch(sampler, params, key, steps, 0, batch_size, mesh)
-
-
-def _draw_batch(
-    sampler: Sampler,
-    params: Params,
-    key: Key[Array, ""],
-    num_steps: Int[Array, ""],
-    first: int,
-    batch_size: int,
-    mesh: Mesh,
-    labels: Sequence[int] = (),
-) -> Float[np.ndarray, "b *d"]:
-    """Returns a whole batch of images in [-1, 1], on every process."""
-    rows = parallel.local_rows(batch_size)
-    indices = np.arange(first, first + batch_size, dtype=np.int32)[rows]
-    label = labels_of(indices, sampler.num_classes, labels)
-    indices, label = parallel.shard((indices, label), mesh)
-    return parallel.gather(sampler.draw(params, key, indices, label, num_steps))
+    """Compiles the sampler for a batch size, by drawing a batch in a single step."""
+    fewest = sampler.calls_per_step
+    batch = Batches(sampler, params, 0, batch_size, fewest, batch_size, mesh)
+    batch.finish(lambda count: None)
 
 
 def draw_trajectory(

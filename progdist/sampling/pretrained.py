@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args
@@ -26,7 +26,7 @@ from progdist.nets.settings import ImageShape, MatmulPrecision
 from progdist.plan import MOST_STEPS
 from progdist.sampling import cards, hub
 from progdist.sampling.cards import Card
-from progdist.sampling.draw import Sampler, draw_images, draw_trajectory, make_sampler
+from progdist.sampling.draw import Batches, Sampler, draw_trajectory, make_sampler
 from progdist.workdir import files, layout
 
 # Files of parameters in exported folders, and in those of the Hub.
@@ -128,12 +128,17 @@ class Pretrained:
         gamma: float = GAMMA,
         batch_size: int = BATCH_SIZE,
         start: int = 0,
+        advance: Callable[[int], None] = lambda count: None,
     ) -> Iterator[Images]:
-        """Returns images start … num - 1 of `sample`, in batches."""
+        """Returns images start … num - 1 of `sample`, in batches.
+
+        A batch is drawn in pieces of a few seconds; after each, `advance` is called
+        with the number of images that it completes.
+        """
         self.check_sampler(sampler)
         _check(num=num, seed=seed, batch_size=batch_size)
         compiled, params, mesh = self._compiled(sampler, gamma, batch_size)
-        return draw_images(
+        return Batches(
             compiled,
             params,
             seed,
@@ -143,7 +148,7 @@ class Pretrained:
             mesh,
             start,
             self.labels(label),
-        )
+        ).draw(advance)
 
     def trajectory(
         self, num: int, *, label: Labels = None, seed: int = 0

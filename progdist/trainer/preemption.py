@@ -14,29 +14,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import FrameType
 
 from jax.sharding import Mesh
 
-from progdist.errors import SIGNALS, Error, heard_signals
-from progdist.parallel import Vote
+from progdist import parallel
+from progdist.data import progress
+from progdist.data.progress import Counting
+from progdist.errors import SIGNALS, Interrupted, heard_signals
 
 _TICK_SECONDS = 0.1
 _RESUMES = "the same command resumes from the last checkpoint"
-
-
-class Interrupted(Error):
-    """The run stopped on a signal; everything is saved."""
-
-    everywhere = True
-
-    def __init__(self, signum: int, where: str) -> None:
-        """Takes the signal number and the place where the run stopped."""
-        name = signal.Signals(signum).name
-        super().__init__(f"stopped by {name}, {where}; the same command resumes")
-        self.exit_code = 128 + signum
 
 
 class Interrupt:
@@ -165,7 +155,7 @@ class Preemption:
     def __init__(self, interrupt: Interrupt, watchdog: Watchdog, mesh: Mesh) -> None:
         """Takes the listener, the watchdog, and the devices that carry the votes."""
         self._interrupt, self._watchdog = interrupt, watchdog
-        self._vote = Vote(mesh)
+        self._vote = parallel.Vote(mesh)
         self._signal = 0
 
     def stops(self) -> bool:
@@ -192,6 +182,29 @@ class Preemption:
         """
         if self.stops():
             raise self.interrupted("within an evaluation")
+
+    def watched(self, counting: Counting) -> Counting:
+        """Returns `counting` that checks whenever something was counted."""
+
+        @contextlib.contextmanager
+        def watched(title: str, total: int) -> Iterator[Callable[[int], None]]:
+            with counting(title, total) as advance:
+
+                def check_and_advance(count: int) -> None:
+                    self.check()
+                    advance(count)
+
+                yield check_and_advance
+
+        return watched
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Counting]:
+    """Yields `progress.counting` in which a signal ends a command, on all processes."""
+    with Interrupt(task="", end="the same command resumes") as interrupt:
+        preemption = Preemption(interrupt, Watchdog(0.0), parallel.make_mesh())
+        yield preemption.watched(progress.counting)
 
 
 def _read(reader: int, signals: tuple[int, ...]) -> int:

@@ -1,8 +1,6 @@
 """A run, from its configuration to its report."""
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from progdist.trainer import phase, resume, start, state_machine
 from progdist.trainer.build import Pieces, build
 from progdist.trainer.phase_end import PhaseEnd
 from progdist.trainer.preemption import Interrupt
-from progdist.workdir import provenance
+from progdist.workdir import layout, provenance
 from progdist.workdir.lock import Lock
 from progdist.workdir.weights_and_biases import WandbRun
 
@@ -124,16 +122,11 @@ def _make_evaluator(pieces: Pieces) -> Evaluator:
         config.evaluation.reference_images,
     )
 
-    @contextlib.contextmanager
-    def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Counts in the display of the run, and lets a signal end the run."""
-        with pieces.display.counting(title, total) as advance:
-
-            def advance_or_stop(count: int) -> None:
-                pieces.preemption.check()
-                advance(count)
-
-            yield advance_or_stop
-
-    reference = reference._replace(counting=counting)
-    return Evaluator(pieces.mesh, config.evaluation, pieces.extractors, reference)
+    counting = pieces.preemption.watched(pieces.display.counting)
+    return Evaluator(
+        pieces.mesh,
+        config.evaluation,
+        pieces.extractors,
+        reference._replace(counting=counting),
+        pieces.workdir / layout.MEASURING,
+    )

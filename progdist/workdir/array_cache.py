@@ -4,6 +4,7 @@ A file holds the arrays, the key and a digest of the arrays. A file that is dama
 has another key, counts as missing.
 """
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -22,17 +23,18 @@ Key = dict[str, Any]  # plain data: everything the arrays depend on
 _DAMAGED = OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error
 
 
-def path_of(kind: str, key: Key) -> Path:
-    """Returns the file of a key; `kind` is its directory."""
+def path_of(directory: str | Path, key: Key) -> Path:
+    """Returns the file of a key; a relative directory is one of the cache."""
     name = hashlib.sha256(_text(key).encode()).hexdigest()[:32]
-    return cache_dir() / kind / f"{name}.npz"
+    root = Path() if Path(directory).is_absolute() else cache_dir()
+    return root / directory / f"{name}.npz"
 
 
-def load(kind: str, key: Key) -> Arrays | None:
+def load(directory: str | Path, key: Key) -> Arrays | None:
     """Returns the arrays saved under a key, or None."""
     try:
         # Opened here, since np.load does not close a damaged file.
-        path = path_of(kind, key)
+        path = path_of(directory, key)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
             arrays = dict(members)
         text, digest = str(arrays.pop("key")), str(arrays.pop("digest"))
@@ -41,14 +43,23 @@ def load(kind: str, key: Key) -> Arrays | None:
     return arrays if text == _text(key) and digest == digest_of(arrays) else None
 
 
-def save(kind: str, key: Key, arrays: Arrays, otherwise: str) -> None:
+def save(directory: str | Path, key: Key, arrays: Arrays, otherwise: str) -> None:
     """Writes arrays; on failure prints the reason and `otherwise` on stderr."""
-    path = path_of(kind, key)
+    path = path_of(directory, key)
     notes = {"key": np.array(_text(key)), "digest": np.array(digest_of(arrays))}
     try:
         write_whole(path, lambda file: np.savez(file, **arrays, **notes))  # pyright: ignore
     except OSError as error:
         print(f"{path}: {error.strerror}; {otherwise}", file=sys.stderr)
+
+
+def remove(directory: str | Path, key: Key) -> None:
+    """Removes the arrays saved under a key, unfinished writes, an empty directory."""
+    path = path_of(directory, key)
+    with contextlib.suppress(OSError):
+        for file in path, *path.parent.glob(f".{path.name}.*"):
+            file.unlink(missing_ok=True)
+        path.parent.rmdir()
 
 
 def digest_of(arrays: Arrays) -> str:

@@ -14,10 +14,20 @@ DISTANCES = "distances.jsonl"  # of a model, in its directory
 TENSORBOARD = "tensorboard"
 WANDB = "wandb"
 PROFILE = "profile"
+MEASURING = "measuring"  # unfinished measurements
 REPORT = "report.html"
 
 FILES = CONFIG, PLAN, METRICS, EVALUATIONS, STARTS, REPORT
-DIRECTORIES = SAMPLES, FIGURES, CHECKPOINTS, MODELS, TENSORBOARD, WANDB, PROFILE
+DIRECTORIES = (
+    SAMPLES,
+    FIGURES,
+    CHECKPOINTS,
+    MODELS,
+    TENSORBOARD,
+    WANDB,
+    PROFILE,
+    MEASURING,
+)
 
 # Files and folders of an export.
 JAX_SAMPLER, ONNX_SAMPLER = "sampler.jax.zip", "sampler.onnx"

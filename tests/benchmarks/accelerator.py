@@ -47,7 +47,7 @@ def measure(task: Task) -> None:
     """Prints the median time of a call, which has been compiled."""
     seconds = []
     for _ in range(TURNS):
-        start = time.perf_counter()
+        start, result = time.perf_counter(), None
         for _ in range(CALLS):
             result = task.call()
         task.wait(result)

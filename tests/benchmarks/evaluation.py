@@ -28,7 +28,7 @@ from progdist.evaluate.features import inception
 from progdist.evaluate.features.networks import inception_network
 from progdist.model import init_params
 from progdist.preflight import make_model
-from progdist.sampling.draw import draw_images, make_sampler
+from progdist.sampling.draw import Batches, make_sampler
 from tests import feature_weights
 
 BATCH, STEPS = 64, 4
@@ -58,9 +58,7 @@ class Case:
 
     def images(self, num: int) -> Iterator[extraction.Part]:
         """Draws."""
-        batches = draw_images(
-            self.sampler, self.params, 0, num, STEPS, BATCH, self.mesh
-        )
+        batches = Batches(self.sampler, self.params, 0, num, STEPS, BATCH, self.mesh)
         first = 0
         for images in batches:
             yield np.arange(first, first + len(images)), images

@@ -93,7 +93,8 @@ class Case:
                 output: Any = self.net.apply({"params": params}, z, logsnr)
                 return jnp.mean(output**2)
 
-            return parallel.value_and_mean_grad(loss, params)
+            both = jax.value_and_grad(loss)(parallel.varying(params))
+            return parallel.mean(both, parallel.DATA)
 
         fn = parallel.pmap(
             gradient, self.mesh, (REPLICATED, ROWS, ROWS), (REPLICATED, REPLICATED)

@@ -85,6 +85,25 @@ class Collector:
         if logits is not None and self._scores is not None:
             self._scores.add(indices, logits)
 
+    def state(self) -> Arrays:
+        """Returns all that was gathered, bit for bit, for `restore`."""
+        state = {"num": np.array(self._count), "vectors": self._vectors}
+        if self._scores is not None:
+            state["scores"] = self._scores.sums
+        if len(self._rows):
+            return state | {"rows": self._rows}
+        return state | self._running.state(self._vectors.shape[1])
+
+    def restore(self, state: Arrays) -> None:
+        """Resumes from a state of a collector for the same images."""
+        self._count, self._vectors = int(state["num"]), state["vectors"]
+        if self._scores is not None:
+            self._scores.sums = state["scores"]
+        if len(self._rows):
+            self._rows = state["rows"]
+        else:
+            self._running.restore(state)
+
     def sums(self) -> Arrays:
         """Returns the sums as arrays; `merge` combines those of several collectors."""
         arrays = {"count": np.array(self._count), "vectors": self._vectors}

@@ -101,6 +101,23 @@ class Running:
         squares = self._squares - self.count * np.outer(mean, mean)
         return self._shift + mean, squares
 
+    def state(self, num_features: int) -> dict[str, np.ndarray]:
+        """Returns the sums as they are, for `restore`."""
+        shape = num_features, num_features
+        shift = 0.0 if self._shift is None else self._shift
+        return {
+            "count": np.array(self.count),
+            "shift": np.broadcast_to(shift, shape[0]),
+            "total": np.broadcast_to(self._total, shape[0]),
+            "squares": np.broadcast_to(self._squares, shape),
+        }
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Resumes from a state."""
+        self.count = int(state["count"])
+        self._shift = state["shift"] if self.count else None
+        self._total, self._squares = state["total"], state["squares"]
+
     def result(self) -> Moments:
         """Returns the moments, with the unbiased covariance.
 
