@@ -19,6 +19,7 @@ class Kind(NamedTuple):
     num_samples: int
     seed: int | None
     reference: str  # "1,797 of digits (train)"; "" if unknown
+    precision: str = "default"  # of the network's products
 
 
 class Line(NamedTuple):
@@ -137,7 +138,8 @@ def groups(rows: Sequence[EvalRow]) -> list[Group]:
         of_its_own = row.role == "teacher" or row.num_steps == row.trained_steps
         if math.isfinite(row.value) and of_its_own:
             reference = str(row.reference or "")
-            kind = Kind(row.metric, row.num_samples, row.seed, reference)
+            precision = row.precision or "default"
+            kind = Kind(row.metric, row.num_samples, row.seed, reference, precision)
             by_kind.setdefault(kind, []).append(row)
     return [_group(kind, rows) for kind, rows in by_kind.items()]
 
@@ -166,4 +168,6 @@ def _title(kind: Kind, peers: Sequence[Kind]) -> str:
         title += f" against {kind.reference or 'unnamed images'}"
     if any(k.seed != kind.seed for k in peers):
         title += f", seed {'unknown' if kind.seed is None else kind.seed}"
+    if any(k.precision != kind.precision for k in peers):
+        title += f", precision {kind.precision}"
     return title
