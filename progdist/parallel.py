@@ -74,8 +74,8 @@ def pmap(
         in_specs=jax.tree.map(lambda s: rows if s == ROWS else s, tuple(in_specs)),
         out_specs=jax.tree.map(lambda s: rows if s == ROWS else s, out_specs),
     )
-    # Results have the shardings of the arguments, for whose sake nothing is compiled
-    # again.
+    # Results keep the shardings of the arguments, so that the next call does not
+    # compile again.
     shardings = _shardings(mesh, out_specs)
     is_cpu = mesh.devices.flat[0].platform == "cpu"
     return jax.jit(

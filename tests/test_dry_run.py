@@ -36,7 +36,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys, monkeypatch, tmp_p
     assert "3 models of 154 kB" in text
     # 1.017 MFLOP a pass; 10 updates of 24 images and so on, as above.
     passes = 10 * 24 * 3 + 2 * 10 * 16 * 5 + 32 * (4 * 2 + 2 * 3 + 1 * 3)
-    assert f"model FLOPs {passes * 1_016_832:.3g}" in text
+    assert f"in all      {passes * 1_016_832:.3g} model FLOPs" in text
     assert not list(tmp_path.iterdir())
 
 

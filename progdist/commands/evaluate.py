@@ -73,7 +73,7 @@ def define_flags() -> Flags:
     flags.numbers("gammas", about, float, 0, 1)
     flags.choices("metrics", "Metrics; by default the run's.", Metric)
     flags.choices("features", "Features; by default the run's.", Features)
-    about = "Protocol of the FID, in place of metrics, features and numbers of images."
+    about = "The paper's FID: sets metrics, features, split and numbers of images."
     flags.choice("protocol", about, Protocol, None)
     flags.number("num", "Number of images; by default the run's, or all.", low=2)
     about = "Images of the data to compare with, 0 for all; by default the run's."
@@ -163,7 +163,8 @@ def _take_protocol(values: dict[str, Any]) -> None:
         name = "num" if field == "num_samples" else field
         if values[name] not in (None, value):
             text = ",".join(value) if isinstance(value, tuple) else value
-            raise UsageError(f"--{name}: --protocol=published has {text}")
+            rule = f"--protocol=published sets it to {text}"
+            raise UsageError(f"--{name}: {rule}; leave out one of them")
         values[name] = value
 
 

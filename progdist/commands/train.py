@@ -41,7 +41,7 @@ def define_flags() -> Flags:
     flags.switch("dry_run", "Print the plan of the run, and start nothing.")
     flags.switch("list", "List the presets.")
     flags.text("wandb", "Project of Weights & Biases to log to, beside TensorBoard.")
-    about = "Trace COUNT updates from number UPDATE on, UPDATE:COUNT, into the workdir."
+    about = "UPDATE:COUNT, as in 100:5: trace COUNT updates, the first being UPDATE."
     flags.text("profile", about)
     define_cluster(flags)
     return flags

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from progdist.config.settings import Config, ConfigError, Data, Evaluation
+from progdist.config.settings import Config, ConfigError, Data, Evaluation, Training
 from progdist.errors import Error, did_you_mean, last_line
 
 _SMOKE_UPDATES, _SMOKE_BATCH = 10, 16
@@ -79,17 +79,16 @@ def smoke(config: Config) -> Config:
     made = config.data.name != "digits"
     height, width, channels = config.data.image_shape
     small = min(height, _SMOKE_PIXELS), min(width, _SMOKE_PIXELS), channels
-    few = {"num_updates": _SMOKE_UPDATES, "batch_size": _SMOKE_BATCH}
     return dataclasses.replace(
         config,
         data=Data(name="random", image_shape=small, flip=config.data.flip)
         if made
         else config.data,
         net=config.net.smoke(small),
-        base=dataclasses.replace(config.base, **few),
+        base=dataclasses.replace(config.base, **_few_updates(config.base)),
         distill=dataclasses.replace(
             config.distill,
-            **few,
+            **_few_updates(config.distill),
             start_steps=4,
             long_rounds=1,
             long_num_updates=_SMOKE_UPDATES,
@@ -98,6 +97,16 @@ def smoke(config: Config) -> Config:
         log_every=5,
         save_every=5,
     )
+
+
+def _few_updates(training: Training) -> dict[str, int]:
+    """Returns the fields of a short training, with parts if it has parts."""
+    return {
+        "num_updates": _SMOKE_UPDATES,
+        "batch_size": _SMOKE_BATCH,
+        "clip_groups": min(training.clip_groups, 2),
+        "micro_batch_size": min(training.micro_batch_size, _SMOKE_BATCH // 2),
+    }
 
 
 def _directory() -> Path:

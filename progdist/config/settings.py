@@ -77,13 +77,15 @@ class Training:
       anneal: "linear" decays it linearly to 0 over the phase.
       weight_decay: decoupled weight decay; 0 for none.
       adam_b1: decay of Adam's mean of the gradient.
-      adam_b2: decay of its mean square.
-      adam_eps: added to the root of the mean square.
+      adam_b2: decay of Adam's mean of the squared gradient.
+      adam_eps: added to the root of that mean, in the denominator.
       clip_norm: bound on the global norm of the gradient; 0 for none.
-      clip_groups: number of groups of the batch whose gradients are clipped, each by
-        itself, before their mean; the same on any number of devices.
-      micro_batch_size: images of the global batch that are differentiated at a time, to
-        save memory; 0 for all. Changes nothing but rounding.
+      clip_groups: number of equal groups of the batch; the gradient of each is clipped
+        to clip_norm, then they are averaged. A divisor or a multiple of the number of
+        devices, on which the result does not depend.
+      micro_batch_size: number of images of the global batch in a forward and backward
+        pass (gradient accumulation), to save memory; 0 for all. A multiple of the
+        number of devices. Changes only rounding.
       times: "stratified" spreads the times of a batch evenly over [0, 1), and those of
         each clip group; "independent" draws each by itself.
       ema_decay: decay of the moving average of the parameters; 0 for none. The average,
@@ -144,10 +146,12 @@ class Precision:
     "tensorfloat32" and "bfloat16_3x" are "high" on GPUs and on TPUs alone. A CPU
     computes in float32 whatever the precision.
 
-    From about N = 1024 on, bfloat16 changes the gradient of distillation as much as the
-    choice of the batch does, and "high" repairs that. Training and target need it
-    alike, since the loss compares the two. Images need no more than the default. The
-    numbers are in progdist/nets/README.md.
+    At N = 8192, and for output v from about N = 1024 on, products of bfloat16 change
+    the gradient of distillation as much as the choice of the batch does; "high" removes
+    that error on TPUs. On GPUs "high" is TF32, whose error at N = 8192 is a tenth of
+    that noise for output x, but as large as it for v, which needs "highest" there. Set
+    training and target alike, since the loss compares the two. Sampling needs no more
+    than the default. The numbers are in progdist/nets/README.md.
 
     Attributes:
       training: precision of the base model and of students, forward and backward.

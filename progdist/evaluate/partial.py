@@ -70,7 +70,7 @@ class Partial:
         return advance_and_keep
 
     def keep(self) -> None:
-        """Writes the state; where that fails, says so and goes on without."""
+        """Writes the state; if that fails, prints the reason and continues."""
         began = time.monotonic()
         states = {name: part.state() for name, part in self._parts.items()}
         everywhere = parallel.each_process(_flat(states))

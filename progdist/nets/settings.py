@@ -27,8 +27,9 @@ class UNetConfig:
       attn_resolutions: heights of the feature maps with attention.
       num_heads: number of attention heads, if head_dim is 0.
       head_dim: channels per attention head; 0 to use num_heads.
-      num_groups: groups of every GroupNorm, a divisor of ch; 0 for half the largest
-        power of 2, up to 64, that divides the channels of a norm.
+      num_groups: groups of every GroupNorm, a divisor of ch; 0 for 32 in norms whose
+        channels 64 divides, and fewer in others: half the largest power of 2 that
+        divides them.
       num_classes: number of classes; 0 ignores the labels.
       patch_size: side of the pixel squares folded into channels; 1 as published.
       dtype: dtype of the computation; parameters, statistics and the last convolution

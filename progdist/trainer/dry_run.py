@@ -103,7 +103,7 @@ def _phases(config: Config, phases: tuple[Phase, ...], model: Model) -> Iterator
         )
     yield f"evaluation {sampling / whole:.1%}"
     flops = (training + sampling) * utilisation.forward_flops(model)
-    yield f"model FLOPs {flops:.3g}"
+    yield f"in all      {flops:.3g} model FLOPs"
 
 
 def _output(config: Config, model: Model) -> Iterator[str]:

@@ -88,4 +88,4 @@ def _devices(config: Config) -> str:
     text += f", {processes} processes" * (processes > 1)
     groups = config.base.clip_groups, config.distill.clip_groups
     is_split = any(1 < count < len(devices) for count in groups)
-    return text + ", two all-reduces (clip_groups)" * is_split
+    return text + ", two all-reduces per update (clip_groups)" * is_split

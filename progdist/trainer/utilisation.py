@@ -3,7 +3,8 @@
 Model FLOPs are those of the network's convolutions and matrix products, two for a
 multiply-add, at the passes of the plan: a backward pass counts as two forward ones.
 Activations that are computed again (`remat`) do not count, so that the number compares
-implementations. On CPU, convolutions of upsampled features count as computed: 4/9.
+implementations. On CPU, convolutions of upsampled features count at the reduced cost at
+which they are computed: a dry run there shows 2 % fewer FLOPs for CIFAR-10's network.
 """
 
 import functools
