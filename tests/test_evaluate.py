@@ -188,7 +188,10 @@ def test_a_workdir_in_use_is_left_alone(workdir, monkeypatch):
         (["--num=1"], "num=1"),
         (["--protocol=other"], "--protocol=other: 'other' is not one of published"),
         (["--protocol=published", "--inception_weights=none"], "none: No such file"),
-        (["--protocol=published", "--num=10"], "--num: --protocol=published sets it to 50000"),
+        (
+            ["--protocol=published", "--num=10"],
+            "--num: --protocol=published sets it to 50000",
+        ),
         (
             ["--protocol=published", "--features=inception_tf1,pixels"],
             "--features: --protocol=published sets it to inception_tf1",
