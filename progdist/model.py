@@ -4,7 +4,9 @@ A model does not hold its parameters. It is made once per run, and bound to para
 where it denoises.
 """
 
+import contextlib
 import functools
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
 
 import flax.linen as nn
@@ -37,8 +39,8 @@ class Model(NamedTuple):
       schedule: noise schedule of its training.
       image_shape: (height, width, channels).
       num_classes: number of classes; 0 without labels.
-      precision: of every product in the network, forward and backward, whatever
-        JAX_DEFAULT_MATMUL_PRECISION says.
+      precision: of every product in the network, forward and backward; "default" is
+        that of JAX, which JAX_DEFAULT_MATMUL_PRECISION sets.
     """
 
     net: nn.Module
@@ -91,21 +93,27 @@ def precisions_of(platform: str) -> tuple[str, ...]:
 
 def bind(model: Model, params: Params, dropout: Dropout | None = None) -> Denoiser:
     """Returns the denoiser of the model with these parameters."""
-    is_high = model.precision in _HIGH.values()
-    precision = "high" if is_high else model.precision
 
     def denoise(
         z_t: Float[Array, "b *d"],
         logsnr_t: Float[Array, " b"],
         conditioning: Conditioning | None = None,
     ) -> Prediction:
-        with jax.default_matmul_precision(precision):
+        with _products(model.precision):
             output: Any = model.net.apply(
                 {"params": params}, z_t, logsnr_t, conditioning, dropout
             )
         return from_output(output, z_t, logsnr_t, model.parameterization)
 
     return denoise
+
+
+def _products(precision: MatmulPrecision) -> AbstractContextManager[Any]:
+    """Sets the precision of products traced within; the default is JAX's."""
+    if precision == "default":
+        return contextlib.nullcontext()
+    is_high = precision in _HIGH.values()
+    return jax.default_matmul_precision("high" if is_high else precision)
 
 
 def param_specs(model: Model) -> Params:

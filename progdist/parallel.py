@@ -55,7 +55,8 @@ def pmap(
     Unlike with `jax.pmap`, the caller holds global arrays: a batch has its whole
     leading axis and replicated trees have no device axis, so neither checkpoints nor
     results depend on the number of devices. Inside, `fn` sees its device's rows and may
-    use `varying`, `mean` and `rows_here`.
+    use `varying`, `mean` and `rows_here`. On a CPU the result has compiler options of
+    its own, with which it cannot be called inside another `jax.jit`.
 
     Args:
       fn: the function of one device's rows.

@@ -15,10 +15,12 @@ from progdist.config import Config, ConfigError, Data
 from progdist.config.check import require
 from progdist.diffusion.schedules import describe, make_schedule
 from progdist.model import Model, param_shapes
-from progdist.nets.settings import NetConfig
+from progdist.nets.settings import NetConfig, norm_groups
 from progdist.plan import Kind
 from progdist.workdir import files
 from progdist.workdir.provenance import memory_bytes
+
+_PUBLISHED_GROUPS = 32
 
 
 def make_model(config: Config) -> Model:
@@ -51,19 +53,29 @@ def check_devices(config: Config, num_devices: int) -> None:
 
 
 def check_precision(config: Config, platform: str) -> None:
-    """Refuses precisions that the platform lacks, or that a loss does not allow.
+    """Refuses precisions that the platform lacks.
 
     Raises:
       ConfigError: naming the field.
     """
-    # The loss multiplies rounding errors in x near data, and in eps near noise.
-    ok = config.net.dtype == "float32" or config.parameterization in ("v", "both")
-    rule = f"float32 for config.parameterization={config.parameterization!r}"
-    require(ok, "config.net.dtype", config.net.dtype, rule)
     accepted = models.precisions_of(platform)
     for name, value in dataclasses.asdict(config.precision).items():
         rule = f"{', '.join(accepted[:-1])} or {accepted[-1]} on this {platform}"
         require(value in accepted, f"config.precision.{name}", value, rule)
+
+
+def check_dtype(config: Config) -> None:
+    """Refuses a dtype whose rounding outweighs the loss.
+
+    The loss multiplies errors of an output x near data, and of an output eps near
+    noise.
+
+    Raises:
+      ConfigError: naming the field.
+    """
+    ok = config.net.dtype == "float32" or config.parameterization in ("v", "both")
+    rule = f"float32 for config.parameterization={config.parameterization!r}"
+    require(ok, "config.net.dtype", config.net.dtype, rule)
 
 
 def check_memory(config: Config, num_processes: int) -> None:
@@ -166,10 +178,12 @@ def check_teacher(
 
 def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
     """Refuses a teacher with other groups, which its parameters' shapes do not show."""
-    theirs = card.get("net", dataclasses.asdict(net)).get("num_groups", 0)
-    if dataclasses.replace(net, num_groups=theirs).groups() != net.groups():
+    is_released = path.is_file() and path.suffix != ".safetensors"
+    without = {"num_groups": _PUBLISHED_GROUPS if is_released else 0}
+    theirs = card.get("net", without).get("num_groups", 0)
+    if norm_groups(net, theirs) != norm_groups(net):
         raise ConfigError(
-            f"config.teacher={path}: its net.num_groups is {theirs!r}, the "
+            f"config.teacher={path}: was trained with net.num_groups={theirs}, the "
             f"configuration has {net.num_groups}"
         )
 

@@ -81,9 +81,9 @@ def wait_for_row(workdir, process):
 
 
 @pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare of util-linux")
-@pytest.mark.parametrize(("directory", "kilobytes"), [("", 1600), ("tensorboard", 8)])
+@pytest.mark.parametrize(("directory", "kilobytes"), [("", 3000), ("tensorboard", 8)])
 def test_a_full_disk_is_no_success(tmp_path, directory, kilobytes):
-    """Of 1.2 MB a checkpoint, the second does not fit; or the numbers do not."""
+    """Of 1.2 MB a checkpoint, the third does not fit; or the numbers do not."""
     disk = tmp_path / directory
     script = f'mkdir -p $0; mount -t tmpfs -o size={kilobytes}k none $0; exec "$@"'
     command = [*SMALL_DISK, script, disk, *MAIN, f"--workdir={tmp_path}"]

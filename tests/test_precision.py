@@ -11,6 +11,7 @@ from jax.lax import Precision as Lax
 from progdist import parallel, preflight
 from progdist.config import Config, ConfigError, Precision, load_preset, plan_of
 from progdist.data import Batch
+from progdist.diffusion.solvers import Span
 from progdist.errors import UsageError
 from progdist.model import param_template
 from progdist.nets.settings import UNetConfig
@@ -21,7 +22,7 @@ from progdist.workdir.rows import EvalRow, read_row
 from tests.jaxprs import equations
 
 NAMES = {
-    "default": Lax.DEFAULT,
+    "default": None,
     "high": Lax.HIGH,
     "tensorfloat32": Lax.HIGH,
     "bfloat16_3x": Lax.HIGH,
@@ -61,7 +62,10 @@ def sampler_of(precision):
     rows = np.zeros(2, np.int32)
     key = jax.eval_shape(jax.random.key, 0)
     args = param_template(model, mesh), key, rows, rows, np.int32(4)
-    return make_sampler(model, mesh).draw.trace(*args)
+    params, key, indices, label, steps = args
+    z, span = np.zeros((2, 8, 8, 1), np.float32), Span(steps, np.int32(0), steps)
+    advance = make_sampler(model, mesh).advance
+    return advance.trace(params, key, z, indices, label, span)
 
 
 def of_products(traced):
@@ -92,9 +96,11 @@ def test_every_product_of_the_sampler_has_its_precision(name, pass_of_sampler):
     assert of_products(sampler_of(name)) == [NAMES[name]] * len(pass_of_sampler)
 
 
-def test_the_environment_does_not_change_it(pass_of_sampler):
+def test_the_environment_sets_the_default_alone(pass_of_sampler):
     with jax.default_matmul_precision("highest"):
-        assert of_products(sampler_of("default")) == pass_of_sampler
+        highest = [Lax.HIGHEST] * len(pass_of_sampler)
+        assert of_products(sampler_of("default")) == highest
+        assert set(of_products(sampler_of("high"))) == {Lax.HIGH}
 
 
 def test_teacher_and_student_have_their_own_forward_and_backward(
@@ -144,11 +150,11 @@ def test_in_bfloat16_outputs_whose_errors_the_loss_multiplies_are_refused(
     config = config_with()
     config.parameterization, config.net.dtype = parameterization, "bfloat16"
     if parameterization in ("v", "both"):
-        preflight.check_precision(config, "cpu")
+        preflight.check_dtype(config)
         return
     rule = f"must be float32 for config.parameterization='{parameterization}'"
     with pytest.raises(ConfigError, match=f"^config.net.dtype='bfloat16': {rule}"):
-        preflight.check_precision(config, "cpu")
+        preflight.check_dtype(config)
 
 
 def card_with(**precision):

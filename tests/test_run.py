@@ -372,7 +372,8 @@ def test_a_teacher_whose_classes_have_other_numbers_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("theirs", "refused"), [({}, True), ({"num_groups": 4}, False)]
+    ("theirs", "refused"),
+    [({"net": {}}, True), ({"net": {"num_groups": 4}}, False), ({}, True)],
 )
 def test_a_teacher_with_other_groups_is_refused(tmp_path, theirs, refused):
     """Its parameters have the same shapes; those of earlier versions name none."""
@@ -381,9 +382,9 @@ def test_a_teacher_with_other_groups_is_refused(tmp_path, theirs, refused):
     config.teacher = str(tmp_path / "teacher")
     model = make_model(config)
     params = jax.tree.map(lambda s: jax.numpy.zeros(s.shape), param_shapes(model))
-    facts = {"num_steps": 4, "phase": 0, "net": theirs}
+    facts = {"num_steps": 4, "phase": 0} | theirs
     checkpoint.save_model(tmp_path / "teacher", params, facts)
-    message = "its net.num_groups is 0, the configuration has 4"
+    message = "was trained with net.num_groups=0, the configuration has 4"
     with pytest.raises(ConfigError, match=message) if refused else nullcontext():
         check_teacher(config, model)
 

@@ -104,10 +104,6 @@ class UNetConfig:
         small.attn_resolutions = tuple(n for n in self.attn_resolutions if n in heights)
         return small
 
-    def groups(self) -> int:
-        """Returns the groups of every norm; 0 if they differ between norms."""
-        return self.num_groups or (32 if self.ch % 64 == 0 else 0)
-
     def heights(self, image_shape: ImageShape) -> list[int]:
         """Returns the height of the feature maps at each level."""
         top = image_shape[0] // self.patch_size
@@ -115,6 +111,20 @@ class UNetConfig:
 
 
 NetConfig = UNetConfig
+
+
+def norm_groups(net: NetConfig, num_groups: int | None = None) -> int:
+    """Returns the groups of every norm of a network; 0 if they differ between norms.
+
+    Args:
+      net: settings of the network.
+      num_groups: the groups, if not those of the settings.
+    """
+    match net:
+        case UNetConfig():
+            chosen = net.num_groups if num_groups is None else num_groups
+            return chosen or (32 if net.ch % 64 == 0 else 0)
+    return 0
 
 
 def _require(ok: bool, config: Any, field: str, rule: str) -> None:

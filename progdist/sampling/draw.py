@@ -69,14 +69,6 @@ class Sampler(NamedTuple):
     calls_per_step: int
     pace: Pace
 
-    def draw(
-        self, params: Params, key: Array, indices: Array, label: Array, num_steps: Array
-    ) -> Array:
-        """Returns the images of a batch, drawn in a single piece."""
-        z = self.begin(key, indices)
-        span = Span(num_steps, 0, num_steps)
-        return self.advance(params, key, z, indices, label, span)
-
 
 def image_noise(
     key: Key[Array, ""], indices: Int[Array, " b"], shape: tuple[int, ...]

@@ -76,7 +76,8 @@ class Pretrained:
     def portable(self) -> Model:
         """Returns the model in float32, without recomputation."""
         net = dataclasses.asdict(net_from_dict(self.card["net"]).portable())
-        return cards.model_of(self.card | {"net": net}, "the card")
+        card = self.card | {"net": net}
+        return cards.model_of(card, "the card", self.model.precision)
 
     @functools.cached_property
     def digest(self) -> str:

@@ -47,8 +47,16 @@ class Division(NamedTuple):
     micro_batch_size: int = 0
 
     def device_groups(self, num_devices: int) -> int:
-        """Returns the number of groups that the devices form: 1, G or D."""
-        return min(self.clip_groups, num_devices)
+        """Returns the number of groups that the devices form: 1, G or D.
+
+        Raises:
+          ValueError: if neither of groups and devices divides the other.
+        """
+        fewer, more = sorted((self.clip_groups, num_devices))
+        if more % fewer:
+            rule = f"a divisor or a multiple of the {num_devices} devices"
+            raise ValueError(f"clip_groups={self.clip_groups}: must be {rule}")
+        return fewer
 
     def parts(self, num_local: int, num_devices: int) -> tuple[int, int]:
         """Returns a device's number of groups, and of micro-batches in each of them.
@@ -62,11 +70,10 @@ class Division(NamedTuple):
             accepted.
         """
         groups, size = self.clip_groups, self.micro_batch_size
-        num_groups = max(1, groups // num_devices)
-        group = num_local // num_groups
-        is_even = num_local % num_groups == 0
-        if not is_even or (groups % num_devices and num_devices % groups):
-            rule = f"a divisor or a multiple of the {num_devices} devices"
+        num_groups = groups // self.device_groups(num_devices)
+        group, rest = divmod(num_local, num_groups)
+        if rest:
+            rule = f"a divisor of {num_local * num_devices} images"
             raise ValueError(f"clip_groups={groups}: must be {rule}")
         micro = min(size // num_devices, group) if size else group
         if size % num_devices or group % micro:

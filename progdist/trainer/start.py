@@ -56,6 +56,7 @@ def check(config: Config, workdir: Path) -> data.Source:
     preflight.check_memory(config, jax.process_count())
     source, evaluation = preflight.open_source(config), config.evaluation
     if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
+        preflight.check_dtype(config)
         model = preflight.make_models(config)["base"]
         preflight.check_teacher(config, model, source.class_names)
     if evaluation.enabled:

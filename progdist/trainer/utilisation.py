@@ -81,8 +81,9 @@ def peak_flops(
             passes = _TPU_PASSES[precision] if dtype == "float32" else 1
             return 1e12 * peak / passes
     for pattern, peaks in _GPUS.items():
-        # A slice of a GPU has an unknown share of its peak.
-        if re.search(rf"\b({pattern})\b", device_kind) and "MIG" not in device_kind:
+        # Slices of a GPU and variants of a name have other peaks.
+        found = re.search(rf"\b({pattern})\b(?! (Ti|D|Laptop))", device_kind)
+        if found and "MIG" not in device_kind:
             peak = _of_gpu(peaks, dtype, precision)
             return None if peak is None else 1e12 * peak
     return None

@@ -30,6 +30,7 @@ from progdist.preflight import make_model
 from progdist.sampling.draw import make_sampler
 from progdist.trainer import step
 from progdist.trainer.state import init_state, make_optimizer
+from tests.benchmarks.timing import draw_batch
 
 BATCH, SAMPLES, STEPS, TURNS, CALLS = 128, 256, 8, 3, 12
 
@@ -69,14 +70,14 @@ def our_tasks(precision: str, dtype: str) -> Iterator[Task]:
     for kind in ("base", "distill"):
         update = _update(model, mesh, params, kind, batch)
         yield Task(f"{kind} update", update, jax.block_until_ready, BATCH)
-    draw = make_sampler(model, mesh).draw
+    sampler = make_sampler(model, mesh)
     key = parallel.place(jax.random.key(0), mesh)
     indices = parallel.shard(np.arange(SAMPLES, dtype=np.int32), mesh)
     label = parallel.shard(np.zeros(SAMPLES, np.int32), mesh)
     steps = parallel.place(jnp.int32(STEPS), mesh)
 
     def sample() -> Any:
-        return draw(params, key, indices, label, steps)
+        return draw_batch(sampler, params, key, indices, label, steps)
 
     title = f"{STEPS}-step samples"
     yield Task(title, sample, jax.block_until_ready, SAMPLES)

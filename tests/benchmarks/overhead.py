@@ -9,7 +9,6 @@ the updates between two of them; and the compilations of each kind of train step
 whole run of all rounds. Takes four minutes.
 """
 
-import functools
 import itertools
 import tempfile
 from collections import Counter
@@ -39,7 +38,7 @@ from progdist.trainer.state import (
     make_optimizer,
     tree_of,
 )
-from tests.benchmarks.timing import Task, alternate
+from tests.benchmarks.timing import Task, alternate, draw_batch
 
 SAMPLING_STEPS = 8
 # Name, network, image shape, batch size.
@@ -135,8 +134,8 @@ class Case:
         indices = parallel.shard(np.arange(self.batch_size, dtype=np.int32), self.mesh)
         label = parallel.shard(np.zeros(self.batch_size, np.int32), self.mesh)
         steps = parallel.place(jnp.int32(SAMPLING_STEPS), self.mesh)
-        draw = functools.partial(sampler.draw, self.params, key, indices, label, steps)
-        return lambda: jax.block_until_ready(draw())
+        inputs = key, indices, label, steps
+        return lambda: jax.block_until_ready(draw_batch(sampler, self.params, *inputs))
 
 
 def checkpoint_share(case: Case, update: Task, seconds_an_update: float) -> float:

@@ -13,7 +13,6 @@ time. On a busy machine only the last, on one core, says much:
 Needs the extra `bench`, and about two minutes on two free cores.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +29,7 @@ from progdist.parallel import REPLICATED, ROWS
 from progdist.sampling import draw as sampling
 from progdist.trainer import step
 from progdist.trainer.state import init_state, make_optimizer
-from tests.benchmarks.timing import Task, alternate
+from tests.benchmarks.timing import Task, alternate, draw_batch
 
 BATCH, SIZE, SAMPLING_STEPS = 16, 32, 4
 
@@ -114,8 +113,8 @@ def _our_sampling(model: Model, mesh: Any, params: Any) -> Task:
     indices = parallel.shard(np.arange(BATCH), mesh)
     label = parallel.shard(np.zeros(BATCH, np.int32), mesh)
     num_steps = parallel.place(jnp.int32(SAMPLING_STEPS), mesh)
-    draw = functools.partial(sampler.draw, params, key, indices, label, num_steps)
-    return lambda: jax.block_until_ready(draw())
+    inputs = key, indices, label, num_steps
+    return lambda: jax.block_until_ready(draw_batch(sampler, params, *inputs))
 
 
 def peer_side() -> Side:

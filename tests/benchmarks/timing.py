@@ -4,7 +4,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+
+from progdist.diffusion.solvers import Span
+from progdist.sampling.draw import Sampler
 
 Task = Callable[[], Any]
 
@@ -30,3 +34,11 @@ def _turn(tasks: tuple[Task, ...]) -> list[list[float]]:
         task()
         seconds.append([time.perf_counter() - wall, time.process_time() - cpu])
     return seconds
+
+
+def draw_batch(
+    sampler: Sampler, params: Any, key: Any, indices: Any, label: Any, num_steps: Any
+) -> Any:
+    """Draws a batch in a single piece."""
+    z, span = sampler.begin(key, indices), Span(num_steps, jnp.int32(0), num_steps)
+    return sampler.advance(params, key, z, indices, label, span)
