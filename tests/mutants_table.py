@@ -609,6 +609,7 @@ EVALUATE = [
         "progdist/commands/images.py",
         "test_sample.py",
         ("resumed within a batch", "kept - kept % request.batch_size", "kept"),
+        ("resumed in another precision", "None if precision == \"default\" else precision", "None"),
         ("images kept are written", "if number >= kept:", "if True:", "", "they are written again with the same bytes"),
         ("signals ignored between images", "            if interrupt.received:\n                interrupt.heard()\n                where", "            if False:\n                interrupt.heard()\n                where"),
         ("no bound on a grid", "if not report.fits_picture(", "if False and not report.fits_picture("),
@@ -864,6 +865,8 @@ REPORT = [
         ("a finished run waits", "if start.end != \"done\" and", "if"),
         ("no wait", "0.0 if start.seconds is None else span - start.seconds", "0.0"),
         ("samples of any command", "return is_one and all(getattr(row, n) == v for n, v in expected.items())", "return is_one"),
+        ("samples in any number of steps", "if r.num_steps in steps and ", "if "),
+        ("samples of any precision", "settings.get(\"precision.sampling\", \"default\"):\n        return False", "\"\":\n        pass"),
     ),
 ]
 
