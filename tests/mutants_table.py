@@ -387,6 +387,7 @@ WORKDIR = [
         "test_array_cache.py test_extraction.py",
         ("damaged arrays taken", "text == _text(key) and digest == digest_of(arrays)", "text == _text(key)"),
         ("arrays of another key taken", "text == _text(key) and digest == digest_of(arrays)", "digest == digest_of(arrays)"),
+        ("a file for each environment", "if entry != \"environment\"}", "}"),
         ("shapes not in the digest", "{name} {array.dtype} {array.shape} ", "{name} "),
     ),
 ]
@@ -737,6 +738,7 @@ EVALUATE = [
         "test_partial.py",
         ("never kept in time", "time.monotonic() - self._since >= least", "False"),
         ("not kept at a signal", "issubclass(kind, Interrupted)", "False"),
+        ("on any number of devices", "\"devices\": jax.device_count(),", ""),
         ("a part is forgotten", "part.restore(state)", "pass"),
     ),
     *_mutants(
