@@ -387,6 +387,7 @@ WORKDIR = [
         "test_array_cache.py test_extraction.py",
         ("damaged arrays taken", "text == _text(key) and digest == digest_of(arrays)", "text == _text(key)"),
         ("arrays of another key taken", "text == _text(key) and digest == digest_of(arrays)", "digest == digest_of(arrays)"),
+        ("a file for each environment", "if entry != \"environment\"}", "}"),
         ("shapes not in the digest", "{name} {array.dtype} {array.shape} ", "{name} "),
     ),
 ]
@@ -609,6 +610,7 @@ EVALUATE = [
         "progdist/commands/images.py",
         "test_sample.py",
         ("resumed within a batch", "kept - kept % request.batch_size", "kept"),
+        ("resumed in another precision", "None if precision == \"default\" else precision", "None"),
         ("images kept are written", "if number >= kept:", "if True:", "", "they are written again with the same bytes"),
         ("signals ignored between images", "            if interrupt.received:\n                interrupt.heard()\n                where", "            if False:\n                interrupt.heard()\n                where"),
         ("no bound on a grid", "if not report.fits_picture(", "if False and not report.fits_picture("),
@@ -736,6 +738,7 @@ EVALUATE = [
         "test_partial.py",
         ("never kept in time", "time.monotonic() - self._since >= least", "False"),
         ("not kept at a signal", "issubclass(kind, Interrupted)", "False"),
+        ("on any number of devices", "\"devices\": jax.device_count(),", ""),
         ("a part is forgotten", "part.restore(state)", "pass"),
     ),
     *_mutants(
@@ -864,6 +867,8 @@ REPORT = [
         ("a finished run waits", "if start.end != \"done\" and", "if"),
         ("no wait", "0.0 if start.seconds is None else span - start.seconds", "0.0"),
         ("samples of any command", "return is_one and all(getattr(row, n) == v for n, v in expected.items())", "return is_one"),
+        ("samples in any number of steps", "if r.num_steps in steps and ", "if "),
+        ("samples of any precision", "settings.get(\"precision.sampling\", \"default\"):\n        return False", "\"\":\n        pass"),
     ),
 ]
 

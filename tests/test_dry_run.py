@@ -61,6 +61,9 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused(
     checkpoints.mkdir(parents=True)
     (checkpoints / "file").write_bytes(b"x")  # of an earlier start
     assert lines(words, capsys, monkeypatch)
+    # All that are kept: 10, 10 and 10 updates, saved each 5 and at their ends.
+    free(4 * 38_452 * (6 * 5 + 3))
+    assert lines([*words, "--config.keep_checkpoints=1000000"], capsys, monkeypatch)
 
 
 def test_the_passes_of_an_evaluation_are_those_of_its_rows(tmp_path):

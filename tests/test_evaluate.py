@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from progdist import data, report, sample
+from progdist import data, preflight, report, sample
 from progdist.commands import devices, evaluate
 from progdist.config import from_json, to_json
-from progdist.errors import UsageError
-from progdist.evaluate import evaluator
+from progdist.errors import Interrupted, UsageError
+from progdist.evaluate import evaluator, extraction
 from progdist.evaluate.images import open_images
 from progdist.report import save_png
 from progdist.workdir.files import FormatError
@@ -24,6 +25,7 @@ from progdist.workdir.rows import read_rows
 from tests import faults, test_processes
 from tests.commands import answer
 from tests.models import write_models
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,6 +56,52 @@ def command(module, *flags, monkeypatch):
 def rows(workdir):
     there = (workdir / "eval.jsonl").exists()
     return faults.rows(workdir, "eval.jsonl") if there else []
+
+
+@pytest.fixture
+def at_signal():
+    """Makes SIGTERM raise an error, as it ends a command that does not listen."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(params=["models", "images"])
+def measured(request, workdir, tmp_path):
+    """Flags that evaluate the models, or images."""
+    flags = [f"--workdir={workdir}", "--metrics=fd", "--num=40"]
+    if request.param == "models":
+        return [*flags, "--num_steps=1", "--batch_size=8"]
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "images.npz", arr_0=images)
+    return [*flags, f"--images={tmp_path / 'images.npz'}", "--batch_size=8"]
+
+
+@pytest.mark.parametrize(
+    "opening", [(preflight, "open_data"), (evaluator, "open_extractors")]
+)
+def test_a_signal_while_data_is_opened_ends_the_command_at_once(
+    opening, measured, at_signal, monkeypatch
+):
+    monkeypatch.setattr(*opening, lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        command(evaluate, *measured, monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize("measured", ["images"], indirect=True)
+def test_a_signal_while_it_measures_is_answered(
+    measured, at_signal, monkeypatch, capsys
+):
+    collect = extraction.collect
+
+    def collect_after_signal(*args):
+        signal.raise_signal(signal.SIGTERM)
+        wait_until(lambda: "SIGTERM: stopping after" in capsys.readouterr().err)
+        return collect(*args)
+
+    monkeypatch.setattr(extraction, "collect", collect_after_signal)
+    with pytest.raises(Interrupted):
+        command(evaluate, *measured, monkeypatch=monkeypatch)
 
 
 def test_rows_say_what_they_are_of(workdir, monkeypatch, capsys):

@@ -16,15 +16,17 @@ def at(seconds, **fields):
     return {"time": f"2026-01-01T00:{seconds // 60:02d}:{seconds % 60:02d}Z"} | fields
 
 
-def workdir(path, starts, evaluations=()):
+def workdir(path, starts, evaluations=(), **settings):
     """A run of 120 updates at 2 a second, and of 2,000 samples at 10 ms."""
-    (path / "config.json").write_text(json.dumps({"evaluation": SETTINGS}))
+    config = {"evaluation": SETTINGS | settings}
+    (path / "config.json").write_text(json.dumps(config))
     rows = [
         {
-            **{"global_step": step, "step": step, "phase": 0, "num_steps": 16},
-            **{"loss": 1.0, "learning_rate": 0.1, "steps_per_second": 2.0},
+            **{"global_step": 60 * phase + 60, "step": 60, "phase": phase},
+            **{"num_steps": 16 >> phase, "steps_per_second": 2.0},
+            **{"loss": 1.0, "learning_rate": 0.1},
         }
-        for step in (60, 120)
+        for phase in (0, 1)
     ]
     write_jsonl(path / "metrics.jsonl", rows)
     own = evaluation(0, "teacher", "ddim", 16, 2.0) | {"seed": 0, "milliseconds": 10.0}
@@ -61,12 +63,26 @@ def test_what_other_commands_have_sampled_is_not_the_run_s(tmp_path):
         {"sampler": "heun"},
         {"seed": 1},
         {"num_samples": 50_000},
+        {"num_steps": 4},
+        {"precision": "highest", "milliseconds": 900.0},
         {"role": "student", "sampler": "ancestral", "gamma": 0.3},
+        {"role": "student", "num_steps": 8, "trained_steps": 16},
     ]
     starts = [at(0), at(100, **DONE)]
     assert read_goodput(workdir(tmp_path, starts, others)).sampling == SAMPLING
-    others = [{"role": "student", "num_steps": 8}, {"num_steps": 8}]
+    student = {"role": "student", "num_steps": 8, "trained_steps": 8}
+    others = [student, {"num_steps": 8}]
     assert read_goodput(workdir(tmp_path, starts, others)).sampling == 3 * SAMPLING
+    # Above a bound, students are left out, and the teacher takes the bound.
+    others = [student, {"num_steps": 5}]
+    bounded = workdir(tmp_path, starts, others, max_steps=5)
+    assert read_goodput(bounded).sampling == SAMPLING
+
+
+def test_models_of_one_name_are_sampled_apart(tmp_path):
+    starts, other = [at(0), at(100, **DONE)], {"params": "of another teacher"}
+    goodput = read_goodput(workdir(tmp_path, starts, [other]))
+    assert goodput.sampling == 2 * SAMPLING
 
 
 @pytest.mark.parametrize("starts", [[], [at(0)], [{"time": None}, at(9, **DONE)]])

@@ -217,6 +217,7 @@ def test_a_killed_command_leaves_whole_images_and_resumes(draw, workdir, tmp_pat
         (["--seed=1"], "holds seed 0, not 1; --overwrite"),
         (["--num_steps=2"], "holds num_steps 1, not 2; model "),
         (["--sampler=ancestral"], "sampler ddim, not ancestral; gamma None, not 0.3"),
+        (["--precision=highest"], "holds precision None, not highest; --overwrite"),
         (["--num=4"], "holds more than 4 images; --overwrite"),
     ],
 )

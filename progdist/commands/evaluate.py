@@ -111,12 +111,11 @@ def main(argv: list[str]) -> None:
     specs = run.check(config, None if images else workdir, values)
     cluster.join(values)
     devices.prepare(config, values["num_processes"] or 1)
-    precision = values["precision"]
-    with interruptible() as counting:
-        if images:
-            run.evaluate_images(config, images, values["num"], out, counting)
-        else:
-            run.evaluate_models(config, workdir, specs, out, precision, counting)
+    measuring, precision = interruptible(), values["precision"]
+    if images:
+        run.evaluate_images(config, images, values["num"], out, measuring)
+    else:
+        run.evaluate_models(config, workdir, specs, out, precision, measuring)
 
 
 def _open(values: dict[str, Any]) -> tuple[Path, Config]:

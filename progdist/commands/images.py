@@ -195,13 +195,15 @@ def _write_rest(
 
 def _identity(model: Pretrained, request: Request) -> dict[str, Any]:
     """Returns all that the images depend on, as plain data."""
-    ancestral = request.sampler == "ancestral"
+    ancestral, precision = request.sampler == "ancestral", model.model.precision
     return {
         "num_steps": model.num_steps,
         "seed": request.seed,
         "sampler": request.sampler,
         "gamma": request.gamma if ancestral else None,
         "model": model.digest,
+        # None for the default, as in the rows of evaluations.
+        "precision": None if precision == "default" else precision,
         "image_shape": list(model.image_shape),
         "num_classes": model.num_classes,
         "labels": list(request.labels),

@@ -80,8 +80,8 @@ def main(argv: list[str]) -> None:
         print("\n".join(reproduction.dry_run(config, workdir, request)))
         return
     devices.prepare(config)
-    with interruptible() as counting:
-        print(reproduction.reproduce(config, workdir, request, counting), end="")
+    measuring = interruptible()
+    print(reproduction.reproduce(config, workdir, request, measuring), end="")
 
 
 def _check(config: Config, values: dict[str, Any]) -> None:

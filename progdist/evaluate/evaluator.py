@@ -188,6 +188,7 @@ class Evaluator:
         tasks = self._tasks(blank, rows)
         partial = self._partial(blank, tasks)
         reading = Reading(images, np.arange(num))
+        partial.join("images", reading)
         found = self._compute(tasks, images.name, reading, partial)
         partial.remove()
         return found
@@ -202,7 +203,11 @@ class Evaluator:
     ) -> Result:
         if not tasks:
             return Result(spec, [], np.zeros((0, *model.image_shape), np.uint8))
-        drawing = self._drawing(model, params, spec)
+        sampler = self._sampler(model, spec.sampler, spec.gamma or 0.0)
+        drawing = self._drawing(model, sampler, params, spec.num_steps)
+        partial.join("images", drawing)
+        if drawing.done < self._settings.num_samples:
+            self._compile(sampler, params, spec)
         title = f"{spec.role} {spec.sampler} N = {spec.num_steps}"
         rows = [
             dataclasses.replace(row, milliseconds=drawing.milliseconds)
@@ -249,7 +254,6 @@ class Evaluator:
         extractors = list(dict.fromkeys(task.extractor for task in tasks))
         needs = metrics.combined_needs([task.metric for task in tasks])
         with partial:
-            partial.join("images", images)
             with self._reference.counting(title, num - images.done) as advance:
                 parts = images.parts(partial.keeping(advance))
                 collected = extraction.collect(extractors, parts, num, needs, partial)
@@ -310,25 +314,23 @@ class Evaluator:
             "value": math.nan,
         }
 
-    def _compiled_sampler(
-        self, model: Model, params: Params, spec: SamplerSpec
-    ) -> Sampler:
-        """Returns the sampler, compiled for batches of the evaluation."""
-        sampler = self._sampler(model, spec.sampler, spec.gamma or 0.0)
+    def _compile(self, sampler: Sampler, params: Params, spec: SamplerSpec) -> None:
+        """Compiles a sampler, once, for batches of the evaluation."""
         if sampler not in self._compiled:
             with self._reference.counting(f"compiling {spec.sampler}", 1):
                 compile_sampler(sampler, params, self._settings.batch_size, self.mesh)
             self._compiled.add(sampler)
-        return sampler
 
-    def _drawing(self, model: Model, params: Params, spec: SamplerSpec) -> Drawing:
+    def _drawing(
+        self, model: Model, sampler: Sampler, params: Params, num_steps: int
+    ) -> Drawing:
         settings = self._settings
         batches = Batches(
-            self._compiled_sampler(model, params, spec),
+            sampler,
             params,
             settings.seed,
             settings.num_samples,
-            spec.num_steps,
+            num_steps,
             settings.batch_size,
             self.mesh,
         )

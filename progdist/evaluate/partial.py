@@ -35,21 +35,23 @@ class Resumable(Protocol):
 class Partial:
     """State of a computation, kept from time to time in one file for all processes.
 
-    It resumes, bit for bit, on the same number of processes; if the file is damaged, or
-    belongs to another computation, it begins anew. As a context manager it also keeps
-    the state when a signal ends the computation.
+    It resumes, bit for bit, on the same number of processes and devices; if the file is
+    damaged, or of another computation or environment, it begins anew. As a context
+    manager it also keeps the state when a signal ends the computation.
     """
 
     def __init__(self, directory: str | Path, key: Key) -> None:
         """Takes the directory, as in `array_cache`, and what the result depends on."""
         self._directory = directory
-        self._key = key | {
+        environment = {
             "rules": _RULES,
             "processes": jax.process_count(),
+            "devices": jax.device_count(),
             "device": jax.devices()[0].device_kind,
             "versions": provenance.versions(),
             "numerics": provenance.numerics(),
         }
+        self._key = key | {"environment": environment}
         self._parts: dict[str, Resumable] = {}
         self._since, self._cost = time.monotonic(), 0.0
 

@@ -7,9 +7,8 @@ from typing import NamedTuple, get_args
 from progdist import checkpoint, preflight
 from progdist.checkpoint import CheckpointError
 from progdist.config import Config, Evaluation, plan_of, to_json
-from progdist.data import cifar10, progress
+from progdist.data import cifar10
 from progdist.data.download import Remote
-from progdist.data.progress import Counting
 from progdist.evaluate import evaluator, released, run
 from progdist.evaluate.features.download import (
     INCEPTION,
@@ -46,7 +45,7 @@ def reproduce(
     config: Config,
     workdir: Path,
     request: Request,
-    counting: Counting = progress.counting,
+    measuring: run.Measuring = run.UNINTERRUPTED,
 ) -> str:
     """Evaluates the models of a workdir; returns the table, and writes it there.
 
@@ -66,7 +65,7 @@ def reproduce(
     specs = specs_of(request, checkpoint.finished_models(workdir))
     if not specs:
         raise CheckpointError(f"{workdir}: has no model to evaluate")
-    run.evaluate_models(config, workdir, specs, counting=counting)
+    run.evaluate_models(config, workdir, specs, measuring=measuring)
     table = comparison(read_typed(EvalRow, workdir / layout.EVALUATIONS), settings)
     files.write_bytes(workdir / TABLE, table.encode())
     return table

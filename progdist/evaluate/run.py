@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,9 @@ from progdist.sampling import cards
 from progdist.workdir import files, journal, layout
 from progdist.workdir.lock import Lock
 from progdist.workdir.rows import EvalRow, ImagesRow, read_typed
+
+Measuring = AbstractContextManager[Counting]
+UNINTERRUPTED: Measuring = nullcontext(progress.counting)
 
 _Row = TypeVar("_Row", EvalRow, ImagesRow)
 
@@ -66,7 +69,7 @@ def evaluate_models(
     sampler_specs: Sequence[SamplerSpec],
     out: Path | None = None,
     precision: MatmulPrecision | None = None,
-    counting: Counting = progress.counting,
+    measuring: Measuring = UNINTERRUPTED,
 ) -> None:
     """Evaluates one model after another; process 0 writes the rows.
 
@@ -76,14 +79,14 @@ def evaluate_models(
       sampler_specs: from `check`.
       out: file of the rows; None for the run's own, and the cards of its models.
       precision: precision of the network's products; None for that of each card.
-      counting: shows the progress of long computations.
+      measuring: shows the progress of measurements; entered once all is open.
     """
     preflight.check_memory(config, jax.process_count())
     lock, path = Lock(workdir), out or workdir / layout.EVALUATIONS
     with ExitStack() as stack:
         if not out:
             parallel.on_process_zero(lambda: stack.enter_context(lock) and None)
-        evaluation = _make_evaluator(config, counting, path.parent)
+        evaluation = _make_evaluator(config, path.parent, stack, measuring)
         models = _evaluate(evaluation, workdir, path, sampler_specs, lock, precision)
         for model_dir in models:
             if not out and not jax.process_index():
@@ -95,7 +98,7 @@ def evaluate_images(
     path: Path,
     num: int | None = None,
     out: Path | None = None,
-    counting: Counting = progress.counting,
+    measuring: Measuring = UNINTERRUPTED,
 ) -> None:
     """Compares images with the data; process 0 writes the rows, if there is a file.
 
@@ -104,7 +107,7 @@ def evaluate_images(
       path: folder or file of the images.
       num: how many to take; None for all.
       out: file of the rows, if any.
-      counting: as in `evaluate_models`.
+      measuring: as in `evaluate_models`.
     """
     preflight.check_memory(config, jax.process_count())
     settings = config.evaluation
@@ -115,12 +118,13 @@ def evaluate_images(
         raise UsageError(f"--num={num}: there are {len(source)} images in {path}")
     settings.num_samples = num
     evaluator.check(settings, {"--images": num}, "--")
-    evaluation = _make_evaluator(config, counting, files.cache_dir())
     images = references.make_reference(source, "", settings.batch_size, workers)
     images = images._replace(name=str(path))
     rows = _read_rows(ImagesRow, out) if out else []
-    rows = evaluation.evaluate_images(images, rows)
-    _write(out, path, rows)
+    with ExitStack() as stack:
+        evaluation = _make_evaluator(config, files.cache_dir(), stack, measuring)
+        rows = evaluation.evaluate_images(images, rows)
+        _write(out, path, rows)
 
 
 def _evaluate(
@@ -181,7 +185,10 @@ def _write(
         print(evaluator.line(title, row))
 
 
-def _make_evaluator(config: Config, counting: Counting, directory: Path) -> Evaluator:
+def _make_evaluator(
+    config: Config, directory: Path, stack: ExitStack, measuring: Measuring
+) -> Evaluator:
+    """Opens the data and the features, then enters `measuring` until the stack ends."""
     settings, processes = config.evaluation, jax.process_count()
     size, split = settings.batch_size, config.data.split
     if processes > 1 and size % jax.device_count():
@@ -200,6 +207,6 @@ def _make_evaluator(config: Config, counting: Counting, directory: Path) -> Eval
         parallel.make_mesh(devices),
         settings,
         extractors,
-        reference._replace(counting=counting),
+        reference._replace(counting=stack.enter_context(measuring)),
         directory / layout.MEASURING,
     )

@@ -202,7 +202,8 @@ class Preemption:
 @contextlib.contextmanager
 def interruptible() -> Iterator[Counting]:
     """Yields `progress.counting` in which a signal ends a command, on all processes."""
-    with Interrupt(task="", end="the same command resumes") as interrupt:
+    task, end = "part of the measurement", "the same command resumes"
+    with Interrupt(task=task, end=end) as interrupt:
         preemption = Preemption(interrupt, Watchdog(0.0), parallel.make_mesh())
         yield preemption.watched(progress.counting)
 

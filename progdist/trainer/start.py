@@ -76,9 +76,11 @@ def check_disk(config: Config, workdir: Path) -> None:
       ConfigError: with the sizes.
     """
     model = preflight.make_model(config)
+    plan = plan_of(config)
     # A checkpoint is complete before the oldest one is removed.
-    needed = (config.keep_checkpoints + 1) * snapshot_bytes(config, model)
-    needed += len(plan_of(config)) * model_bytes(model)
+    saved = sum(-(-phase.num_updates // config.save_every) for phase in plan)
+    count = min(config.keep_checkpoints + 1, saved)
+    needed = count * snapshot_bytes(config, model) + len(plan) * model_bytes(model)
     written = [workdir / layout.CHECKPOINTS, workdir / layout.MODELS]
     paths = (path for directory in written for path in directory.rglob("*"))
     there = sum(path.stat().st_size for path in paths if path.is_file())
@@ -86,9 +88,9 @@ def check_disk(config: Config, workdir: Path) -> None:
     free = shutil.disk_usage(next(parents)).free
     if needed > free + there:
         raise ConfigError(
-            f"{workdir}: {config.keep_checkpoints + 1} checkpoints and "
-            f"{len(plan_of(config))} models take {size_text(needed - there)} more, and "
-            f"{size_text(free)} are free; see config.keep_checkpoints"
+            f"{workdir}: {count} checkpoints and {len(plan)} models take "
+            f"{size_text(needed - there)} more, and {size_text(free)} are free; see "
+            "config.keep_checkpoints"
         )
 
 

@@ -1,7 +1,8 @@
 """Cache of computed arrays; each set is stored under a key.
 
 A file holds the arrays, the key and a digest of the arrays. A file that is damaged, or
-has another key, counts as missing.
+has another key, counts as missing. Keys that differ in their entry `environment` alone
+share a file.
 """
 
 import contextlib
@@ -25,7 +26,8 @@ _DAMAGED = OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.err
 
 def path_of(directory: str | Path, key: Key) -> Path:
     """Returns the file of a key; a relative directory is one of the cache."""
-    name = hashlib.sha256(_text(key).encode()).hexdigest()[:32]
+    named = {entry: value for entry, value in key.items() if entry != "environment"}
+    name = hashlib.sha256(_text(named).encode()).hexdigest()[:32]
     root = Path() if Path(directory).is_absolute() else cache_dir()
     return root / directory / f"{name}.npz"
 
@@ -54,11 +56,10 @@ def save(directory: str | Path, key: Key, arrays: Arrays, otherwise: str) -> Non
 
 
 def remove(directory: str | Path, key: Key) -> None:
-    """Removes the arrays saved under a key, unfinished writes, an empty directory."""
+    """Removes the arrays saved under a key, and their directory if it is empty."""
     path = path_of(directory, key)
     with contextlib.suppress(OSError):
-        for file in path, *path.parent.glob(f".{path.name}.*"):
-            file.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         path.parent.rmdir()
 
 

@@ -63,7 +63,8 @@ def goodput_of(
     times = _times(starts)
     if not times or not training or len(training) < len(rounds):
         return None
-    own = [row for row in evaluations if _is_own(row, settings)]
+    steps = _evaluated_steps(rounds, settings)
+    own = [r for r in evaluations if r.num_steps in steps and _is_own(r, settings)]
     return Goodput(sum(training), sampling_seconds(own) or 0.0, *times)
 
 
@@ -95,8 +96,21 @@ def _times(starts: Sequence[Start]) -> tuple[float, float] | None:
     return (waiting, elapsed) if elapsed > 0 else None
 
 
+def _evaluated_steps(rounds: Sequence[Round], settings: Settings) -> set[int]:
+    """Returns the numbers of steps in which the run itself samples."""
+    numbers = {r.num_steps for r in rounds}
+    start, most = map(settings.get, ("distill.start_steps", "evaluation.max_steps"))
+    if isinstance(start, int):  # a given teacher has no round
+        numbers.add(start)
+    return {min(n, most) if isinstance(most, int) and most else n for n in numbers}
+
+
 def _is_own(row: EvalRow, settings: Settings) -> bool:
     """Whether the run itself samples so, unlike other commands in its workdir."""
+    if row.role == "student" and row.num_steps != row.trained_steps:
+        return False
+    if (row.precision or "default") != settings.get("precision.sampling", "default"):
+        return False
     expected = {
         "num_samples": settings.get("evaluation.num_samples"),
         "seed": settings.get("evaluation.seed"),

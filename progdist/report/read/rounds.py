@@ -5,6 +5,7 @@ unfinished run shows its progress.
 """
 
 import math
+import operator
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -96,10 +97,13 @@ def _seconds(rows: Sequence[MetricsRow]) -> float:
 
 def sampling_seconds(evaluations: Iterable[EvalRow]) -> float | None:
     """Returns the time of sampling, of which several metrics share the images."""
+    # All that the images depend on.
+    images_of = operator.attrgetter(
+        *("role", "num_steps", "sampler", "gamma", "num_samples", "seed"),
+        *("params", "precision"),
+    )
     seconds = {
-        (row.role, row.num_steps, row.sampler, row.gamma, row.num_samples, row.seed): (
-            row.milliseconds * row.num_samples / 1000
-        )
+        images_of(row): row.milliseconds * row.num_samples / 1000
         for row in evaluations
         if row.milliseconds and 0 < row.milliseconds < math.inf
     }
