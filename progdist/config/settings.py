@@ -17,8 +17,8 @@ Name = Literal[
     "digits", "mnist", "fashion_mnist", "cifar10", "folder", "arrays", "tfds", "random"
 ]
 LabelRule = Literal["auto", "folders", "none"]
-Anneal = Literal["none", "linear"]
 Times = Literal["stratified", "independent"]
+Anneal = Literal["none", "linear"]
 Metric = Literal["fd", "kid", "is", "pr"]
 FeatureNetwork = Literal["inception", "inception_tf1", "squeezenet"]
 Features = Literal["pixels", FeatureNetwork]
