@@ -15,12 +15,10 @@ from progdist.config import Config, ConfigError, Data
 from progdist.config.check import require
 from progdist.diffusion.schedules import describe, make_schedule
 from progdist.model import Model, param_shapes
-from progdist.nets.settings import NetConfig, norm_groups
+from progdist.nets.settings import NetConfig, norm_groups, released_groups
 from progdist.plan import Kind
 from progdist.workdir import files
 from progdist.workdir.provenance import memory_bytes
-
-_PUBLISHED_GROUPS = 32
 
 
 def make_model(config: Config) -> Model:
@@ -179,7 +177,7 @@ def check_teacher(
 def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
     """Refuses a teacher with other groups, which its parameters' shapes do not show."""
     is_released = path.is_file() and path.suffix != ".safetensors"
-    without = {"num_groups": _PUBLISHED_GROUPS if is_released else 0}
+    without = {"num_groups": released_groups(net) if is_released else 0}
     theirs = card.get("net", without).get("num_groups", 0)
     if norm_groups(net, theirs) != norm_groups(net):
         raise ConfigError(

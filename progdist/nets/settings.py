@@ -130,3 +130,14 @@ def norm_groups(net: NetConfig, num_groups: int | None = None) -> int:
 def _require(ok: bool, config: Any, field: str, rule: str) -> None:
     if not ok:
         raise ValueError(f"{field}={getattr(config, field)!r}: must be {rule}")
+
+
+def released_groups(net: NetConfig) -> int:
+    """Returns the groups of a network that the published code trained: always 32.
+
+    0 if that code cannot have trained it.
+    """
+    match net:
+        case UNetConfig():
+            return 0 if net.ch % 32 else 32
+    return 0
