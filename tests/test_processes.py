@@ -139,7 +139,7 @@ def test_a_run_may_change_its_devices_on_the_way(alone, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_resume_a_measurement_that_one_of_them_stopped(tmp_path):
-    """Bit for bit, from the pieces of its first batch that are done."""
+    """Bit for bit, from the pieces of a batch that are done."""
     workdirs = tmp_path / "alone", tmp_path / "stopped"
     codes, said = end(start(workdirs[0], 2))
     assert codes == [0, 0], said
@@ -148,7 +148,7 @@ def test_two_processes_resume_a_measurement_that_one_of_them_stopped(tmp_path):
     (kept,) = (workdirs[1] / "measuring").iterdir()
     with np.load(kept) as arrays:
         assert {"0/images/z", "1/images/z"} < set(arrays.files)
-        assert 0 < arrays["1/images/step"] < 4
+        assert 0 < arrays["1/images/step"] <= 4
     codes, said = end(start(workdirs[1], 2))
     assert codes == [0, 0], said
     assert not kept.exists()
