@@ -249,7 +249,7 @@ TRAINER = [
     *_mutants(
         "progdist/trainer/state.py",
         "test_state.py test_state_machine.py",
-        ("another b1 by default", "b1: float = 0.9,", "b1: float = 0.95,"),
+        ("Adam's b1", "scale_by_adam(b1=b1,", "scale_by_adam(b1=0.95,"),
         ("Adam's b2", "b2=b2, eps", "b2=0.99, eps"),
         ("Adam's epsilon", "b2=b2, eps=eps", "b2=b2, eps=1e-6"),
         ("decay in the gradient", "        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),\n        optax.add_decayed_weights(weight_decay),", "        optax.add_decayed_weights(weight_decay),\n        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),"),

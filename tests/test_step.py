@@ -134,8 +134,8 @@ def test_two_updates_see_different_noise():
 
 
 def test_metrics_report_the_gradient_before_clipping_and_the_rate():
-    division = Division(clip_norm=1e-6)
-    state, metrics = train(LOSSES["base"], 1, updates=3, division=division)
+    parts = {"optimizer": make_optimizer(), "division": Division(clip_norm=1e-6)}
+    state, metrics = train(LOSSES["base"], 1, updates=3, **parts)
     assert metrics.grad_norm > 1e-3
     np.testing.assert_allclose(metrics.learning_rate, 0.1 * (1 - 2 / 10), rtol=1e-6)
     np.testing.assert_allclose(

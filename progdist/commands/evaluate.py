@@ -111,7 +111,9 @@ def main(argv: list[str]) -> None:
     specs = run.check(config, None if images else workdir, values)
     cluster.join(values)
     devices.prepare(config, values["num_processes"] or 1)
-    measuring, precision = interruptible(), values["precision"]
+    import contextlib
+    stack = contextlib.ExitStack()
+    measuring, precision = contextlib.nullcontext(stack.enter_context(interruptible())), values["precision"]
     if images:
         run.evaluate_images(config, images, values["num"], out, measuring)
     else:
