@@ -111,9 +111,7 @@ def main(argv: list[str]) -> None:
     specs = run.check(config, None if images else workdir, values)
     cluster.join(values)
     devices.prepare(config, values["num_processes"] or 1)
-    import contextlib
-    stack = contextlib.ExitStack()
-    measuring, precision = contextlib.nullcontext(stack.enter_context(interruptible())), values["precision"]
+    measuring, precision = interruptible(), values["precision"]
     if images:
         run.evaluate_images(config, images, values["num"], out, measuring)
     else:
