@@ -19,7 +19,7 @@ _LEADS = {
     "eval": "evaluate",
     "fid": "evaluate",
     "plot": "report",
-    "convert": "export",
+    "import": "convert",
     "save": "export",
     "data": "prepare",
     "download": "prepare",

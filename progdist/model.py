@@ -17,8 +17,9 @@ from jaxtyping import Array, Float, Key
 
 from progdist import parallel
 from progdist.diffusion.prediction import Prediction, from_output, num_outputs
-from progdist.diffusion.schedules import Schedule
-from progdist.diffusion.settings import Parameterization
+from progdist.diffusion.schedules import Schedule, make_schedule
+from progdist.diffusion.settings import Parameterization, ScheduleName
+from progdist.nets import timesteps
 from progdist.nets.blocks import Dropout
 from progdist.nets.conditioning import Conditioning
 from progdist.nets.networks import make_net
@@ -85,6 +86,17 @@ def make_model(
     )
 
 
+def schedule_of(name: ScheduleName, net: NetConfig) -> Schedule:
+    """Returns the named schedule; "timesteps" is that of the network.
+
+    Raises:
+      ValueError: if the network has no timesteps, or they are invalid.
+    """
+    levels = getattr(net, "timesteps", None)
+    knots = timesteps.logsnr_of(levels).tolist() if levels else ()
+    return make_schedule(name, knots)
+
+
 def precisions_of(platform: str) -> tuple[str, ...]:
     """Returns the precisions that products can have on "cpu", "gpu" or "tpu"."""
     others = set(_HIGH.values()) - {_HIGH.get(platform)}
@@ -114,6 +126,11 @@ def _products(precision: MatmulPrecision) -> AbstractContextManager[Any]:
         return contextlib.nullcontext()
     is_high = precision in _HIGH.values()
     return jax.default_matmul_precision("high" if is_high else precision)
+
+
+def has_small_maps(model: Model) -> bool:
+    """Whether all feature maps of the network are below 8x8."""
+    return max(model.image_shape[:2]) // getattr(model.net, "patch_size", 1) < 8
 
 
 def param_specs(model: Model) -> Params:

@@ -49,6 +49,7 @@ def pmap(
     out_specs: PyTree,
     donate_argnums: tuple[int, ...] = (),
     num_groups: int | None = None,
+    small_maps: bool = False,
 ) -> Callable:
     """Maps `fn` over the devices, as `jax.pmap` does, and compiles it.
 
@@ -66,6 +67,8 @@ def pmap(
       out_specs: specs of the result, or a tuple of them for a tuple of results.
       donate_argnums: arguments whose memory the result may reuse.
       num_groups: number of groups of consecutive devices that `fn` sees, if any.
+      small_maps: whether `fn` convolves maps below 8x8 alone; XLA's own choice of
+        options is then the fastest on a CPU.
     """
     grouped = _grouped(mesh, num_groups)
     rows = PartitionSpec(grouped.axis_names)
@@ -78,12 +81,12 @@ def pmap(
     # Results keep the shardings of the arguments, so that the next call does not
     # compile again.
     shardings = _shardings(mesh, out_specs)
-    is_cpu = mesh.devices.flat[0].platform == "cpu"
+    has_options = mesh.devices.flat[0].platform == "cpu" and not small_maps
     return jax.jit(
         mapped,
         donate_argnums=donate_argnums,
         out_shardings=shardings,
-        compiler_options=cpu_options() if is_cpu else None,
+        compiler_options=cpu_options() if has_options else None,
     )
 
 

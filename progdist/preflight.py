@@ -13,7 +13,7 @@ from typing import Any
 from progdist import checkpoint, data, model as models
 from progdist.config import Config, ConfigError, Data
 from progdist.config.check import require
-from progdist.diffusion.schedules import describe, make_schedule
+from progdist.diffusion.schedules import describe
 from progdist.model import Model, param_shapes
 from progdist.nets.settings import NetConfig, norm_groups, released_groups
 from progdist.plan import Kind
@@ -26,7 +26,7 @@ def make_model(config: Config) -> Model:
     return models.make_model(
         config.net,
         parameterization=config.parameterization,
-        schedule=make_schedule(config.schedule),
+        schedule=models.schedule_of(config.schedule, config.net),
         image_shape=config.data.image_shape,
         precision=config.precision.training,
     )

@@ -462,7 +462,7 @@ CORE = [
         ("gradients summed", "return jax.tree.map(lambda x: jax.lax.pcast(x, _axes(), to=\"varying\"), tree)", "return tree"),
         ("rows of the first device", "first = jax.lax.axis_index(_axes()) * num_local", "first = 0 * jax.lax.axis_index(_axes())"),
         ("options of no version", "        return {}\n    return options", "        return options\n    return options"),
-        ("no options on CPU", "compiler_options=cpu_options() if is_cpu else None", "compiler_options=None"),
+        ("no options on CPU", "compiler_options=cpu_options() if has_options else None", "compiler_options=None"),
     ),
 ]
 

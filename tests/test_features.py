@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from progdist.checkpoint import weights
+from progdist.checkpoint.weights import WeightsError
 from progdist.evaluate import features
-from progdist.evaluate.features import download, inception, layers, squeezenet, weights
-from progdist.evaluate.features.weights import WeightsError
+from progdist.evaluate.features import download, inception, layers, squeezenet
 from tests import feature_weights, toy
 from tests.server import serving
 

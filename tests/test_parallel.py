@@ -88,8 +88,10 @@ def test_options_that_the_compiler_does_not_know_are_left_out(options):
     assert parallel.supported(options) == {}
 
 
-def test_programs_for_cpu_are_compiled_with_the_options_of_a_cpu(monkeypatch):
+def test_only_programs_with_large_maps_have_the_options_of_a_cpu(monkeypatch):
     monkeypatch.setattr(parallel, "cpu_options", lambda: {"xla_no_such_option": "1"})
-    add = parallel.pmap(lambda x: x + 1, parallel.make_mesh(), (ROWS,), ROWS)
+    mesh = parallel.make_mesh()
+    add = parallel.pmap(lambda x: x + 1, mesh, (ROWS,), ROWS)
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
         add(X)
+    parallel.pmap(lambda x: x + 1, mesh, (ROWS,), ROWS, small_maps=True)(X)

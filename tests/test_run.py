@@ -325,7 +325,7 @@ def test_a_given_teacher_skips_its_training(finished, tmp_path):
             (4, 16, 1),
             r"its image_shape is \[8, 8, 1\], the configuration has \[4, 16, 1\]",
         ),
-        ("net.ch", 32, r"is float32\[.*, but the configuration has float32"),
+        ("net.ch", 32, r"is float32\[.*, but the network has float32"),
     ],
 )
 def test_a_teacher_of_another_kind_is_refused_before_anything_is_written(

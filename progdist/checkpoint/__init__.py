@@ -12,13 +12,16 @@ from progdist.checkpoint.digests import (
 )
 from progdist.checkpoint.models import (
     check_model as check_model,
+    check_params as check_params,
     clear_leftovers as clear_leftovers,
     find_model as find_model,
     finished_models as finished_models,
     is_model as is_model,
+    like as like,
     load_model as load_model,
     model_dir as model_dir,
     read_card as read_card,
+    read_params as read_params,
     save_model as save_model,
 )
 from progdist.checkpoint.snapshots import (

@@ -62,7 +62,7 @@ def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | 
     return next((name for name in names if one.get(name) != other.get(name)), None)
 
 
-def check_shapes(where: Path, saved: Leaves, expected: Any) -> None:
+def check_shapes(where: Path | str, saved: Leaves, expected: Any) -> None:
     """Refuses arrays of another network, naming the first leaf that differs.
 
     Args:
@@ -77,7 +77,7 @@ def check_shapes(where: Path, saved: Leaves, expected: Any) -> None:
     name = first_difference(theirs, ours)
     if name is not None:
         raise CheckpointError(
-            f"{where}: {name} is {theirs.get(name, 'none')}, but the configuration has "
+            f"{where}: {name} is {theirs.get(name, 'none')}, but the network has "
             f"{ours.get(name, 'none')}"
         )
 

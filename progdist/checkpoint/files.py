@@ -65,7 +65,7 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def check_finite(path: Path, leaves: Mapping[str, Any]) -> None:
+def check_finite(path: Path | str, leaves: Mapping[str, Any]) -> None:
     """Refuses parameters that are NaN or infinite.
 
     Raises:

@@ -128,13 +128,38 @@ def load_model(path: Path, template: Params) -> Params:
         or has parameters that are not finite.
     """
     if path.is_file():
-        return _like(files.read(path, template)[0], template)
+        return like(files.read(path, template)[0], template)
     abstract = trees.abstract_of({"params": template})
     params = trees.read_tree(path, abstract, read_card(path))["params"]
     leaves = digests.leaves_of(params).items()
     # Each process can see its own part alone.
     files.check_finite(path, {name: leaf.addressable_data(0) for name, leaf in leaves})
     return params
+
+
+def read_params(path: Path, shapes: Params) -> Params:
+    """Returns the parameters of a model in host memory; see `load_model`.
+
+    Args:
+      path: as for `load_model`.
+      shapes: shapes of the parameters.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        shapes,
+    )
+    return jax.device_get(load_model(path, template))
+
+
+def check_params(where: str, params: Params, shapes: Params) -> None:
+    """Refuses parameters that do not fit the network, or are not finite.
+
+    Raises:
+      CheckpointError: naming the first such parameter.
+    """
+    digests.check_shapes(where, digests.leaves_of(params), shapes)
+    files.check_finite(where, digests.leaves_of(params))
 
 
 def clear_leftovers(directory: Path) -> None:
@@ -165,7 +190,7 @@ def _no_model(path: Path) -> CheckpointError:
     )
 
 
-def _like(params: Params, template: Params) -> Params:
+def like(params: Params, template: Params) -> Params:
     """Returns the parameters in the template's shapes and dtypes, on its devices."""
     return jax.tree.map(
         lambda ours, theirs: jax.device_put(

@@ -10,6 +10,7 @@ COMMANDS = {
     "evaluate": "measures samples against the data: FID, KID, precision and recall",
     "report": "writes a page about one or more runs",
     "export": "writes a model to share: safetensors, ONNX, jax.export, a Hub folder",
+    "convert": "turns a model of another library into one of progdist",
     "prepare": "prepares CIFAR-10, ImageNet or LSUN for training",
     "reproduce": "measures the paper's CIFAR-10 models, beside its values",
     "fingerprint": "prints digests of a checkpoint, to compare runs",

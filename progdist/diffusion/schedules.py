@@ -5,8 +5,9 @@ strictly decreasing; `schedule.inverse(logsnr)` is the time at which it is reach
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -115,29 +116,80 @@ class LinearBetaDiscrete:
     beta_end: float = 0.02
     logsnr_max: float = 20.0
 
-    def _knots(self) -> tuple[np.ndarray, np.ndarray]:
+    def _knots(self) -> "Knots":
         betas = np.linspace(self.beta_start, self.beta_end, self.num_timesteps)
         log_alpha2 = np.cumsum(np.log1p(-betas))
         logsnr = log_alpha2 - np.log(-np.expm1(log_alpha2))
-        t = np.linspace(0.0, 1.0, self.num_timesteps + 1)
-        return t, np.concatenate([[self.logsnr_max], logsnr])
+        return Knots(tuple(logsnr.tolist()), self.logsnr_max)
 
     def __call__(self, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
         """Returns the interpolated log-SNR."""
-        times, logsnr = self._knots()
-        return jnp.interp(t, times.astype(t.dtype), logsnr.astype(t.dtype))
+        return self._knots()(t)
 
     def inverse(self, logsnr: Float[Array, "*b"]) -> Float[Array, "*b"]:
         """Returns the interpolated time."""
-        times, knots = (k.astype(logsnr.dtype) for k in self._knots())
+        return self._knots().inverse(logsnr)
+
+
+@dataclass(frozen=True)
+class Knots:
+    """Discrete noise levels: knot k = 0 … T - 1 is the log-SNR at t = (k + 1) / T.
+
+    Between the knots the log-SNR is interpolated linearly, and t = 0 is logsnr_max.
+    """
+
+    logsnr: tuple[float, ...]
+    logsnr_max: float = 20.0
+
+    def _table(self, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+        t = np.linspace(0.0, 1.0, len(self.logsnr) + 1)
+        return t.astype(dtype), np.asarray((self.logsnr_max, *self.logsnr), dtype)
+
+    def __call__(self, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """Returns the interpolated log-SNR."""
+        return jnp.interp(t, *self._table(t.dtype))
+
+    def inverse(self, logsnr: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """Returns the interpolated time."""
+        times, knots = self._table(logsnr.dtype)
         return jnp.interp(logsnr, knots[::-1], times[::-1])
 
 
-def make_schedule(name: ScheduleName) -> Schedule:
+@dataclass(frozen=True)
+class Karras:
+    """The noise levels of Karras et al. (2022), eq. 5: sigma^(1 / rho) linear in t.
+
+    sigma / alpha rises from sigma_min at t = 0 to sigma_max at t = 1, so logsnr =
+    -2 log(sigma / alpha).
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def _ends(self) -> tuple[float, float]:
+        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+
+    def __call__(self, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """Returns -2 rho log of the root that is linear in t."""
+        low, high = self._ends()
+        return -2 * self.rho * jnp.log(low + (high - low) * t)
+
+    def inverse(self, logsnr: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """Returns the root's fraction of the way from sigma_min to sigma_max."""
+        low, high = self._ends()
+        return (jnp.exp(logsnr / (-2 * self.rho)) - low) / (high - low)
+
+
+def make_schedule(name: ScheduleName, knots: Sequence[float] = ()) -> Schedule:
     """Returns the named schedule with its published constants.
 
+    Args:
+      name: one of `ScheduleName`.
+      knots: log-SNR at the network's timesteps, for "timesteps".
+
     Raises:
-      ValueError: if `name` is not one of `ScheduleName`.
+      ValueError: if `name` is not one of `ScheduleName`, or lacks knots.
     """
     match name:
         case "cosine":
@@ -148,14 +200,23 @@ def make_schedule(name: ScheduleName) -> Schedule:
             return LinearBeta()
         case "linear_beta_discrete":
             return LinearBetaDiscrete()
+        case "karras":
+            return Karras()
+        case "timesteps" if len(knots):
+            return Knots(tuple(knots))
+        case "timesteps":
+            raise ValueError("schedule='timesteps': the network has no timesteps")
     raise ValueError(f"schedule: {name!r} is not one of {get_args(ScheduleName)}")
 
 
 def describe(schedule: Schedule) -> str:
     """Returns the name of a schedule, with the constants that differ from the defaults.
 
-    For example "linear_beta(beta_max=10)". Only equal schedules share a description.
+    For example "linear_beta(beta_max=10)". Only equal schedules share a description,
+    but for that of a network's timesteps.
     """
+    if isinstance(schedule, Knots):
+        return "timesteps"
     name = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(schedule).__name__).lower()
     constants = ", ".join(
         f"{field.name}={value:g}"

@@ -34,7 +34,7 @@ from progdist.config import (
     net_from_dict,
 )
 from progdist.config.check import check, require
-from progdist.diffusion.schedules import describe, make_schedule
+from progdist.diffusion.schedules import describe
 from progdist.errors import UsageError, not_one_of
 from progdist.model import Model
 from progdist.nets.settings import MatmulPrecision
@@ -135,7 +135,7 @@ def model_of(card: Card, where: str, precision: MatmulPrecision | None = None) -
     return models.make_model(
         config.net,
         parameterization=config.parameterization,
-        schedule=make_schedule(config.schedule),
+        schedule=models.schedule_of(config.schedule, config.net),
         image_shape=config.data.image_shape,
         precision=_on_this_platform(config.precision.sampling, precision),
     )
@@ -163,7 +163,7 @@ def _of_config(config: Config) -> Card:
     return {
         "net": dataclasses.asdict(config.net),
         "output": config.parameterization,
-        "schedule": describe(make_schedule(config.schedule)),
+        "schedule": describe(models.schedule_of(config.schedule, config.net)),
         "image_shape": list(config.data.image_shape),
         "num_classes": config.net.num_classes,
         "precision": dataclasses.asdict(config.precision),

@@ -21,7 +21,7 @@ from progdist.diffusion.prediction import Denoise
 from progdist.diffusion.settings import SolverName
 from progdist.diffusion.solvers import Span
 from progdist.errors import NonFiniteError
-from progdist.model import Model, Params, bind, param_specs
+from progdist.model import Model, Params, bind, has_small_maps, param_specs
 from progdist.nets.conditioning import Conditioning
 from progdist.plan import MOST_STEPS
 
@@ -129,7 +129,14 @@ def make_sampler(
     specs = param_specs(model), whole, rows, rows, rows, whole
     return Sampler(
         parallel.pmap(begin, mesh, (whole, rows), rows),
-        parallel.pmap(advance, mesh, specs, rows, donate_argnums=(2,)),
+        parallel.pmap(
+            advance,
+            mesh,
+            specs,
+            rows,
+            donate_argnums=(2,),
+            small_maps=has_small_maps(model),
+        ),
         model.num_classes,
         solvers.calls_per_step(name),
         Pace(),

@@ -10,7 +10,13 @@ from jax.sharding import Mesh
 
 from progdist import parallel
 from progdist.config import Config, ConfigError, Training
-from progdist.model import Model, Params, param_specs, param_template
+from progdist.model import (
+    Model,
+    Params,
+    has_small_maps,
+    param_specs,
+    param_template,
+)
 from progdist.parallel import PyTree
 from progdist.plan import Kind, Phase
 from progdist.trainer import state_machine, step as steps
@@ -145,5 +151,6 @@ def _make_recipe(
         times=settings.times,
         state_specs=specs,
         teacher_specs=() if teacher is None else param_specs(teacher),
+        small_maps=has_small_maps(model),
     )
     return Recipe(settings, model, teacher, optimizer, specs, train_step)

@@ -162,6 +162,7 @@ def make_train_step(
     times: Times = "stratified",
     state_specs: PyTree = parallel.REPLICATED,
     teacher_specs: PyTree = parallel.REPLICATED,
+    small_maps: bool = False,
 ) -> TrainStep:
     """Returns (state, round, batch) -> (state, metrics), mapped over the devices.
 
@@ -175,6 +176,7 @@ def make_train_step(
       times: how the times of a batch are drawn.
       state_specs: `PartitionSpec` of the state.
       teacher_specs: `PartitionSpec` of the round's `teacher_params`.
+      small_maps: as for `parallel.pmap`.
     """
 
     def step(
@@ -214,6 +216,7 @@ def make_train_step(
         (state_specs, parallel.REPLICATED),
         donate_argnums=(0,),
         num_groups=division.device_groups(mesh.size),
+        small_maps=small_maps,
     )
 
 

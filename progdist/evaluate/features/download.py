@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from progdist.checkpoint.weights import WeightsError
 from progdist.data.download import DownloadError, Remote, check_sha256, fetch
-from progdist.evaluate.features.weights import WeightsError
 from progdist.workdir.files import cache_dir, expand
 
 INCEPTION = Remote(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from progdist.checkpoint.weights import Arrays, WeightsError
 from progdist.evaluate.features import layers
 from progdist.evaluate.features.layers import (
     Convolution,
@@ -23,7 +24,6 @@ from progdist.evaluate.features.layers import (
     average_pool,
     max_pool,
 )
-from progdist.evaluate.features.weights import Arrays, WeightsError
 
 Resize = Literal["pytorch-fid", "torch-fidelity"]
 """pytorch-fid: half-pixel centres, then 2 (u / 255) - 1. torch-fidelity: pixel corners

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt8
 
+from progdist.checkpoint import weights
 from progdist.config import FeatureNetwork as Name
-from progdist.evaluate.features import download, inception, squeezenet, weights
+from progdist.evaluate.features import download, inception, squeezenet
 from progdist.evaluate.features.layers import Features
 
 

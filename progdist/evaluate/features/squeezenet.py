@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
+from progdist.checkpoint import weights
+from progdist.checkpoint.weights import WeightsError
 from progdist.data.download import check_sha256
-from progdist.evaluate.features import weights
 from progdist.evaluate.features.layers import (
     Convolution,
     Features,
@@ -23,7 +24,6 @@ from progdist.evaluate.features.layers import (
     resize,
     rgb,
 )
-from progdist.evaluate.features.weights import WeightsError
 
 SIDE = 128
 SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1"
