@@ -168,4 +168,5 @@ def _init(model: Model, key: Key[Array, ""]) -> Params:
         Conditioning(jnp.zeros(1, int)),
     )
     key = jax.random.fold_in(key, 0)
-    return model.net.init(key, z, jnp.zeros(1), conditioning)["params"]
+    variables = model.net.init(key, z, jnp.zeros(1), conditioning)
+    return variables.get("params", {})

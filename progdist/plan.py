@@ -1,9 +1,11 @@
 """The plan of a run: its phases as data, with the kind and the cost of each.
 
-| kind    | teacher                           | student starts from | steps         |
-|---------|-----------------------------------|---------------------|---------------|
-| base    | none; data, or a given teacher    | random, or given    | N_0           |
-| distill | the model of the phase before     | the teacher         | N_0 / ratio^k |
+| kind           | teacher                       | student starts from | steps         |
+|----------------|-------------------------------|---------------------|---------------|
+| base           | none; data, or a given one    | random, or given    | N_0           |
+| reparameterize | given, of another network or  | random; the teacher | N_0           |
+|                | output                        | if the nets match   |               |
+| distill        | the model of the phase before | the teacher         | N_0 / ratio^k |
 
 A run writes its plan to `plan.json`, for the report and other readers.
 """
@@ -16,10 +18,10 @@ from typing import Literal, NamedTuple, get_args
 from progdist.errors import InputError
 
 MOST_STEPS = 2**24  # sampler steps; float32 holds all integers up to this
-Kind = Literal["base", "distill"]
+Kind = Literal["base", "reparameterize", "distill"]
 
 # Passes of the trained network per update; a backward pass counts as two.
-_STUDENT_PASSES = 3
+STUDENT_PASSES = 3
 
 
 class Phase(NamedTuple):
@@ -51,8 +53,8 @@ class Phase(NamedTuple):
     @property
     def title(self) -> str:
         """Human-readable name."""
-        if self.kind == "base":
-            return "teacher"
+        if self.kind != "distill":
+            return "teacher" if self.kind == "base" else "reparameterize"
         return f"round {self.number}: {self.num_steps} step{'s'[: self.num_steps > 1]}"
 
 
@@ -88,11 +90,12 @@ def make_plan(
     ratio: int = 2,
     long_rounds: int = 0,
     long_updates: int = 0,
+    reparameterize: bool = False,
 ) -> tuple[Phase, ...]:
     """Returns the phases: the base phase, then the rounds down to end_steps.
 
     Args:
-      base_updates: updates of phase 0; 0 with a given teacher.
+      base_updates: updates of phase 0; 0 with a given teacher that is taken as it is.
       base_batch_size: examples of each of them.
       round_updates: updates of a round.
       round_batch_size: examples of each of them.
@@ -101,17 +104,19 @@ def make_plan(
       ratio: teacher steps that one student step replaces.
       long_rounds: number of final rounds that take `long_updates` instead.
       long_updates: updates of each of those rounds.
+      reparameterize: whether phase 0 trains towards a given teacher.
 
     Raises:
       ValueError: if start_steps is not end_steps times a power of the ratio.
     """
     rounds = num_rounds(start_steps, end_steps, ratio)
-    base = base_updates, 0, base_batch_size, _STUDENT_PASSES
-    phases = [Phase("base", 0, start_steps, *base)]
+    kind: Kind = "reparameterize" if reparameterize else "base"
+    passes = STUDENT_PASSES + reparameterize
+    phases = [Phase(kind, 0, start_steps, base_updates, 0, base_batch_size, passes)]
     for k in range(1, rounds + 1):
         updates = long_updates if k > rounds - long_rounds else round_updates
         length = updates, phases[-1].end_update
-        cost = round_batch_size, _STUDENT_PASSES + ratio
+        cost = round_batch_size, STUDENT_PASSES + ratio
         phases.append(Phase("distill", k, start_steps // ratio**k, *length, *cost))
     return tuple(phases)
 

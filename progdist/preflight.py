@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from progdist import checkpoint, data, model as models
 from progdist.config import Config, ConfigError, Data
@@ -16,7 +16,6 @@ from progdist.config.check import require
 from progdist.diffusion.schedules import describe
 from progdist.model import Model, param_shapes
 from progdist.nets.settings import NetConfig, norm_groups, released_groups
-from progdist.plan import Kind
 from progdist.workdir import files
 from progdist.workdir.provenance import memory_bytes
 
@@ -32,10 +31,19 @@ def make_model(config: Config) -> Model:
     )
 
 
-def make_models(config: Config) -> dict[Kind, Model]:
-    """Returns the model that each kind of phase trains."""
-    model = make_model(config)
-    return {"base": model, "distill": model}
+class Models(NamedTuple):
+    """The configured model, in the precision of each of its uses."""
+
+    training: Model
+    target: Model
+    sampling: Model
+
+
+def make_models(config: Config) -> Models:
+    """Returns the configured model for each of its uses."""
+    model, precision = make_model(config), config.precision
+    of = (precision.training, precision.target, precision.sampling)
+    return Models(*(model._replace(precision=value) for value in of))
 
 
 def check_devices(config: Config, num_devices: int) -> None:
@@ -162,16 +170,24 @@ def check_teacher(
     card = checkpoint.check_model(path, param_shapes(model))
     check_card(model, path, card)
     _check_groups(path, card, config.net)
-    # A student is defined only at its own number of steps. Of a released file only that
-    # number is known, and only if it is a student.
+    check_num_steps(config, path, card)
+    if model.num_classes:
+        check_classes(path, card.get("class_names", ()), class_names)
+
+
+def check_num_steps(config: Config, path: Path, card: dict[str, Any]) -> None:
+    """Refuses a student as a teacher for other steps than its own.
+
+    Raises:
+      ConfigError: naming both numbers.
+    """
+    # Of a released file only that number is known, and only if it is a student.
     is_student = card.get("phase", "num_steps" in card)
     if is_student and card["num_steps"] != config.distill.start_steps:
         raise ConfigError(
             f"config.teacher={path}: its num_steps is {card['num_steps']}, the "
             f"configuration has {config.distill.start_steps}"
         )
-    if model.num_classes:
-        _check_classes(path, card.get("class_names", ()), class_names)
 
 
 def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
@@ -186,8 +202,12 @@ def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
         )
 
 
-def _check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> None:
-    """Refuses a model whose class of some number has another name in the data."""
+def check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> None:
+    """Refuses a model whose class of some number has another name in the data.
+
+    Raises:
+      ConfigError: naming the first such class.
+    """
     for number, (their, our) in enumerate(zip(theirs, ours, strict=False)):
         # Classes without names are called by their numbers.
         if their != our and str(number) not in (their, our):

@@ -43,7 +43,9 @@ def config_with(**precision) -> Config:
 def step_of(kind, **precision):
     """The train step of a kind of phase, traced."""
     config, mesh = config_with(**precision), parallel.make_mesh(jax.devices()[:1])
-    recipe = recipes.make_recipes(config, preflight.make_models(config), mesh)[kind]
+    recipe = recipes.make_recipe(
+        kind, config, preflight.make_models(config), None, mesh
+    )
     snapshot = recipes.make_template(recipe, 0, mesh)
     key = jax.eval_shape(jax.random.key, 0)
     number = jax.ShapeDtypeStruct((), jnp.int32)

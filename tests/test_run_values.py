@@ -18,7 +18,7 @@ from tests import tiny
 
 SEED, UPDATES, BATCH = 3, 4, 16
 MODEL = tiny.model()._replace(image_shape=(8, 8, 1))
-MODELS = {"base": MODEL, "distill": MODEL}
+MODELS = preflight.Models(MODEL, MODEL, MODEL)
 
 
 def config_of_run():

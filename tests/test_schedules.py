@@ -10,6 +10,8 @@ from hypothesis import given, strategies as st
 
 from progdist.diffusion.schedules import (
     Cosine,
+    Karras,
+    Knots,
     Linear,
     LinearBeta,
     LinearBetaDiscrete,
@@ -27,7 +29,12 @@ NAMES = get_args(ScheduleName)
 EPS32, EPS64 = 2.0**-23, 2.0**-52
 logsnr_at = jax.jit(lambda schedule, t: schedule(t), static_argnums=0)
 time_of = jax.jit(lambda schedule, logsnr: schedule.inverse(logsnr), static_argnums=0)
+KNOTS = tuple(np.linspace(9.0, -10.0, 50).tolist())
 every_schedule = pytest.mark.parametrize("name", NAMES)
+
+
+def made(name):
+    return make_schedule(name, KNOTS if name == "timesteps" else ())
 
 
 @quick
@@ -46,9 +53,7 @@ def test_alpha_and_sigma_lie_on_the_unit_circle(values):
 @pytest.mark.parametrize("wide", [False, True], ids=["float32", "float64"])
 def test_logsnr_falls_strictly(name, wide):
     with jax.enable_x64(wide):
-        logsnr = np.asarray(
-            logsnr_at(make_schedule(name), jnp.linspace(0.0, 1.0, 4097))
-        )
+        logsnr = np.asarray(logsnr_at(made(name), jnp.linspace(0.0, 1.0, 4097)))
     assert logsnr.dtype == (np.float64 if wide else np.float32)
     assert np.all(np.diff(logsnr) < 0)
     assert np.all(np.isfinite(logsnr))
@@ -59,7 +64,7 @@ def test_logsnr_falls_strictly(name, wide):
 @given(t=st.floats(0, 1), gap=st.floats(1e-9, 1))
 @float64
 def test_a_later_time_is_noisier(name, t, gap):
-    schedule, later = make_schedule(name), min(t + gap + 1e-7, 1.0)
+    schedule, later = made(name), min(t + gap + 1e-7, 1.0)
     earlier = later - gap if later == 1.0 else t
     logsnr = np.asarray(logsnr_at(schedule, jnp.array([max(earlier, 0.0), later])))
     assert logsnr[0] > logsnr[1]
@@ -71,7 +76,7 @@ def test_inverse_returns_the_time(name, wide):
     # |dt/dlogsnr| * |logsnr| <= 20 / (2 pi) ... 3.2 over all schedules, and logsnr
     # carries a few roundings: 16 of them bound the error in t.
     with jax.enable_x64(wide):
-        schedule, t = make_schedule(name), jnp.linspace(0.0, 1.0, 1025)
+        schedule, t = made(name), jnp.linspace(0.0, 1.0, 1025)
         back = time_of(schedule, logsnr_at(schedule, t))
     # LinearBeta is held at its largest log-SNR, which it reaches at t = 2e-8.
     held = 2.1e-8 if name == "linear_beta" else 0.0
@@ -83,7 +88,7 @@ def test_inverse_returns_the_time(name, wide):
 @given(share=st.floats(0, 1))
 @float64
 def test_inverse_finds_the_time_of_every_logsnr(name, share):
-    schedule = make_schedule(name)
+    schedule = made(name)
     end, start = (float(logsnr_at(schedule, jnp.array(t))) for t in (1.0, 0.0))
     logsnr = end + share * (start - end)
     t = time_of(schedule, jnp.array(logsnr))
@@ -137,9 +142,9 @@ def test_cosine_keeps_its_digits_near_both_ends_in_float32():
 @float64
 def test_the_derivative_is_the_slope(name):
     # t = 0.5 is where the cosine's two branches meet.
-    schedule, h = make_schedule(name), 1e-6
+    schedule, h = made(name), 1e-6
     t = jnp.array([0.1003, 0.25004, 0.5, 0.7503, 0.99])
-    if name == "linear_beta_discrete":  # its slope jumps at the knots
+    if name in ("linear_beta_discrete", "timesteps"):  # the slope jumps at the knots
         t = t + 2e-4
     _, slope = jax.jvp(schedule, (t,), (jnp.ones_like(t),))
     central = (schedule(t + h) - schedule(t - h)) / (2 * h)
@@ -189,6 +194,25 @@ def test_linear_is_linear():
     np.testing.assert_allclose(Linear()(jnp.array([0.25, 0.5])), [10, 0], atol=1e-13)
 
 
+@float64
+def test_karras_noise_levels_are_the_published_ones():
+    """Karras et al. (2022), eq. 5, from sigma_max to sigma_min in 18 levels."""
+    i, ends = np.arange(18), (80 ** (1 / 7), 0.002 ** (1 / 7))
+    sigma = (ends[0] + i / 17 * (ends[1] - ends[0])) ** 7
+    logsnr = Karras()(jnp.asarray(1 - i / 17))
+    np.testing.assert_allclose(np.exp(-logsnr / 2), sigma, rtol=1e-12)
+
+
+def test_knots_are_the_levels_of_equal_times():
+    t = jnp.arange(51, dtype=jnp.float32) / 50
+    np.testing.assert_allclose(Knots(KNOTS)(t), (20.0, *KNOTS), rtol=2e-6)
+
+
+def test_a_network_without_timesteps_has_no_schedule_of_them():
+    with pytest.raises(ValueError, match="the network has no timesteps"):
+        make_schedule("timesteps")
+
+
 def test_schedules_are_values():
     assert Cosine() == Cosine()
     assert hash(make_schedule("linear_beta")) == hash(LinearBeta())
@@ -205,7 +229,7 @@ def test_over_pixels_adds_the_pixel_axes():
 
 @every_schedule
 def test_a_published_schedule_is_described_by_its_name(name):
-    assert describe(make_schedule(name)) == name
+    assert describe(made(name)) == name
 
 
 def test_schedules_of_other_constants_have_other_descriptions():

@@ -11,6 +11,7 @@ from progdist import parallel
 from progdist.commands import train
 from progdist.config import Config
 from progdist.plan import Phase
+from progdist.preflight import Models
 from progdist.trainer import recipes, tracing
 from progdist.trainer.state import init_state
 from tests import tiny
@@ -22,8 +23,8 @@ PHASE = Phase("base", 0, 4, 6, first_update=0, batch_size=8, passes=3)
 @pytest.fixture(scope="module")
 def recipe():
     mesh = parallel.make_mesh(jax.devices()[:1])
-    models = {"base": tiny.model(), "distill": tiny.model()}
-    return mesh, recipes.make_recipes(Config(), models, mesh)["base"]
+    models = Models(*[tiny.model()] * 3)
+    return mesh, recipes.make_recipe("base", Config(), models, None, mesh)
 
 
 def train_updates(recipe, directory, updates, first=1, fail_at=None):

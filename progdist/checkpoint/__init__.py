@@ -21,7 +21,6 @@ from progdist.checkpoint.models import (
     load_model as load_model,
     model_dir as model_dir,
     read_card as read_card,
-    read_params as read_params,
     save_model as save_model,
 )
 from progdist.checkpoint.snapshots import (

@@ -137,21 +137,6 @@ def load_model(path: Path, template: Params) -> Params:
     return params
 
 
-def read_params(path: Path, shapes: Params) -> Params:
-    """Returns the parameters of a model in host memory; see `load_model`.
-
-    Args:
-      path: as for `load_model`.
-      shapes: shapes of the parameters.
-    """
-    device = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
-    template = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        shapes,
-    )
-    return jax.device_get(load_model(path, template))
-
-
 def check_params(where: str, params: Params, shapes: Params) -> None:
     """Refuses parameters that do not fit the network, or are not finite.
 

@@ -56,6 +56,8 @@ def main(argv: list[str]) -> None:
         return
     workdir, config = _open(flags, values)
     check(config)
+    if config.teacher:
+        config = _settled(config, workdir)
     profile = _profile(values["profile"], plan_of(config)[-1].end_update)
     if values["wandb"] is not None:
         from progdist.workdir import weights_and_biases
@@ -69,14 +71,32 @@ def main(argv: list[str]) -> None:
     from progdist.trainer.preemption import Interrupt
     from progdist.trainer.run import run
 
+    may_import = bool(values["config"])  # a workdir's config.json names no code to run
     cluster.join(values)
     devices.prepare(config, values["num_processes"] or 1)
     if values["dry_run"]:
-        dry_run.show(config, workdir, values["override"])
+        dry_run.show(config, workdir, values["override"], may_import)
         return
     # After joining, which installs a SIGTERM handler of its own.
     with Interrupt() as interrupt:
-        run(config, workdir, interrupt, values["override"], values["wandb"], profile)
+        run(
+            config,
+            workdir,
+            interrupt,
+            values["override"],
+            values["wandb"],
+            profile,
+            may_import,
+        )
+
+
+def _settled(config: Config, workdir: Path) -> Config:
+    """Returns the configuration with what follows from its teacher."""
+    from progdist.trainer import given
+
+    config = given.settle(config, workdir)
+    check(config)
+    return config
 
 
 def _is_shown_again(config: Config, workdir: Path, values: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ Name = Literal[
 LabelRule = Literal["auto", "folders", "none"]
 Times = Literal["stratified", "independent"]
 Anneal = Literal["none", "linear"]
+Student = Literal["net", "teacher"]
 Metric = Literal["fd", "kid", "is", "pr"]
 FeatureNetwork = Literal["inception", "inception_tf1", "squeezenet"]
 Features = Literal["pixels", FeatureNetwork]
@@ -211,8 +212,14 @@ class Config:
       seed: random seed of initialisation, data order and noise.
       schedule: noise schedule of every phase.
       parameterization: meaning of the network's output.
-      teacher: path of a trained teacher (a directory of `models/`, an exported
-        .safetensors or a released flax msgpack file); if empty, phase 0 trains one.
+      teacher: trained teacher: a directory of `models/`, an exported .safetensors file,
+        any source of `progdist convert`, or a function as "package.module:function";
+        if empty, phase 0 trains one.
+      student: network and schedule of the students: "net" for the configured ones,
+        "teacher" for those of the given teacher.
+      reparameterize: train phase 0 towards the x̂ of the given teacher; set by
+        `progdist train` where the teacher's network or output is not the configured
+        one.
       data: the images.
       net: settings of the network; see `progdist.nets.settings`.
       base: training of the base model, in phase 0.
@@ -233,6 +240,8 @@ class Config:
     schedule: ScheduleName = "cosine"
     parameterization: Parameterization = "v"
     teacher: str = ""
+    student: Student = "net"
+    reparameterize: bool = False
     data: Data = dataclasses.field(default_factory=Data)
     net: NetConfig = dataclasses.field(default_factory=UNetConfig)
     base: Training = dataclasses.field(default_factory=Training)
@@ -248,14 +257,15 @@ class Config:
 
 
 def plan_of(config: Config) -> tuple[Phase, ...]:
-    """Returns the configured phases; with a given teacher, phase 0 has no updates.
+    """Returns the configured phases; a teacher taken as it is leaves phase 0 empty.
 
     Raises:
       ValueError: if start_steps is not end_steps times a power of the ratio.
     """
     distill = config.distill
+    trains = config.reparameterize or not config.teacher
     return make_plan(
-        base_updates=0 if config.teacher else config.base.num_updates,
+        base_updates=config.base.num_updates if trains else 0,
         base_batch_size=config.base.batch_size,
         round_updates=distill.num_updates,
         round_batch_size=distill.batch_size,
@@ -264,4 +274,5 @@ def plan_of(config: Config) -> tuple[Phase, ...]:
         ratio=distill.ratio,
         long_rounds=distill.long_rounds,
         long_updates=distill.long_num_updates,
+        reparameterize=config.reparameterize,
     )

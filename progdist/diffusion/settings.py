@@ -6,7 +6,12 @@ Parameterization = Literal["x", "eps", "v", "both"]
 """Meaning of a network's output; "both" is x, then eps, in twice the channels."""
 
 ScheduleName = Literal[
-    "cosine", "linear", "linear_beta", "linear_beta_discrete", "karras", "timesteps"
+    "cosine",
+    "linear",
+    "linear_beta",
+    "linear_beta_discrete",
+    "karras",
+    "timesteps",
 ]
 """Name of a schedule; "timesteps" is that of a network of discrete timesteps."""
 

@@ -46,7 +46,7 @@ def specs_of_phase(
     The student in its own number of steps by DDIM, and the base model in as many. Above
     the bound of the settings, students are left out and the base model takes the bound.
     """
-    is_base = phase.kind == "base"
+    is_base = phase.number == 0
     if not (settings.enabled if is_base else settings.covers(phase.num_steps)):
         return []
     n = min(phase.num_steps, settings.max_steps or phase.num_steps)

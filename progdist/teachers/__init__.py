@@ -8,5 +8,6 @@ from progdist.teachers.source import (
     Options as Options,
     Teacher as Teacher,
     convert as convert,
+    load as load,
     read_teacher as read_teacher,
 )

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from progdist import checkpoint, parallel
 from progdist.checkpoint import CheckpointError
 from progdist.diffusion.settings import Parameterization
-from progdist.model import Params, param_shapes, param_template
+from progdist.model import Params, param_template
 from progdist.nets.settings import Betas
 from progdist.sampling import cards
 from progdist.sampling.cards import Card
@@ -41,10 +41,12 @@ class Teacher(NamedTuple):
       card: card of the model; see `progdist.sampling.cards`. `phase` is 0 and
         `num_steps` the usual number of steps, or of a student 1 and its own number.
       read: returns the parameters, as NumPy arrays in the tree of the network.
+      path: of a model that progdist itself reads, without `read`.
     """
 
     card: Card
-    read: Callable[[], Params]
+    read: Callable[[], Params] = dict
+    path: Path | None = None
 
 
 def read_teacher(source: str | Path, options: Options | None = None) -> Teacher:
@@ -64,6 +66,19 @@ def read_teacher(source: str | Path, options: Options | None = None) -> Teacher:
     return _own(path)
 
 
+def load(teacher: Teacher, template: Params, where: str) -> Params:
+    """Returns the parameters in the shapes, and on the devices, of a template.
+
+    Raises:
+      CheckpointError: if they have other names or shapes, or are not finite.
+    """
+    if teacher.path:
+        return checkpoint.load_model(teacher.path, template)
+    params = teacher.read()
+    checkpoint.check_params(where, params, template)
+    return checkpoint.like(params, template)
+
+
 def convert(teacher: Teacher, out: Path, where: str) -> None:
     """Writes a teacher as a model directory, which appears complete or not at all.
 
@@ -77,22 +92,13 @@ def convert(teacher: Teacher, out: Path, where: str) -> None:
       SaveError: if it could not be written.
     """
     model = cards.model_of(teacher.card, where)
-    params = teacher.read()
-    checkpoint.check_params(where, params, param_shapes(model))
     template = param_template(model, parallel.make_mesh())
-    checkpoint.save_model(out, checkpoint.like(params, template), teacher.card)
+    checkpoint.save_model(out, load(teacher, template, where), teacher.card)
 
 
 def _own(path: Path) -> Teacher:
-    """Returns a model that progdist wrote."""
-    card: Card = {
-        name: value
-        for name, value in cards.read_card(path).items()
-        if name not in ("content", "distances")
-    }
-
-    def read() -> Any:
-        shapes = param_shapes(cards.model_of(card, str(path)))
-        return checkpoint.read_params(path, shapes)
-
-    return Teacher(card, read)
+    """Returns a model that progdist wrote, or a released file as it is."""
+    is_released = path.is_file() and path.suffix != ".safetensors"
+    card = {} if is_released else cards.read_card(path)
+    facts = {k: v for k, v in card.items() if k not in ("content", "distances")}
+    return Teacher(facts, path=path)

@@ -1,5 +1,7 @@
 """The pieces of a run, built once from its configuration."""
 
+import functools
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +14,12 @@ from progdist.checkpoint import Checkpoints
 from progdist.config import Config, plan_of
 from progdist.evaluate.extraction import Extractor
 from progdist.evaluate.specs import passes_of_phase
-from progdist.model import Model
 from progdist.plan import Kind, Phase
+from progdist.preflight import Models
 from progdist.trainer.display import Display
+from progdist.trainer.given import Given
 from progdist.trainer.preemption import Interrupt, Preemption, Watchdog
-from progdist.trainer.recipes import Recipe, make_recipes
+from progdist.trainer.recipes import Recipe, make_recipe
 from progdist.workdir import layout
 from progdist.workdir.lock import Lock
 
@@ -30,7 +33,9 @@ class Pieces(NamedTuple):
     source: data.Source
     extractors: list[Extractor]
     phases: tuple[Phase, ...]
-    recipes: dict[Kind, Recipe]
+    models: Models
+    given: Callable[[], Given]
+    make_recipe: Callable[[Kind], Recipe]
     checkpoints: Checkpoints
     display: Display
     preemption: Preemption
@@ -39,15 +44,16 @@ class Pieces(NamedTuple):
     profile: range
 
     def recipe(self, phase: int) -> Recipe:
-        """Returns the recipe of phase `number`."""
-        return self.recipes[self.phases[phase].kind]
+        """Returns the recipe of phase `number`; it may open the given teacher."""
+        return self.make_recipe(self.phases[phase].kind)
 
 
 def build(
     config: Config,
     workdir: Path,
     *,
-    models: dict[Kind, Model],
+    models: Models,
+    given: Callable[[], Given],
     source: data.Source,
     extractors: list[Extractor],
     interrupt: Interrupt,
@@ -67,6 +73,11 @@ def build(
     )
     stack.callback(display.close)
     watchdog = stack.enter_context(Watchdog(float(config.stuck_seconds)))
+
+    def make(kind: Kind) -> Recipe:
+        teacher = given().model if kind == "reparameterize" else None
+        return make_recipe(kind, config, models, teacher, mesh)
+
     checkpoints = Checkpoints(
         workdir / layout.CHECKPOINTS,
         config.keep_checkpoints,
@@ -80,7 +91,9 @@ def build(
         source=source,
         extractors=extractors,
         phases=phases,
-        recipes=make_recipes(config, models, mesh),
+        models=models,
+        given=given,
+        make_recipe=functools.cache(make),
         checkpoints=checkpoints,
         display=display,
         preemption=Preemption(interrupt, watchdog, mesh),

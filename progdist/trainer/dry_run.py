@@ -1,5 +1,6 @@
 """Plan of a run, in words, before it starts."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from progdist.errors import InputError
 from progdist.evaluate.specs import passes_of_phase
 from progdist.model import Model
 from progdist.plan import Phase
-from progdist.trainer import resume, start, utilisation
+from progdist.trainer import given, resume, start, utilisation
 from progdist.trainer.summary import (
     fact_lines,
     model_bytes,
@@ -21,7 +22,9 @@ from progdist.workdir import layout
 from progdist.workdir.files import expand
 
 
-def show(config: Config, workdir: Path, override: bool) -> None:
+def show(
+    config: Config, workdir: Path, override: bool, may_import: bool = False
+) -> None:
     """Prints the data, network, devices, phases and output of a run.
 
     Runs the checks of a start, and prints the plan even if one fails. Writes nothing.
@@ -30,6 +33,7 @@ def show(config: Config, workdir: Path, override: bool) -> None:
       config: the configuration.
       workdir: directory of the run, which need not exist.
       override: whether the configuration may differ from that of the first start.
+      may_import: whether a teacher that is a function may be imported.
 
     Raises:
       InputError: as `run` and `start.check` do.
@@ -39,7 +43,8 @@ def show(config: Config, workdir: Path, override: bool) -> None:
     try:
         if workdir.exists() and not workdir.is_dir():
             raise InputError(f"--workdir={workdir}: is not a directory")
-        source = start.check(config, workdir)
+        opened = functools.partial(given.open_given, config, may_import)
+        source = start.check(config, workdir, opened)
         start.check_disk(config, workdir)
         if workdir.exists() and not override:
             resume.check_same(config, workdir)
@@ -93,12 +98,12 @@ def _phases(config: Config, phases: tuple[Phase, ...], model: Model) -> Iterator
     """Yields a table of the phases, with their shares of the network passes."""
     training, sampling = training_passes(phases), evaluation_passes(config, phases)
     whole = max(training + sampling, 1)
-    yield "phase       N      updates    batch   network passes"
+    yield "phase            N      updates    batch   network passes"
     for phase in phases:
-        name = "teacher" if phase.kind == "base" else f"round {phase.number}"
+        name = phase.title if phase.number == 0 else f"round {phase.number}"
         passes = phase.num_updates * phase.batch_size * phase.passes
         yield (
-            f"{name:9} {phase.num_steps:5,} {phase.num_updates:11,} "
+            f"{name:14} {phase.num_steps:5,} {phase.num_updates:11,} "
             f"{phase.batch_size:8,}   {passes / whole:6.1%}"
         )
     yield f"evaluation {sampling / whole:.1%}"

@@ -35,11 +35,9 @@ def train(
     """Trains a phase to its last update."""
     config, teacher_params = pieces.config, snapshot.teacher_params
     pieces.display.start(phase, int(snapshot.state.step))
+    recipe = pieces.recipe(phase.number)
     meter = utilisation.make_meter(
-        pieces.recipe(phase.number).model,
-        phase,
-        pieces.mesh,
-        dtype=config.net.dtype,
+        recipe.model, recipe.teacher, phase, pieces.mesh, dtype=config.net.dtype
     )
 
     def save(step: int, state: TrainState, tally: loop.Tally) -> None:
@@ -165,10 +163,10 @@ def finish(
     path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
     card = cards.make_card(pieces.config, phase, pieces.source)
     checkpoint.save_model(path, params, card)
-    if phase.kind == "base":
+    if phase.number == 0:
         base = params
     else:
-        template = param_template(pieces.recipe(0).model, pieces.mesh)
+        template = param_template(pieces.models.training, pieces.mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
         base = jax.device_put(base_params(), shardings)
     phase_end.add(phase, params, pieces.phases[0], base)
@@ -177,5 +175,5 @@ def finish(
 def read_base_params(pieces: Pieces) -> Params:
     """Reads the model of phase 0 into host memory, not onto a device."""
     path = checkpoint.model_dir(pieces.workdir, 0, pieces.phases[0].num_steps)
-    template = param_template(pieces.recipe(0).model, pieces.mesh)
+    template = param_template(pieces.models.training, pieces.mesh)
     return jax.device_get(checkpoint.load_model(path, template))

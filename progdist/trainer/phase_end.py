@@ -1,6 +1,7 @@
 """End of a phase: samples, metrics and figures of its model."""
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -31,7 +32,7 @@ class PhaseEnd:
     def __init__(
         self,
         workdir: Path,
-        model_of: Callable[[Phase], Model],
+        model: Model,
         settings: Evaluation,
         evaluator: Evaluator | None,
         journal: Journal,
@@ -41,7 +42,7 @@ class PhaseEnd:
 
         Without an evaluator the models are neither sampled nor evaluated.
         """
-        self._workdir, self._model_of = workdir, model_of
+        self._workdir, self._model = workdir, model
         self._settings, self._evaluator = settings, evaluator
         self._journal, self._display = journal, display
         self._first = jax.process_index() == 0
@@ -57,10 +58,9 @@ class PhaseEnd:
         specs = specs_of_phase(self._settings, phase, teacher)
         student = [spec for spec in specs if spec.phase]
         baselines = [spec for spec in specs if not spec.phase]
-        model = self._model_of(phase)
-        self._keep(phase, evaluator.evaluate(model, params, student, rows))
-        model = self._model_of(teacher)
-        self._keep(phase, evaluator.evaluate(model, teacher_params, baselines, rows))
+        evaluate = functools.partial(evaluator.evaluate, self._model)
+        self._keep(phase, evaluate(params, student, rows))
+        self._keep(phase, evaluate(teacher_params, baselines, rows))
         if self._first:
             self._journal.check()
             self._add_distances([phase, teacher])
@@ -102,7 +102,7 @@ class PhaseEnd:
         self._journal.check()
         spec = result.spec
         kind = "phase" if spec.phase == phase.number else "baseline"
-        classes = self._model_of(phase).num_classes
+        classes = self._model.num_classes
         arrays.write_images(
             self._workdir / layout.SAMPLES / f"{kind}_{phase.number:02d}.npz",
             result.images,
@@ -124,12 +124,11 @@ class PhaseEnd:
         }
         if not few or parallel.broadcast_from_zero(_is_newer(path, models.values())):
             return
-        states = {}
+        states, template = {}, param_template(self._model, mesh)
         for phase, path_of_model in models.items():
-            model = self._model_of(phase)
             states[f"N{phase.num_steps}"] = draw_trajectory(
-                model,
-                checkpoint.load_model(path_of_model, param_template(model, mesh)),
+                self._model,
+                checkpoint.load_model(path_of_model, template),
                 seed=self._settings.seed,
                 num_images=_NUM_PATHS,
                 num_steps=phase.num_steps,

@@ -1,7 +1,7 @@
 """Recipes: how each kind of phase is trained, from the configuration."""
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from progdist.model import (
 )
 from progdist.parallel import PyTree
 from progdist.plan import Kind, Phase
+from progdist.preflight import Models
 from progdist.trainer import state_machine, step as steps
 from progdist.trainer.gradient import Division
 from progdist.trainer.state import (
@@ -60,25 +61,43 @@ class Recipe(NamedTuple):
         return self.settings.ema_decay > 0
 
 
-def make_recipes(
-    config: Config, models: dict[Kind, Model], mesh: Mesh
-) -> dict[Kind, Recipe]:
-    """Returns the recipe of each kind of phase, with its train step on the mesh."""
-    base, distill = config.base, config.distill
-    model, student = models["base"], models["distill"]
-    teacher = student._replace(precision=config.precision.target)
-    base_loss = steps.make_base_loss(model, weight=base.weight, dropout=base.dropout)
-    distill_loss = steps.make_distill_loss(
-        student,
-        teacher,
-        weight=distill.weight,
-        ratio=distill.ratio,
-        dropout=distill.dropout,
+def make_recipe(
+    kind: Kind, config: Config, models: Models, given: Model | None, mesh: Mesh
+) -> Recipe:
+    """Returns the recipe of a kind of phase, with its train step on the mesh.
+
+    Args:
+      kind: kind of the phase.
+      config: the configuration.
+      models: the configured model in its precisions.
+      given: the given teacher, for "reparameterize".
+      mesh: the devices.
+
+    Raises:
+      ValueError: if the kind is not one of `Kind`, or lacks its teacher.
+    """
+    model, base, distill = models.training, config.base, config.distill
+    match kind:
+        case "base":
+            loss = steps.make_base_loss(model, weight=base.weight, dropout=base.dropout)
+            return _make_recipe(base, model, None, loss, mesh)
+        case "reparameterize" if given:
+            loss = _towards(given, model, base, ratio=1)
+            return _make_recipe(base, model, given, loss, mesh)
+        case "distill":
+            loss = _towards(models.target, model, distill, ratio=distill.ratio)
+            return _make_recipe(distill, model, models.target, loss, mesh)
+    raise ValueError(
+        f"kind: {kind!r} lacks its teacher, or is none of {get_args(Kind)}"
     )
-    return {
-        "base": _make_recipe(base, model, None, base_loss, mesh),
-        "distill": _make_recipe(distill, student, teacher, distill_loss, mesh),
-    }
+
+
+def _towards(
+    teacher: Model, student: Model, settings: Training, *, ratio: int
+) -> steps.Loss:
+    return steps.make_distill_loss(
+        student, teacher, weight=settings.weight, ratio=ratio, dropout=settings.dropout
+    )
 
 
 def make_template(recipe: Recipe, phase: int, mesh: Mesh) -> Snapshot:

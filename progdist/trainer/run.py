@@ -9,7 +9,7 @@ from progdist.config import Config
 from progdist.config.check import long_averages
 from progdist.evaluate import evaluator, references
 from progdist.evaluate.evaluator import Evaluator
-from progdist.trainer import phase, resume, start, state_machine
+from progdist.trainer import given, phase, resume, start, state_machine
 from progdist.trainer.build import Pieces, build
 from progdist.trainer.phase_end import PhaseEnd
 from progdist.trainer.preemption import Interrupt
@@ -25,6 +25,7 @@ def run(
     override: bool = False,
     wandb_project: str | None = None,
     profile: range = range(0),
+    may_import: bool = False,
 ) -> None:
     """Runs the plan in `workdir` to its end; resumes where an earlier call stopped.
 
@@ -35,6 +36,7 @@ def run(
       override: whether the configuration may differ from that of the first start.
       wandb_project: project of W&B that gets the rows and pictures; None for none.
       profile: numbers of the updates to trace, from 1 over all phases.
+      may_import: whether a teacher that is a function may be imported.
 
     Raises:
       ConfigError: if the configuration does not fit the data, the devices, or the run
@@ -48,8 +50,9 @@ def run(
       Interrupted: if a signal asked it to stop; the state is saved.
     """
     provenance.code()  # of the cards; files may change while the run goes on
-    source = start.check(config, workdir)
-    evaluation, models = config.evaluation, preflight.make_models(config)
+    open_given = functools.cache(lambda: given.open_given(config, may_import))
+    source = start.check(config, workdir, open_given)
+    evaluation = config.evaluation
     extractors = (
         evaluator.open_extractors(evaluation, source.image_shape)
         if evaluation.enabled
@@ -64,7 +67,8 @@ def run(
         pieces = build(
             config,
             workdir,
-            models=models,
+            models=preflight.make_models(config),
+            given=open_given,
             source=source,
             extractors=extractors,
             interrupt=interrupt or Interrupt(),
@@ -87,9 +91,7 @@ def _run(pieces: Pieces, wandb_run: WandbRun | None, stack: ExitStack) -> None:
         pieces.display.note(line)
     phase_end = PhaseEnd(
         pieces.workdir,
-        lambda of: pieces.recipe(of.number).model._replace(
-            precision=pieces.config.precision.sampling
-        ),
+        pieces.models.sampling,
         pieces.config.evaluation,
         _make_evaluator(pieces) if pieces.extractors else None,
         journal,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from progdist.config import (
 from progdist.data.progress import print_line
 from progdist.diffusion import logsnr_bins
 from progdist.evaluate import evaluator
-from progdist.model import init_params
-from progdist.trainer import recipes, resume, tracing
+from progdist.model import Params, init_params, param_template
+from progdist.trainer import given, recipes, resume, tracing
 from progdist.trainer.build import Pieces
+from progdist.trainer.given import Given
 from progdist.trainer.state import (
     Progress,
     Snapshot,
@@ -35,13 +37,15 @@ from progdist.trainer.summary import (
     size_text,
     snapshot_bytes,
 )
-from progdist.workdir import files, layout, provenance
+from progdist.workdir import layout, provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
 from progdist.workdir.weights_and_biases import WandbRun
 
 
-def check(config: Config, workdir: Path) -> data.Source:
+def check(
+    config: Config, workdir: Path, open_given: Callable[[], Given]
+) -> data.Source:
     """Refuses a run whose data, teacher, devices or metrics do not fit; opens its data.
 
     Raises:
@@ -57,8 +61,7 @@ def check(config: Config, workdir: Path) -> data.Source:
     source, evaluation = preflight.open_source(config), config.evaluation
     if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
         preflight.check_dtype(config)
-        model = preflight.make_models(config)["base"]
-        preflight.check_teacher(config, model, source.class_names)
+        _check_teacher(config, open_given, source)
     if evaluation.enabled:
         prefix = "config.evaluation."
         counts = {
@@ -67,6 +70,17 @@ def check(config: Config, workdir: Path) -> data.Source:
         }
         evaluator.check(evaluation, counts, prefix)
     return source
+
+
+def _check_teacher(
+    config: Config, open_given: Callable[[], Given], source: data.Source
+) -> None:
+    """Refuses a given teacher that does not fit the run."""
+    if config.reparameterize:
+        given.check(config, open_given(), source)
+    else:
+        model = preflight.make_model(config)
+        preflight.check_teacher(config, model, source.class_names)
 
 
 def check_disk(config: Config, workdir: Path) -> None:
@@ -147,12 +161,18 @@ def _template(pieces: Pieces, progress: Progress) -> Snapshot:
 
 
 def _fresh(pieces: Pieces) -> Snapshot:
-    recipe = pieces.recipe(0)
-    params = init_params(recipe.model, pieces.config.seed, pieces.mesh)
-    if pieces.config.teacher:
-        params = checkpoint.load_model(files.expand(pieces.config.teacher), params)
+    config, recipe, mesh = pieces.config, pieces.recipe(0), pieces.mesh
+    params = init_params(recipe.model, config.seed, mesh)
+    teacher_params: Params = ()
+    if config.teacher:
+        teacher = pieces.given()
+        theirs = given.load(config, teacher, param_template(teacher.model, mesh))
+        if given.has_same_params(teacher.model, recipe.model):
+            params = theirs
+        if config.reparameterize:
+            teacher_params = theirs
     state = init_state(params, recipe.optimizer, recipe.keeps_ema)
-    return Snapshot(0, parallel.place(state, pieces.mesh, recipe.specs), ())
+    return Snapshot(0, parallel.place(state, mesh, recipe.specs), teacher_params)
 
 
 def show_facts(pieces: Pieces, global_step: int, snapshot: Snapshot) -> None:

@@ -122,10 +122,11 @@ def make_distill_loss(
     """Returns the distillation loss at t = i / N.
 
     Args:
-      student: the model that is trained; its schedule is the teacher's too.
+      student: the model that is trained, along its schedule.
       teacher: the model of the round's `teacher_params`.
       weight: weight of the squared error in x.
-      ratio: teacher steps that one student step replaces.
+      ratio: teacher steps that one student step replaces; with 1, the student learns
+        the teacher's x̂.
       dropout: dropout rate of the student.
     """
 

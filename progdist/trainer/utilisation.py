@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from progdist.model import Model, bind, param_shapes
 from progdist.nets.conditioning import Conditioning
 from progdist.nets.settings import DType, MatmulPrecision
-from progdist.plan import Phase
+from progdist.plan import STUDENT_PASSES, Phase
 
 
 class _Peaks(NamedTuple):
@@ -113,16 +113,27 @@ class Meter(NamedTuple):
         }
 
 
-def make_meter(model: Model, phase: Phase, mesh: Mesh, *, dtype: DType) -> Meter:
+def make_meter(
+    model: Model, teacher: Model | None, phase: Phase, mesh: Mesh, *, dtype: DType
+) -> Meter:
     """Returns the meter of a phase; see `peak_flops` for the dtype."""
     kind = mesh.devices.flat[0].device_kind
     peak = peak_flops(kind, dtype, model.precision)
-    return Meter(update_flops(model, phase), peak and mesh.size * peak)
+    flops = update_flops(model, phase, teacher)
+    return Meter(flops, peak and mesh.size * peak)
 
 
-def update_flops(model: Model, phase: Phase) -> int:
-    """Returns the model FLOPs of an update over the global batch."""
-    return forward_flops(model) * phase.batch_size * phase.passes
+def update_flops(model: Model, phase: Phase, teacher: Model | None = None) -> int:
+    """Returns the model FLOPs of an update over the global batch.
+
+    Args:
+      model: the model that is trained.
+      phase: the phase.
+      teacher: the frozen teacher, if it may be another network.
+    """
+    ours = min(phase.passes, STUDENT_PASSES)
+    theirs = (phase.passes - ours) * forward_flops(teacher or model)
+    return phase.batch_size * (ours * forward_flops(model) + theirs)
 
 
 @functools.lru_cache(maxsize=8)  # a trace of a large network takes seconds

@@ -1,0 +1,152 @@
+"""The given teacher of a run: a model directory, a file of another library, a function.
+
+A teacher with the configured network and output becomes the model of phase 0 as it is.
+For any other one, and for every function, phase 0 is of kind "reparameterize": it
+trains the configured network towards the teacher's x̂, at unchanged N.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from progdist import preflight, teachers
+from progdist.config import Config, ConfigError, from_json, net_from_dict
+from progdist.config.check import require
+from progdist.data import Source
+from progdist.model import Model, Params, param_shapes
+from progdist.nets.settings import NetConfig, UNetConfig, norm_groups
+from progdist.sampling import cards
+from progdist.teachers import Teacher, function
+from progdist.workdir import layout
+
+
+class Given(NamedTuple):
+    """A given teacher.
+
+    Attributes:
+      model: its network, in the precision of the target.
+      source: where its parameters are; None for a function.
+    """
+
+    model: Model
+    source: Teacher | None
+
+
+def settle(config: Config, workdir: Path) -> Config:
+    """Returns the configuration with what follows from its teacher.
+
+    That is whether phase 0 reparameterizes it, and with config.student="teacher" the
+    network and the schedule. A run that has begun keeps what it began with.
+
+    Raises:
+      InputError: if the teacher is missing, damaged or of no known format.
+    """
+    teacher, begun = config.teacher, _begun(workdir)
+    if not teacher or function.is_function(teacher):
+        rule = "'net', unless config.teacher is a model with a network"
+        require(config.student == "net", "config.student", config.student, rule)
+        return dataclasses.replace(config, reparameterize=bool(teacher))
+    if begun and begun.teacher == teacher:
+        config = _with_net(config, begun.net, begun.schedule)
+        return dataclasses.replace(config, reparameterize=begun.reparameterize)
+    card = teachers.read_teacher(teacher).card
+    if "net" not in card:  # a file without a card must fit the configuration
+        rule = "'net', since the teacher's file does not describe its network"
+        require(config.student == "net", "config.student", config.student, rule)
+        return config
+    config = _with_net(config, net_from_dict(card["net"]), card["schedule"])
+    return dataclasses.replace(config, reparameterize=not _is_same(config, card))
+
+
+def open_given(config: Config, may_import: bool = False) -> Given:
+    """Opens the given teacher.
+
+    Args:
+      config: names the teacher.
+      may_import: whether it may be imported if it is a function.
+
+    Raises:
+      ConfigError: if it is a function and must not be imported.
+      InputError: if it is missing, damaged or of no known format.
+    """
+    models = preflight.make_models(config)
+    if function.is_function(config.teacher):
+        rule = "imported by a --config on the command line alone; repeat it"
+        require(may_import, "config.teacher", config.teacher, rule)
+        return Given(function.model_of(config.teacher, models.target), None)
+    teacher = teachers.read_teacher(config.teacher)
+    if "net" not in teacher.card:
+        return Given(models.target, teacher)
+    model = cards.model_of(teacher.card, config.teacher)
+    return Given(model._replace(precision=config.precision.target), teacher)
+
+
+def check(config: Config, given: Given, source: Source) -> None:
+    """Refuses a teacher to reparameterize that does not fit the run or its data.
+
+    Raises:
+      ConfigError: if its image shape, number of steps or classes differ.
+    """
+    model, where = given.model, Path(config.teacher)
+    card = given.source.card if given.source else {}
+    shape, ours = list(model.image_shape), list(config.data.image_shape)
+    if shape != ours:
+        raise ConfigError(
+            f"config.teacher={where}: its image_shape is {shape}, the configuration "
+            f"has {ours}"
+        )
+    preflight.check_num_steps(config, where, card)
+    if model.num_classes not in (0, source.num_classes):
+        raise ConfigError(
+            f"config.teacher={where}: has {model.num_classes} classes, the data has "
+            f"{source.num_classes}"
+        )
+    names = card.get("class_names", ()) if model.num_classes else ()
+    preflight.check_classes(where, names, source.class_names)
+
+
+def load(config: Config, given: Given, template: Params) -> Params:
+    """Returns the teacher's parameters in the shapes and on the devices of a template.
+
+    Raises:
+      CheckpointError: if they are not those of the network, or not finite.
+    """
+    if given.source is None:
+        return {}
+    return teachers.load(given.source, template, config.teacher)
+
+
+def has_same_params(one: Model, other: Model) -> bool:
+    """Whether two networks are of one kind and have parameters of equal shapes."""
+    shapes, others = (
+        jax.tree.map(lambda leaf: leaf.shape, param_shapes(model))
+        for model in (one, other)
+    )
+    return type(one.net) is type(other.net) and shapes == others
+
+
+def _begun(workdir: Path) -> Config | None:
+    """Returns the configuration of the run in the workdir, if one has begun."""
+    path = workdir / layout.CONFIG
+    return from_json(path) if path.exists() else None
+
+
+def _with_net(config: Config, net: NetConfig, schedule: Any) -> Config:
+    """Returns the configuration with the teacher's network, if the students take it."""
+    if config.student == "net":
+        return config
+    return dataclasses.replace(config, net=net, schedule=schedule)
+
+
+def _is_same(config: Config, card: cards.Card) -> bool:
+    """Whether a model has the configured network and output."""
+    ours, theirs = config.net, net_from_dict(card["net"])
+    if card["output"] != config.parameterization or type(ours) is not type(theirs):
+        return False
+    if not isinstance(ours, UNetConfig):
+        return ours.portable() == theirs.portable()
+    # Other settings may be the same U-Net.
+    model, other = preflight.make_model(config), cards.model_of(card, config.teacher)
+    return has_same_params(model, other) and norm_groups(ours) == norm_groups(theirs)
