@@ -197,6 +197,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
     return "", 1
 
 
+def exit_code_of(error: BaseException) -> int:
+    """Returns the exit code of a command that an error ends."""
+    return _explain(error)[1]
+
+
 def _is_of_environment(error: BaseException) -> bool:
     """Whether JAX has refused a variable of the environment, when it was imported."""
     frames = traceback.extract_tb(error.__traceback__)

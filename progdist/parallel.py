@@ -5,7 +5,7 @@ A mapped function can see the devices in groups, which are a second axis, "group
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from progdist.errors import Error
+from progdist.errors import Error, exit_code_of
 
 PyTree = Any
 DATA, GROUP = "data", "group"
 REPLICATED = PartitionSpec()
 ROWS = PartitionSpec(DATA)
+
+
+_T = TypeVar("_T")
 
 
 class PeerError(Error):
@@ -216,23 +219,32 @@ def broadcast_from_zero(what: bool) -> bool:
 
 
 def on_process_zero(act: Callable[[], None]) -> None:
-    """Calls `act` on process 0 while the others wait.
+    """Calls `act` on process 0 while the others wait; it fails on all as `together`."""
+    together(lambda: None if jax.process_index() else act())
+
+
+def together(act: Callable[[], _T]) -> _T:
+    """Calls `act` on all processes; where it fails on one, it fails on all.
+
+    All then end with one exit code, that of the first process that failed.
 
     Raises:
-      PeerError: on the others, if it failed.
-      Exception: on process 0, the error of `act`.
+      Exception: the error of `act`, where it failed.
+      PeerError: on the other processes.
     """
-    failure: Exception | None = None
-    if jax.process_index() == 0:
-        try:
-            act()
-        except Exception as error:
-            failure = error
-    failed = of_all_processes(int(failure is not None))[0]
-    if failure:
-        raise failure
-    if failed:
-        raise PeerError("process 0 failed; its own message says why")
+    failure, result = None, cast(_T, None)
+    try:
+        result = act()
+    except Exception as error:
+        failure = error
+    codes = of_all_processes(exit_code_of(failure) if failure else 0)
+    if not any(codes):
+        return result
+    first = next(number for number, code in enumerate(codes) if code)
+    error = failure or PeerError(f"process {first} failed; its own message says why")
+    if isinstance(error, Error):
+        error.exit_code, error.everywhere = codes[first], True
+    raise error
 
 
 def gather(rows: Any) -> np.ndarray:

@@ -51,7 +51,7 @@ def run(
     """
     provenance.code()  # of the cards; files may change while the run goes on
     open_given = functools.cache(lambda: given.open_given(config, may_import))
-    source = start.check(config, workdir, open_given)
+    source = parallel.together(lambda: start.check(config, workdir, open_given))
     evaluation = config.evaluation
     extractors = (
         evaluator.open_extractors(evaluation, source.image_shape)
@@ -62,7 +62,9 @@ def run(
         lock = Lock(workdir)
         own = functools.partial(start.own, config, workdir, override, lock, stack)
         parallel.on_process_zero(own)
-        resume.check_same_everywhere(config, workdir, source, override)
+        parallel.together(
+            lambda: resume.check_same_everywhere(config, workdir, source, override)
+        )
         wandb_run = start.open_wandb(config, workdir, wandb_project, stack)
         pieces = build(
             config,
@@ -81,7 +83,7 @@ def run(
 
 
 def _run(pieces: Pieces, wandb_run: WandbRun | None, stack: ExitStack) -> None:
-    global_step, snapshot = start.restore(pieces)
+    global_step, snapshot = parallel.together(lambda: start.restore(pieces))
     start.show_facts(pieces, global_step, snapshot)
     parallel.on_process_zero(
         lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)
