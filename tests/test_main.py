@@ -74,7 +74,10 @@ SECOND = ["--num_processes=2", "--process_id=1"]
         ),
         ([DIGITS, "--workdir=W", "--config.seed=-1"], "config.seed=-1: must be"),
         ([DIGITS, "--workdir=/dev/null/w"], "--workdir=/dev/null/w: Not a directory"),
-        ([DIGITS, "--workdir=W", "--config.teacher=W/t"], "w/t: holds no model"),
+        (
+            [DIGITS, "--workdir=W", "--config.teacher=W/t"],
+            "w/t: no such file or directory",
+        ),
         ([DIGITS, "--workdir=W", "--config.seed=99999999999"], "below 2**32"),
         ([DIGITS, "--workdir=W", "--process_id=1"], "needs --distributed"),
         ([*CLUSTER, "--process_id=1"], "--coordinator, --num_processes and --process"),

@@ -12,6 +12,7 @@ from progdist import parallel
 from progdist.config import Config, Distillation, Training
 from progdist.nets.blocks import drop
 from progdist.plan import Phase
+from progdist.preflight import Models
 from progdist.trainer import recipes
 from progdist.trainer.state import init_state
 from tests import tiny
@@ -47,8 +48,7 @@ def update(kind, config, step=0):
     """State before and after the update of that number, and its metrics."""
     mesh = parallel.make_mesh(jax.devices()[:1])
     model = tiny.model(net=Dropping())
-    models = {"base": model, "distill": model}
-    recipe = recipes.make_recipes(config, models, mesh)[kind]
+    recipe = recipes.make_recipe(kind, config, Models(model, model, model), None, mesh)
     before = init_state(tiny.params(), recipe.optimizer, recipe.keeps_ema)
     before = before._replace(step=jnp.int32(step))
     teacher = tiny.params(1) if kind == "distill" else ()

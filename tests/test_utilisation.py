@@ -56,17 +56,17 @@ def test_a_forward_pass_has_the_products_of_its_layers(remat):
     assert utilisation.forward_flops(model) == 2 * by_hand()
 
 
-@pytest.mark.parametrize("ratio", [2, 4])
-def test_an_update_has_the_passes_of_the_plan(ratio):
+@pytest.mark.parametrize(("ratio", "given"), [(2, False), (4, False), (2, True)])
+def test_an_update_has_the_passes_of_the_plan(ratio, given):
     """But for the first layer, whose input needs no gradient."""
     model, mesh = tiny.model(), parallel.make_mesh(jax.devices()[:1])
     distill = Distillation(start_steps=ratio, ratio=ratio)
-    config = Config(base=Training(), distill=distill)
-    made = recipes.make_recipes(config, {"base": model, "distill": model}, mesh)
+    config = Config(base=Training(), distill=distill, reparameterize=given)
+    models, teacher = preflight.Models(model, model, model), model if given else None
     first, second = 2 * 16 * 2 * 8, 2 * 16 * 8
     assert utilisation.forward_flops(model) == first + second
     for phase in plan_of(config):
-        recipe = made[phase.kind]
+        recipe = recipes.make_recipe(phase.kind, config, models, teacher, mesh)
         snapshot = recipes.make_template(recipe, phase.number, mesh)
         round_ = recipes.make_round(0, phase, snapshot.teacher_params, mesh)
         batch = tiny.batch(phase.batch_size)
