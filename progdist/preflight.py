@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from progdist import checkpoint, data, model as models
-from progdist.config import Config, ConfigError, Data
+from progdist.config import Config, ConfigError, Data, net_from_dict
 from progdist.config.check import require
 from progdist.diffusion.schedules import describe
 from progdist.model import Model, param_shapes
-from progdist.nets.settings import NetConfig, norm_groups, released_groups
+from progdist.nets.settings import NetConfig, UNetConfig, norm_groups, released_groups
 from progdist.workdir import files
 from progdist.workdir.provenance import memory_bytes
 
@@ -191,7 +191,10 @@ def check_num_steps(config: Config, path: Path, card: dict[str, Any]) -> None:
 
 
 def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
-    """Refuses a teacher with other groups, which its parameters' shapes do not show."""
+    """Refuses a teacher with other settings that its parameters' shapes do not show."""
+    if not isinstance(net, UNetConfig):
+        check_settings(path, card, net)
+        return
     is_released = path.is_file() and path.suffix != ".safetensors"
     without = {"num_groups": released_groups(net) if is_released else 0}
     theirs = card.get("net", without).get("num_groups", 0)
@@ -200,6 +203,27 @@ def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
             f"config.teacher={path}: was trained with net.num_groups={theirs}, the "
             f"configuration has {net.num_groups}"
         )
+
+
+def check_settings(path: Path, card: dict[str, Any], net: NetConfig) -> None:
+    """Refuses a teacher whose network has other settings, except dtype and remat.
+
+    Args:
+      path: its path, for the message.
+      card: its card; without a network it counts as equal.
+      net: the configured network.
+
+    Raises:
+      ConfigError: naming the first field that differs.
+    """
+    ours = dataclasses.asdict(net.portable())
+    theirs = dataclasses.asdict(net_from_dict(card.get("net", ours)).portable())
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            raise ConfigError(
+                f"config.teacher={path}: was trained with net.{name}="
+                f"{theirs.get(name)!r:.60}, the configuration has {value!r:.60}"
+            )
 
 
 def check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> None:

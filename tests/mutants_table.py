@@ -100,7 +100,8 @@ DIFFUSION = [
         ("shares of both swapped", "alpha * eps_out - sigma * x_out", "sigma * eps_out - alpha * x_out"),
         ("sign of v in eps", "sigma * z_t + alpha * v", "sigma * z_t - alpha * v"),
         ("clipped to [0, 1]", "jnp.clip(prediction.x, -1.0, 1.0)", "jnp.clip(prediction.x, 0.0, 1.0)"),
-        ("eps of the x before clipping", "return from_output(jnp.clip(prediction.x, -1.0, 1.0), z_t, logsnr_t, \"x\")", "return prediction._replace(x=jnp.clip(prediction.x, -1.0, 1.0))"),
+        ("eps of the x before clipping", "return from_output(x, z_t, logsnr_t, \"x\")", "return prediction._replace(x=x)"),
+        ("eps kept from the clipped x", "return prediction._replace(x=x)", "return from_output(x, z_t, logsnr_t, \"x\")"),
         ("both in half the channels", "return 2 if", "return 1 if"),
     ),
     *_mutants(
@@ -115,8 +116,8 @@ DIFFUSION = [
         ("noise at the last step", "jnp.where(jnp.asarray(i) == 0, prediction.x, z_s)", "z_s"),
         ("x returned a step early", "jnp.asarray(i) == 0", "jnp.asarray(i) <= 1"),
         ("times a step early", "jnp.asarray(i + 1), jnp.asarray(i)]", "jnp.asarray(i + 1), jnp.asarray(i + 0.5)]"),
-        ("clips when not to", "if clip_x:", "if not clip_x:"),
-        ("never clips", "if clip_x:", "if False:"),
+        ("always clips", "logsnr_t, clip)", 'logsnr_t, "recompute")'),
+        ("never clips", "logsnr_t, clip)", 'logsnr_t, "none")'),
         ("steps forwards", "i = num_steps - 1 - j", "i = j"),
         ("times of the trajectory forwards", "jnp.arange(num_steps, -1, -1) / num_steps", "jnp.arange(num_steps + 1) / num_steps"),
         ("no upper bound on gamma", "not 0 <= gamma <= 1", "not 0 <= gamma"),
@@ -178,6 +179,35 @@ DIFFUSION = [
 ]
 
 NETS = [
+    *_mutants(
+        "progdist/nets/diffusers_unet.py",
+        "test_teachers_diffusers.py",
+        ("sines always first", "waves[::-1] if flip else waves", "waves"),
+        ("frequencies without shift", "np.float32(half - shift)", "np.float32(half)"),
+        ("padded on both sides", "(self.config.downsample_padding, 1)", "(1, 1)"),
+        ("sums of the middle undivided", "return (x + h) / self.factor", "return x + h"),
+        ("one head", "size = config.attention_head_dim or channels", "size = channels"),
+        ("images not centred", "2 * z - 1 if", "z if"),
+    ),
+    *_mutants(
+        "progdist/checkpoint/torch_names.py",
+        "test_teachers_diffusers.py",
+        ("transposed convolutions", "4: (2, 3, 1, 0)}", "4: (3, 2, 1, 0)}"),
+        ("dense layers as they are", "{2: (1, 0), 3: (2, 1, 0), 4: (2,", "{3: (2, 1, 0), 4: (2,"),
+    ),
+    *_mutants(
+        "progdist/teachers/diffusers_weights.py",
+        "test_teachers_diffusers.py",
+        ("variances read as the output", "_checked(stored[name], full)[: shape[0]]", "_checked(stored[name], full)[-shape[0] :]"),
+        ("superfluous arrays ignored", "if name not in shapes:", "if False:"),
+        ("the new names alone", "if not match or match[2] not in _RENAMED:", "if True:"),
+    ),
+    *_mutants(
+        "progdist/nets/timesteps.py",
+        "test_timesteps.py",
+        ("never whole", "jnp.abs(timestep - whole) < _SNAP", "jnp.abs(timestep - whole) < 0"),
+        ("linear for scaled betas", "count) ** 2", "count)"),
+    ),
     *_mutants(
         "progdist/nets/blocks.py",
         "test_unet_published.py test_nets.py",

@@ -5,9 +5,8 @@ and the parameters of the network that it describes. Nothing in a file is execut
 """
 
 from progdist.teachers.source import (
-    Options as Options,
-    Teacher as Teacher,
     convert as convert,
     load as load,
     read_teacher as read_teacher,
 )
+from progdist.teachers.types import Options as Options, Teacher as Teacher
