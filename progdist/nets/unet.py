@@ -27,7 +27,7 @@ from progdist.nets.blocks import (
 from progdist.nets.conditioning import Conditioning
 from progdist.nets.settings import Remat
 
-_Block = TypeVar("_Block", type[ResNetBlock], type[AttnBlock])
+_Block = TypeVar("_Block", bound=type[nn.Module])
 
 
 def embed_logsnr(logsnr: Float[Array, " b"], channels: int) -> Float[Array, "b c"]:
@@ -134,13 +134,13 @@ class UNet(nn.Module):
         self, level: int, name: str, resample: Resample | None = None
     ) -> ResNetBlock:
         """Returns a residual block with the channels of its level."""
-        block = _recomputing(ResNetBlock, self.remat)
+        block = recomputing(ResNetBlock, self.remat)
         features = self.ch * self.ch_mult[level]
         return block(features, resample, self.dtype, self.num_groups, name=name)
 
     def _attend(self, h: Array, name: str) -> Array:
         """Applies an attention block."""
-        block = _recomputing(AttnBlock, self.remat)
+        block = recomputing(AttnBlock, self.remat)
         settings = self.num_heads, self.head_dim, self.dtype, self.num_groups
         return block(*settings, name=name)(h)
 
@@ -182,7 +182,7 @@ class UNet(nn.Module):
         return h
 
 
-def _recomputing(block: _Block, remat: Remat) -> _Block:
+def recomputing(block: _Block, remat: Remat) -> _Block:
     """Returns the block, recomputing in the backward pass what `remat` says.
 
     Raises:
