@@ -34,20 +34,16 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "new": (
         "guided_diffusion",
-        {**UNET, **FULL, "channel_mult": (1, 2, 2), "num_head_channels": 16}
+        {**UNET, **FULL, "model_channels": 64, "channel_mult": (0.5, 1)}
+        | {"num_head_channels": 16}
         | {"use_new_attention_order": True, "out_channels": 6, "num_classes": CLASSES},
         {"betas": "squaredcos_cap_v2", "head_dim": 16, "attention_order": "new"},
-    ),
-    "half": (
-        "guided_diffusion",
-        {**UNET, **FULL, "model_channels": 64, "channel_mult": (0.5, 1)}
-        | {"num_res_blocks": 2, "num_heads": 2, "attention_resolutions": ()},
-        {"betas": "linear", "num_heads": 2, "attention_order": "legacy"},
     ),
     "rescaled": (
         "improved_diffusion",
         {k: v for k, v in UNET.items() if k != "image_size"}
-        | {"num_heads": 2, "use_scale_shift_norm": True, "out_channels": 6},
+        | {"num_heads": 2, "use_scale_shift_norm": True, "out_channels": 6}
+        | {"num_res_blocks": 2, "attention_resolutions": ()},
         {"betas": "squaredcos_cap_v2", "num_heads": 2, "attention_order": "legacy"}
         | {"num_timesteps": 4000, "rescale_timesteps": True},
     ),

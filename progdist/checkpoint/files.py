@@ -95,10 +95,10 @@ def read_flax(path: Path) -> tuple[dict[str, np.ndarray], int]:
             f"{path}: not a flax msgpack file with ema_params ({reason:.200})"
         ) from None
     for name, leaf in leaves.items():
-        if not jnp.issubdtype(getattr(leaf, "dtype", None), jnp.floating):
-            kind = getattr(leaf, "dtype", type(leaf).__name__)
+        kind = getattr(leaf, "dtype", type(leaf))
+        if not jnp.issubdtype(kind, jnp.floating):
             raise CheckpointError(
-                f"{path}: {ascii(name)[1:-1]:.80} holds {kind}, not floating point"
+                f"{path}: {ascii(name)[1:-1]:.80} holds {kind}, not floats"
             )
     if num_steps < 0:
         raise CheckpointError(f"{path}: num_sample_steps={num_steps}: must be >= 0")

@@ -16,7 +16,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -121,7 +121,8 @@ def _load(
     The memo is a list, which an index beyond the objects so far would only enlarge.
     """
     start = file.tell()
-    for number, (opcode, value, _) in enumerate(pickletools.genops(file)):
+    opcodes: Any = pickletools.genops(cast(Any, file))
+    for number, (opcode, value, _) in enumerate(opcodes):
         if opcode.name in _PUTS and not 0 <= int(value or 0) <= number:
             raise pickle.UnpicklingError(f"it remembers object {value} of {number}")
         if file.tell() - start > _MOST_PICKLED:

@@ -111,7 +111,7 @@ def _ups(shapes: Shapes) -> tuple[list[int], bool]:
     return [], True
 
 
-def _heads(shapes: Shapes, facts: Options) -> dict[str, int]:
+def _heads(shapes: Shapes, facts: Options) -> dict[str, Any]:
     """Returns num_heads and head_dim of the attention."""
     if facts.head_dim:
         return {"num_heads": 1, "head_dim": facts.head_dim}

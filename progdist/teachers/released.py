@@ -128,7 +128,7 @@ def _family(shapes: Shapes) -> _Family | None:
     return _FAMILIES.get(_multiples(shapes))
 
 
-def _heads(shapes: Shapes, names: list[str]) -> dict[str, int]:
+def _heads(shapes: Shapes, names: list[str]) -> dict[str, Any]:
     """Returns num_heads and head_dim, one of which all attention blocks share."""
     kernels = [shapes.of(f"{name}/q/kernel", 3) for name in ("mid.attn_1", *names)]
     nums, sizes = ({kernel[axis] for kernel in kernels} for axis in (1, 2))
