@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
+from progdist.checkpoint.weights import read_torch
 from progdist.nets import timesteps
 from progdist.nets.guided_unet import preconditioning
 from progdist.nets.settings import Timesteps
@@ -195,6 +197,30 @@ def test_a_consistency_model_returns_its_input_at_the_smallest_noise():
     factors = preconditioning(jnp.array([-2 * np.log(0.002)]), "consistency")
     np.testing.assert_allclose(factors.skip, np.sqrt(1 + 0.002**2), rtol=1e-6)
     np.testing.assert_allclose(factors.output, 0, atol=1e-6)
+
+
+def test_parameters_are_views_of_the_file(tmp_path):
+    """But for q, k and v in another order, so that memory holds the file once."""
+    from progdist.teachers import Options, read_teacher
+
+    source = torch_files.write(tmp_path / "model.pt", arrays_of("legacy"))
+    params = read_teacher(source, Options(**facts_of("legacy"))).read()
+    for path, leaf in flatten_dict(params).items():
+        assert leaf.flags.owndata == (path[-2] == "qkv" and path[-1] == "bias")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_files_are_those_of_pytorch(is_zip, tmp_path):
+    torch = pytest.importorskip("torch")
+    arrays = arrays_of("edm")
+    ours, theirs = tmp_path / "ours.pt", tmp_path / "theirs.pt"
+    torch_files.write(ours, arrays)
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    torch.save(tensors, theirs, _use_new_zipfile_serialization=is_zip)
+    found, loaded = read_torch(theirs), torch.load(ours, weights_only=True)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        np.testing.assert_array_equal(loaded[name].numpy(), array)
 
 
 def test_dropout_and_bfloat16_run(tmp_path):

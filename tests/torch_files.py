@@ -63,7 +63,7 @@ def state_dict(arrays: Mapping[str, np.ndarray], folder: str = "archive/") -> by
     """A file of a state dictionary."""
     parts, members = {}, []
     for key, (name, array) in enumerate(arrays.items()):
-        steps = tuple(s // array.itemsize for s in np.ascontiguousarray(array).strides)
+        steps = tuple(s // array.itemsize for s in array.copy("C").strides)
         storage = STORAGES[array.dtype.name]
         parts[name] = tensor(str(key), storage, array.size, array.shape, steps)
         members.append((f"{folder}data/{key}", array.tobytes()))
