@@ -206,7 +206,9 @@ def test_parameters_are_views_of_the_file(tmp_path):
     source = torch_files.write(tmp_path / "model.pt", arrays_of("legacy"))
     params = read_teacher(source, Options(**facts_of("legacy"))).read()
     for path, leaf in flatten_dict(params).items():
-        assert leaf.flags.owndata == (path[-2] == "qkv" and path[-1] == "bias")
+        while isinstance(leaf.base, np.ndarray):
+            leaf = leaf.base
+        assert isinstance(leaf.base, bytes) == (path[-2] != "qkv")
 
 
 @pytest.mark.parametrize("is_zip", [True, False])

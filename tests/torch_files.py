@@ -67,7 +67,8 @@ def state_dict(arrays: Mapping[str, np.ndarray], folder: str = "archive/") -> by
         storage = STORAGES[array.dtype.name]
         parts[name] = tensor(str(key), storage, array.size, array.shape, steps)
         members.append((f"{folder}data/{key}", array.tobytes()))
-    return archive([(f"{folder}data.pkl", dictionary(parts)), *members])
+    pickled = f"{folder}data.pkl", dictionary(parts)
+    return archive([pickled, (f"{folder}version", b"3\n"), *members])
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
