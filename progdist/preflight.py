@@ -201,7 +201,7 @@ def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
     if norm_groups(net, theirs) != norm_groups(net):
         raise ConfigError(
             f"config.teacher={path}: was trained with net.num_groups={theirs}, the "
-            f"configuration has {net.num_groups}"
+            f"configuration has {getattr(net, 'num_groups', 32)}"
         )
 
 

@@ -473,7 +473,7 @@ CORE = [
         "progdist/nets/networks.py",
         "test_config.py",
         ("head_dim ignored", "fields[\"dtype\"] = jnp.dtype(config.dtype)", "fields[\"dtype\"], fields[\"head_dim\"] = jnp.dtype(config.dtype), 0"),
-        ("dtype ignored", "jnp.dtype(config.dtype)", "jnp.dtype(\"float32\")"),
+        ("dtype ignored", "fields[\"dtype\"] = jnp.dtype(config.dtype)", "fields[\"dtype\"] = jnp.dtype(\"float32\")"),
     ),
     *_mutants(
         "progdist/model.py",
@@ -885,7 +885,7 @@ CHECKPOINT = [
         "progdist/checkpoint/files.py",
         "test_checkpoint.py",
         ("raw parameters of a released file", "[\"ema_params\"]", "[\"params\"]"),
-        ("axes of one kept", "name: np.squeeze(np.asarray(x))", "name: np.asarray(x)"),
+        ("axes of one kept", "name: np.squeeze(leaf) for", "name: leaf for"),
         ("shapes not compared", "    _check_shapes(path, leaves, shapes)\n", ""),
     ),
 ]
@@ -983,4 +983,36 @@ DOOR = [
     ),
 ]
 
-MUTANTS = [*DIFFUSION, *NETS, *TRAINER, *CORE, *WORKDIR, *REPORT, *CONFIGS, *DATA, *EVALUATE, *CHECKPOINT, *DOOR]
+TEACHERS = [
+    *_mutants(
+        "progdist/nets/guided_unet.py",
+        "test_teachers_guided.py",
+        ("sines first", "[jnp.cos(phases), jnp.sin(phases)]", "[jnp.sin(phases), jnp.cos(phases)]"),
+        ("another noise input", "timestep=-125.0 * logsnr", "timestep=-250.0 * logsnr"),
+        ("no boundary", "above = sigma - _SIGMA_MIN", "above = sigma"),
+        ("timesteps not rescaled", "* (1000.0 / count) if self", "if self"),
+    ),
+    *_mutants(
+        "progdist/teachers/guided_names.py",
+        "test_teachers_guided.py",
+        ("q, k, v in the order of the file", 'if by_head and inner == "qkv":', "if False:"),
+        ("a learned variance stays", 'if module == "out.2":', "if False:"),
+    ),
+    *_mutants(
+        "progdist/teachers/released.py",
+        "test_teachers_released.py",
+        ("heights of the first level", "size // 2**level for", "size for"),
+        ("a student is an original", "int(num_steps > 0)", "0"),
+    ),
+    *_mutants(
+        "progdist/checkpoint/weights.py",
+        "test_teachers_hostile.py",
+        ("any place of the memo", "if opcode.name in _PUTS and", "if False and"),
+        ("more elements than the storage", "num > len(storage) or", "False or"),
+        ("compressed members", "if not stored or", "if False and"),
+        ("members outside", "if \"..\" in parts or \"/\" in parts:", "if False:"),
+        ("a storage for each tensor", "> _MOST_SHARED * size", "> 1000 * _MOST_SHARED * size"),
+    ),
+]
+
+MUTANTS = [*TEACHERS, *DIFFUSION, *NETS, *TRAINER, *CORE, *WORKDIR, *REPORT, *CONFIGS, *DATA, *EVALUATE, *CHECKPOINT, *DOOR]

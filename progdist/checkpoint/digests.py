@@ -67,7 +67,7 @@ def check_shapes(where: Path | str, saved: Mapping[str, Any], expected: Any) -> 
 
     Args:
       where: path of the arrays, for the message.
-      saved: the saved leaves, or arrays by path.
+      saved: the saved leaves, or arrays, by path.
       expected: a tree of arrays, or of their shapes and dtypes.
     """
     theirs, ours = (

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.serialization
 import flax.traverse_util
+import jax.numpy as jnp
 import numpy as np
 
 from progdist.checkpoint.digests import CheckpointError, first_difference, leaves_of
@@ -111,17 +112,37 @@ def get_array(file: Any, path: Path, name: str) -> np.ndarray:
         raise CheckpointError(f"{path}: not parameters ({error})") from None
 
 
-def _read_flax(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_flax(path: Path) -> tuple[dict[str, np.ndarray], int]:
+    """Returns the `ema_params` of a flax msgpack file, and a student's number of steps.
+
+    The number is 0 in a model of continuous time. Parameters are by their paths.
+
+    Raises:
+      CheckpointError: if it is another file.
+    """
     try:
         state: Any = flax.serialization.msgpack_restore(path.read_bytes())
         leaves = flax.traverse_util.flatten_dict(state["ema_params"], sep="/")
-        arrays = {name: np.squeeze(np.asarray(x)) for name, x in leaves.items()}
-        # 0 in a model of continuous time, N in a student of N steps.
         num_steps = int(state.get("num_sample_steps", 0))
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+    except Exception as error:  # a damaged file may raise anything
+        reason = ascii(" ".join(str(error).split()))[1:-1]
         raise CheckpointError(
-            f"{path}: not a flax msgpack file with ema_params ({error})"
+            f"{path}: not a flax msgpack file with ema_params ({reason:.200})"
         ) from None
+    for name, leaf in leaves.items():
+        kind = getattr(leaf, "dtype", type(leaf))
+        if not jnp.issubdtype(kind, jnp.floating):
+            raise CheckpointError(
+                f"{path}: {ascii(name)[1:-1]:.80} holds {kind}, not floats"
+            )
+    if num_steps < 0:
+        raise CheckpointError(f"{path}: num_sample_steps={num_steps}: must be >= 0")
+    return {name: np.asarray(leaf) for name, leaf in leaves.items()}, num_steps
+
+
+def _read_flax(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    leaves, num_steps = read_flax(path)
+    arrays = {name: np.squeeze(leaf) for name, leaf in leaves.items()}
     return arrays, {"num_steps": num_steps} if num_steps else {}
 
 

@@ -60,8 +60,8 @@ class Flags:
         """Defines a flag that takes any text."""
         flags.DEFINE_string(name, default, about, self.values)
 
-    def switch(self, name: str, about: str, default: bool = False) -> None:
-        """Defines a flag that is on or off, as --NAME or --noNAME."""
+    def switch(self, name: str, about: str, default: bool | None = False) -> None:
+        """Defines a flag that is on or off, as --NAME or --noNAME; or None."""
         flags.DEFINE_bool(name, default, about, self.values)
 
     def number(

@@ -1,12 +1,15 @@
 """Networks by their settings."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from progdist.nets.diffusers_settings import DiffusersUNetConfig
 from progdist.nets.diffusers_unet import DiffusersUNet
+from progdist.nets.guided_settings import GuidedUNetConfig
+from progdist.nets.guided_unet import GuidedUNet
 from progdist.nets.settings import NetConfig, UNetConfig
 from progdist.nets.unet import UNet
 
@@ -28,4 +31,7 @@ def make_net(config: NetConfig, out_ch: int) -> nn.Module:
             return UNet(**fields, out_ch=out_ch)
         case DiffusersUNetConfig():
             return DiffusersUNet(config, out_ch)
+        case GuidedUNetConfig():
+            fields: dict[str, Any] = vars(config) | {"dtype": jnp.dtype(config.dtype)}
+            return GuidedUNet(**fields, out_ch=out_ch)
     raise ValueError(f"net: {config!r} is not one of the known settings")

@@ -6,6 +6,7 @@
 import dataclasses
 
 from progdist.nets.diffusers_settings import DiffusersUNetConfig
+from progdist.nets.guided_settings import GuidedUNetConfig
 from progdist.nets.types import (
     Betas as Betas,
     DType as DType,
@@ -115,7 +116,7 @@ class UNetConfig:
         return [top // 2**level for level in range(len(self.ch_mult))]
 
 
-NetConfig = UNetConfig | DiffusersUNetConfig
+NetConfig = UNetConfig | DiffusersUNetConfig | GuidedUNetConfig
 
 
 def norm_groups(net: NetConfig, num_groups: int | None = None) -> int:

@@ -6,7 +6,8 @@ and the parameters of the network that it describes. Nothing in a file is execut
 
 from progdist.teachers.source import (
     convert as convert,
+    is_released as is_released,
     load as load,
     read_teacher as read_teacher,
 )
-from progdist.teachers.types import Options as Options, Teacher as Teacher
+from progdist.teachers.teacher import Options as Options, Teacher as Teacher

@@ -25,7 +25,7 @@ from progdist.model import make_model, param_shapes, schedule_of
 from progdist.nets.diffusers_settings import DiffusersUNetConfig
 from progdist.teachers import diffusers_config, diffusers_weights
 from progdist.teachers.diffusers_config import Found, InOut
-from progdist.teachers.types import Options, Teacher
+from progdist.teachers.teacher import Options, Teacher
 from progdist.workdir import files, rows
 
 _CLASS = "UNet2DModel"

@@ -6,8 +6,8 @@ from progdist import checkpoint, parallel
 from progdist.checkpoint import CheckpointError
 from progdist.model import Params, param_template
 from progdist.sampling import cards
-from progdist.teachers import diffusers
-from progdist.teachers.types import Options as Options, Teacher as Teacher
+from progdist.teachers import diffusers, guided, released
+from progdist.teachers.teacher import Options as Options, Teacher as Teacher
 from progdist.workdir import files
 
 
@@ -16,7 +16,8 @@ def read_teacher(source: str | Path, options: Options | None = None) -> Teacher:
 
     Args:
       source: a model directory or exported file of progdist, a folder of diffusers, a
-        released flax msgpack file, …
+        .pt or .pth file of guided-diffusion or its relatives, or a released flax
+        msgpack file.
       options: facts that the file does not hold.
 
     Raises:
@@ -27,7 +28,24 @@ def read_teacher(source: str | Path, options: Options | None = None) -> Teacher:
         raise CheckpointError(f"{path}: no such file or directory")
     if diffusers.is_pipeline(path):
         return diffusers.read(path, options or Options())
-    return _own(path)
+    if path.is_dir():
+        return _own(path)
+    if not path.is_file():  # reading a pipe could block for ever
+        raise CheckpointError(f"{path}: is not a regular file")
+    return _of_file(path, options or Options())
+
+
+def _of_file(path: Path, options: Options) -> Teacher:
+    """Returns the model in a file, by its suffix; released flax files have none."""
+    try:
+        match path.suffix:
+            case ".safetensors":
+                return _own(path)
+            case ".pt" | ".pth":
+                return guided.read(path, options)
+        return released.read(path, options)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
 
 
 def load(teacher: Teacher, template: Params, where: str) -> Params:
@@ -60,9 +78,13 @@ def convert(teacher: Teacher, out: Path, where: str) -> None:
     checkpoint.save_model(out, load(teacher, template, where), teacher.card)
 
 
+def is_released(path: Path) -> bool:
+    """Whether a path is a file whose suffix is that of no other format."""
+    return path.is_file() and path.suffix not in (".safetensors", ".pt", ".pth")
+
+
 def _own(path: Path) -> Teacher:
-    """Returns a model that progdist wrote, or a released file as it is."""
-    is_released = path.is_file() and path.suffix != ".safetensors"
-    card = {} if is_released else cards.read_card(path)
+    """Returns a model that progdist wrote."""
+    card = cards.read_card(path)
     facts = {k: v for k, v in card.items() if k not in ("content", "distances")}
     return Teacher(facts, path=path)

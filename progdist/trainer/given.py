@@ -5,6 +5,7 @@ For any other one, and for every function, phase 0 is of kind "reparameterize": 
 trains the configured network towards the teacher's x̂, at unchanged N.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from progdist.model import Model, Params, param_shapes
 from progdist.nets.settings import NetConfig, UNetConfig, norm_groups
 from progdist.sampling import cards
 from progdist.teachers import Teacher, function
-from progdist.workdir import layout
+from progdist.workdir import files, layout
 
 
 class Given(NamedTuple):
@@ -51,11 +52,9 @@ def settle(config: Config, workdir: Path) -> Config:
     if begun and begun.teacher == teacher:
         config = _with_net(config, begun.net, begun.schedule)
         return dataclasses.replace(config, reparameterize=begun.reparameterize)
-    card = teachers.read_teacher(teacher).card
-    if "net" not in card:  # a file without a card must fit the configuration
-        rule = "'net', since the teacher's file does not describe its network"
-        require(config.student == "net", "config.student", config.student, rule)
-        return config
+    card = _source(config).card
+    if not card:
+        return dataclasses.replace(config, reparameterize=False)
     config = _with_net(config, net_from_dict(card["net"]), card["schedule"])
     return dataclasses.replace(config, reparameterize=not _is_same(config, card))
 
@@ -76,21 +75,47 @@ def open_given(config: Config, may_import: bool = False) -> Given:
         rule = "imported by a --config on the command line alone; repeat it"
         require(may_import, "config.teacher", config.teacher, rule)
         return Given(function.model_of(config.teacher, models.target), None)
-    teacher = teachers.read_teacher(config.teacher)
-    if "net" not in teacher.card:
+    teacher = _source(config)
+    if not teacher.card:
         return Given(models.target, teacher)
     model = cards.model_of(teacher.card, config.teacher)
     return Given(model._replace(precision=config.precision.target), teacher)
 
 
+def _source(config: Config) -> Teacher:
+    """Returns the teacher; without a card, a released file of the configured network.
+
+    Such a file does not say what its output means.
+    """
+    path = files.expand(config.teacher)
+    if config.student == "net" and teachers.is_released(path) and _fits(path, config):
+        return Teacher({}, path=path)
+    return teachers.read_teacher(path)
+
+
+def _fits(path: Path, config: Config) -> bool:
+    with contextlib.suppress(CheckpointError):
+        checkpoint.check_model(path, param_shapes(preflight.make_model(config)))
+        return True
+    return False
+
+
 def check(config: Config, given: Given, source: Source) -> None:
-    """Refuses a teacher to reparameterize that does not fit the run or its data.
+    """Refuses a teacher that does not fit the run or its data.
 
     Raises:
-      ConfigError: if its image shape, number of steps or classes differ.
+      ConfigError: if its image shape, number of steps or classes differ, or anything
+        else of a teacher that is taken as it is.
     """
     model, where = given.model, Path(config.teacher)
     card = given.source.card if given.source else {}
+    if not config.reparameterize:
+        ours = preflight.make_model(config)
+        if given.source and given.source.path:
+            preflight.check_teacher(config, ours, source.class_names)
+            return
+        preflight.check_card(ours, where, card)
+        preflight.check_settings(where, card, config.net)
     shape, ours = list(model.image_shape), list(config.data.image_shape)
     if shape != ours:
         raise ConfigError(

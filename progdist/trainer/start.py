@@ -61,7 +61,8 @@ def check(
     source, evaluation = preflight.open_source(config), config.evaluation
     if not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS):
         preflight.check_dtype(config)
-        _check_teacher(config, open_given, source)
+        if config.teacher:
+            given.check(config, open_given(), source)
     if evaluation.enabled:
         prefix = "config.evaluation."
         counts = {
@@ -70,17 +71,6 @@ def check(
         }
         evaluator.check(evaluation, counts, prefix)
     return source
-
-
-def _check_teacher(
-    config: Config, open_given: Callable[[], Given], source: data.Source
-) -> None:
-    """Refuses a given teacher that does not fit the run."""
-    if config.reparameterize:
-        given.check(config, open_given(), source)
-    else:
-        model = preflight.make_model(config)
-        preflight.check_teacher(config, model, source.class_names)
 
 
 def check_disk(config: Config, workdir: Path) -> None:

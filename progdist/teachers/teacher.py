@@ -1,15 +1,14 @@
-"""What a reader of models is given, and what it returns."""
+"""Teachers: what every reader returns, and what a file may not tell."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from progdist.diffusion.settings import Parameterization
 from progdist.model import Params
+from progdist.nets.guided_settings import AttentionOrder, Precondition
 from progdist.nets.settings import Betas
 from progdist.sampling.cards import Card
-
-Precondition = Literal["none", "edm", "consistency"]
 
 
 class Options(NamedTuple):
@@ -23,6 +22,11 @@ class Options(NamedTuple):
       precondition: preconditioning, for files of consistency_models.
       num_heads: number of attention heads, if head_dim is None.
       head_dim: channels per attention head.
+      attention_order: order of q, k and v, for files of guided-diffusion.
+      image_size: height and width of the images, where the parameters do not show it.
+      num_timesteps: number of noise levels, for files of guided-diffusion; 1000 there.
+      rescale_timesteps: whether the network saw timesteps of a range of 1000, if it has
+        another number of them.
     """
 
     output: Parameterization | None = None
@@ -30,6 +34,10 @@ class Options(NamedTuple):
     precondition: Precondition | None = None
     num_heads: int | None = None
     head_dim: int | None = None
+    attention_order: AttentionOrder | None = None
+    image_size: int | None = None
+    num_timesteps: int | None = None
+    rescale_timesteps: bool | None = None
 
 
 class Teacher(NamedTuple):
