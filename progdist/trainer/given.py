@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from progdist import preflight, teachers
+from progdist import checkpoint, preflight, teachers
+from progdist.checkpoint import CheckpointError
 from progdist.config import Config, ConfigError, from_json, net_from_dict
 from progdist.config.check import require
 from progdist.data import Source
