@@ -933,7 +933,7 @@ DOOR = [
         ("the log-SNR is lost", "levels = jnp.broadcast_to(", "levels = 0 * jnp.broadcast_to(", "test_pretrained.py::test_denoise_is_the_bound_model_inside_and_outside_of_jit_and_grad"),
     ),
     *_mutants(
-        "progdist/export/hub.py",
+        "progdist/export/model_card.py",
         "test_hub.py",
         ("names unescaped in the table", "r\"\\\\\\1\", _printable(text)", "r\"\\1\", _printable(text)"),
         ("a fence as long as the backticks", "1 + max(map(len,", "0 + max(map(len,"),
