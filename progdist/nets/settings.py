@@ -4,40 +4,19 @@
 """
 
 import dataclasses
-from typing import Any, Literal
 
-DType = Literal["float32", "bfloat16"]
-MatmulPrecision = Literal["default", "high", "tensorfloat32", "bfloat16_3x", "highest"]
-Remat = Literal["none", "blocks", "dots"]
-Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "trained"]
-ImageShape = tuple[int, int, int]
+from progdist.nets.types import (
+    Betas as Betas,
+    DType as DType,
+    ImageShape as ImageShape,
+    MatmulPrecision as MatmulPrecision,
+    Remat as Remat,
+    Timesteps as Timesteps,
+    require as _require,
+)
 
 _MOST_BLOCKS = 100  # a level; more compile for hours
 _SMOKE_CHANNELS, _SMOKE_LEVELS = 16, 2
-
-
-@dataclasses.dataclass(unsafe_hash=True)
-class Timesteps:
-    """Discrete noise levels k = 0 … num_timesteps - 1 of a network, as of DDPM.
-
-    Level k has alpha² = prod_{j <= k} (1 - beta_j).
-
-    Attributes:
-      betas: rule of the betas; "trained" takes those of `trained_betas`.
-      num_timesteps: T, their number.
-      beta_start: the first beta, for the two linear rules.
-      beta_end: the last beta, for the two linear rules.
-      trained_betas: the betas, for "trained".
-      zero_terminal_snr: whether sqrt(alpha²) is shifted and scaled to end at 0 (Lin et
-        al. 2023, algorithm 1).
-    """
-
-    betas: Betas = "linear"
-    num_timesteps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    trained_betas: tuple[float, ...] = ()
-    zero_terminal_snr: bool = False
 
 
 @dataclasses.dataclass
@@ -150,11 +129,6 @@ def norm_groups(net: NetConfig, num_groups: int | None = None) -> int:
             chosen = net.num_groups if num_groups is None else num_groups
             return chosen or (32 if net.ch % 64 == 0 else 0)
     return 0
-
-
-def _require(ok: bool, config: Any, field: str, rule: str) -> None:
-    if not ok:
-        raise ValueError(f"{field}={getattr(config, field)!r}: must be {rule}")
 
 
 def released_groups(net: NetConfig) -> int:
