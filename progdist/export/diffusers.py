@@ -17,7 +17,6 @@ draws from the same noise what progdist draws. Source: Hugging Face diffusers,
 `DDIMScheduler` and `UNet2DModel` of version 0.35.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,120 @@ from typing import Any
 import jax
 import numpy as np
 
-from progdist.diffusion.schedules import describe
+from progdist.checkpoint import digests, torch_names
+from progdist.config import net_from_dict
 from progdist.errors import UsageError
 from progdist.export import formats, hub, model_card
 from progdist.export.model_card import Usage
-from progdist.nets.settings import Timesteps
+from progdist.model import Params
+from progdist.nets.settings import DiffusersUNetConfig, ImageShape, Timesteps
 from progdist.sampling.cards import Card
 from progdist.sampling.pretrained import Pretrained
 from progdist.workdir.files import write_bytes
 
 _VERSION = "0.35.0"
+_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+_INDEX = {
+    "_class_name": "DDIMPipeline",
+    "_diffusers_version": _VERSION,
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "unet": ["diffusers", "UNet2DModel"],
+}
 _TYPES = {"eps": "epsilon", "v": "v_prediction", "x": "sample"}
+_OURS = "timesteps", "dtype", "remat"
+_OPTIONAL = (
+    "time_embedding_dim",
+    "attention_head_dim",
+    "attn_norm_num_groups",
+    "class_embed_type",
+    "num_class_embeds",
+)
+
+
+def check(pretrained: Pretrained) -> None:
+    """Refuses a model that a DDIMPipeline cannot hold.
+
+    Raises:
+      UsageError: naming what it lacks.
+    """
+    net, card = net_from_dict(pretrained.card["net"]), pretrained.card
+    flag = "--formats=diffusers"
+    if not isinstance(net, DiffusersUNetConfig):
+        kind = type(net).__name__.removesuffix("Config")
+        raise UsageError(f"{flag}: diffusers lacks this network, progdist's {kind}")
+    output, schedule, count = card["output"], card["schedule"], pretrained.num_steps
+    if output not in _TYPES:
+        known = ", ".join(_TYPES)
+        raise UsageError(f"{flag}: the model's output is {output}, not one of {known}")
+    if schedule != "timesteps":
+        raise UsageError(
+            f"{flag}: the model's schedule is {schedule}, not its network's timesteps"
+        )
+    levels = net.timesteps
+    if levels.num_timesteps % count:
+        raise UsageError(
+            f"{flag}: num_steps={count} does not divide the {levels.num_timesteps:,} "
+            "timesteps of the network"
+        )
+    if levels.zero_terminal_snr and output == "eps":
+        raise UsageError(f"{flag}: eps fixes no image at a terminal SNR of zero")
+
+
+def write(directory: Path, pretrained: Pretrained, card: Card) -> None:
+    """Writes the folder of a model that `check` accepts.
+
+    Raises:
+      SaveError: if the parameters cannot be written.
+      NonFiniteError: if the model draws images that are not finite.
+    """
+    net: Any = net_from_dict(card["net"])
+    params = jax.tree.map(np.asarray, pretrained.params)
+    page = model_card.model_card(card, model_card.count(params), _usage(card))
+    texts = {
+        "model_index.json": _json(_INDEX),
+        "unet/config.json": _json(unet_config(net, pretrained.image_shape)),
+        "scheduler/scheduler_config.json": _json(
+            scheduler_config(net.timesteps, card["output"])
+        ),
+        "README.md": page,
+    }
+    directory.mkdir()
+    for name, text in texts.items():
+        write_bytes(directory / name, text.encode())
+    formats.write_arrays(directory / _WEIGHTS, torch_arrays(params), {"format": "pt"})
+    hub.write_samples(directory / "samples.png", pretrained)
+
+
+def torch_arrays(params: Params) -> dict[str, np.ndarray]:
+    """Returns the parameters under their torch names, in torch's layouts."""
+    leaves = digests.leaves_of(params).items()
+    return dict(torch_names.to_torch(path, leaf) for path, leaf in leaves)
+
+
+def unet_config(net: DiffusersUNetConfig, image_shape: ImageShape) -> dict[str, Any]:
+    """Returns the settings of diffusers' UNet2DModel, in float32.
+
+    Args:
+      net: settings of the network; diffusers has None for their 0 and "none".
+      image_shape: (height, width, channels) of the images.
+    """
+    height, width, channels = image_shape
+    names = {"num_classes": "num_class_embeds"}
+    ours = {names.get(name, name): value for name, value in vars(net).items()}
+    theirs = {name: value for name, value in ours.items() if name not in _OURS}
+    for name in _OPTIONAL:
+        theirs[name] = None if theirs[name] in (0, "none") else theirs[name]
+    return {
+        "_class_name": "UNet2DModel",
+        "_diffusers_version": _VERSION,
+        "sample_size": height if height == width else [height, width],
+        "in_channels": channels,
+        "out_channels": channels,
+        "time_embedding_type": "positional",
+        "act_fn": "silu",
+        "dropout": 0.0,
+        **theirs,
+    }
 
 
 def scheduler_config(timesteps: Timesteps, output: str) -> dict[str, Any]:
@@ -115,3 +217,7 @@ def _loop(card: Card) -> list[str]:
         "images = ((z + 1) * 127.5).round().to(torch.uint8)  # [16, c, h, w]",
         "```",
     ]
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2) + "\n"
