@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from progdist import checkpoint, data, model as models
-from progdist.config import Config, ConfigError, Data
+from progdist.config import Config, ConfigError, Data, net_from_dict
 from progdist.config.check import require
 from progdist.diffusion.schedules import describe
 from progdist.model import Model, param_shapes
-from progdist.nets.settings import NetConfig, norm_groups, released_groups
+from progdist.nets.settings import NetConfig, UNetConfig, norm_groups, released_groups
 from progdist.plan import Kind
 from progdist.workdir import files
 from progdist.workdir.provenance import memory_bytes
@@ -175,7 +175,10 @@ def check_teacher(
 
 
 def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
-    """Refuses a teacher with other groups, which its parameters' shapes do not show."""
+    """Refuses a teacher with other settings that its parameters' shapes do not show."""
+    if not isinstance(net, UNetConfig):
+        _check_settings(path, card, net)
+        return
     is_released = path.is_file() and path.suffix != ".safetensors"
     without = {"num_groups": released_groups(net) if is_released else 0}
     theirs = card.get("net", without).get("num_groups", 0)
@@ -184,6 +187,18 @@ def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
             f"config.teacher={path}: was trained with net.num_groups={theirs}, the "
             f"configuration has {net.num_groups}"
         )
+
+
+def _check_settings(path: Path, card: dict[str, Any], net: NetConfig) -> None:
+    """Refuses a teacher whose network has any other settings but for its precision."""
+    ours = dataclasses.asdict(net.portable())
+    theirs = dataclasses.asdict(net_from_dict(card.get("net", ours)).portable())
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            raise ConfigError(
+                f"config.teacher={path}: was trained with net.{name}="
+                f"{theirs.get(name)!r:.60}, the configuration has {value!r:.60}"
+            )
 
 
 def _check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> None:

@@ -395,8 +395,8 @@ def test_a_linear_student_converges_to_the_closed_form():
         np.testing.assert_allclose(student, expected, rtol=1e-9)
         teacher = student
     z_1 = jnp.linspace(-2.0, 2.0, 5)[None]
-    one_step = sample(_linear(teacher), SCHEDULE, z_1, num_steps=1, clip_x=False)
-    eight = sample(_linear(first), SCHEDULE, z_1, num_steps=8, clip_x=False)
+    one_step = sample(_linear(teacher), SCHEDULE, z_1, num_steps=1, clip="none")
+    eight = sample(_linear(first), SCHEDULE, z_1, num_steps=8, clip="none")
     np.testing.assert_allclose(one_step, eight, atol=1e-9)
 
 

@@ -184,7 +184,7 @@ def test_ddim_is_euler_in_the_right_variables():
     # With u = z / alpha and rho = sigma / alpha the ODE is du/drho = eps: one explicit
     # Euler step of it is one DDIM step.
     num_steps, z_1, denoise = 6, jnp.array([[-1.5, 0.4, 2.0]]), toy.two_modes(0.5, 0.2)
-    path = trajectory(denoise, Cosine(), z_1, num_steps=num_steps, clip_x=False)
+    path = trajectory(denoise, Cosine(), z_1, num_steps=num_steps, clip="none")
     logsnr = np.asarray(Cosine()(path.t))
     alpha, sigma = alpha_sigma(logsnr)
     u, rho = np.asarray(path.z)[:, 0] / alpha[:, None], sigma / alpha
@@ -200,7 +200,7 @@ def test_ddim_and_the_ode_share_their_limit():
     euler = jax.jit(
         lambda n: ode.integrate(denoise, Cosine(), z_1, num_steps=n, method="euler").z
     )
-    ddim = jax.jit(lambda n: sample(denoise, Cosine(), z_1, num_steps=n, clip_x=False))
+    ddim = jax.jit(lambda n: sample(denoise, Cosine(), z_1, num_steps=n, clip="none"))
     gaps = [np.abs(euler(n) - ddim(n)).max() for n in (64, 128, 256, 512)]
     np.testing.assert_allclose(toy.observed_orders(gaps), 1.0, atol=0.1)
 

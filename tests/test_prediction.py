@@ -142,3 +142,14 @@ def test_an_unknown_parameterization_is_refused():
     one = jnp.ones((1, 1))
     with pytest.raises(ValueError, match="parameterization: 'score' is not one of"):
         unchecked(from_output)(one, one, jnp.ones(1), "score")
+
+
+def test_clip_keeps_the_noise_on_request():
+    z_t, at = jnp.array([[0.3, 0.2]]), jnp.zeros(1)
+    predicted = from_output(jnp.array([[2.0, 0.5]]), z_t, at, "x")
+    kept = clip(predicted, z_t, at, "keep")
+    np.testing.assert_array_equal(kept.x, [[1.0, 0.5]])
+    np.testing.assert_array_equal(kept.eps, predicted.eps)
+    assert clip(predicted, z_t, at, "none") is predicted
+    with pytest.raises(ValueError, match="clip: 'no' is not one of"):
+        clip(predicted, z_t, at, "no")

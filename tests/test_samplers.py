@@ -1,5 +1,7 @@
 """Theorems of the DDIM and ancestral samplers, on data whose denoiser is known."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from progdist.diffusion.samplers import (
     trajectory,
 )
 from progdist.diffusion.schedules import Cosine
+from progdist.diffusion.settings import Clip
 from tests import toy
 from tests.toy import Counted, alpha_sigma, float64, quick
 
@@ -129,7 +132,7 @@ def test_ddim_has_order_one_on_gaussian_data():
     exact = toy.gaussian_flow(z_1, _logsnr(1.0), _logsnr(0.25), MEAN, STD)
     errors = []
     for num_steps in [32, 64, 128]:
-        path = trajectory(denoise, SCHEDULE, z_1, num_steps=num_steps, clip_x=False)
+        path = trajectory(denoise, SCHEDULE, z_1, num_steps=num_steps, clip="none")
         at_quarter = np.asarray(path.z)[num_steps * 3 // 4]
         errors.append(np.abs(at_quarter - exact).max())
     np.testing.assert_allclose(toy.observed_orders(errors), 1.0, atol=0.1)
@@ -139,7 +142,7 @@ def test_ddim_has_order_one_on_gaussian_data():
 def test_ddim_samples_gaussian_data_in_the_limit():
     z_1, denoise = jnp.linspace(-2.0, 2.0, 9)[None], toy.gaussian(MEAN, STD)
     exact = MEAN + STD * z_1  # the flow from N(0, 1) to the data
-    run = jax.jit(lambda n: sample(denoise, SCHEDULE, z_1, num_steps=n, clip_x=False))
+    run = jax.jit(lambda n: sample(denoise, SCHEDULE, z_1, num_steps=n, clip="none"))
     errors = [np.abs(run(n) - exact).max() for n in (32, 64, 128, 256)]
     # the log-SNR ends at 20, so that N(0, 1) is met to e^-10 = 4.5e-5
     np.testing.assert_allclose(toy.observed_orders(errors), 1.0, atol=0.1)
@@ -198,13 +201,11 @@ def test_the_trajectory_is_the_samples_way(rule):
             np.testing.assert_allclose(path.z[j + 1], z_s, atol=2e-6)
 
 
-@pytest.mark.parametrize("clip_x", [False, True])
-def test_clipping_limits_the_images_and_only_on_request(clip_x):
+@pytest.mark.parametrize("clip", get_args(Clip))
+def test_clipping_limits_the_images_and_only_on_request(clip):
     denoise = toy.gaussian(0.0, 3.0)
-    x = sample(
-        denoise, SCHEDULE, jnp.array([[-2.0, 0.1, 2.0]]), num_steps=8, clip_x=clip_x
-    )
-    assert (np.abs(x).max() <= 1) == clip_x
+    x = sample(denoise, SCHEDULE, jnp.array([[-2.0, 0.1, 2.0]]), num_steps=8, clip=clip)
+    assert (np.abs(x).max() <= 1) == (clip != "none")
     assert abs(x[0, 1]) < 1
 
 
@@ -293,7 +294,7 @@ def test_ancestral_follows_the_recursion_draw_by_draw():
         z_1,
         num_steps=num_steps,
         step=step,
-        clip_x=False,
+        clip="none",
     )
     z, t = np.asarray(z_1), np.arange(num_steps, -1, -1) / num_steps
     for j, i in enumerate(range(num_steps - 1, 0, -1)):
@@ -322,7 +323,7 @@ def test_ancestral_samples_have_the_recursions_moments(gamma):
         z_1,
         num_steps=num_steps,
         step=step,
-        clip_x=False,
+        clip="none",
     )
     z = np.asarray(path.z[1:, :, 0], np.float64)
     mean, variance = _recursion(MEAN, STD, gamma, num_steps, (0.0, 1.0)).T

@@ -58,7 +58,7 @@ def read_card(path: Path) -> dict[str, Any]:
     """
     if path.suffix != _SAFE:
         raise CheckpointError(f"{path}: has no card; only {_SAFE} files have one")
-    with _safe_open(path) as file:
+    with open_safe(path) as file:
         card = _card(file)
     if type(card.get("num_steps")) is not int:
         raise CheckpointError(f"{path}: has no card of progdist")
@@ -76,6 +76,41 @@ def check_finite(path: Path | str, leaves: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{path}: {name} has values that are not finite")
 
 
+def open_safe(path: Path) -> Any:
+    """Opens a .safetensors file; its arrays are read one by one, see `get_array`.
+
+    Raises:
+      CheckpointError: if it is not one.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise CheckpointError(
+            f"{path}: needs safetensors; pip install 'progdist[export]'"
+        ) from None
+    try:
+        return safe_open(path, "numpy")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error})") from None
+
+
+def get_array(file: Any, path: Path, name: str) -> np.ndarray:
+    """Reads an array of a .safetensors file.
+
+    Args:
+      file: the file, from `open_safe`.
+      path: its path, for messages.
+      name: name of the array.
+
+    Raises:
+      CheckpointError: if NumPy lacks its dtype.
+    """
+    try:
+        return file.get_tensor(name)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not parameters ({error})") from None
+
+
 def _read_flax(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         state: Any = flax.serialization.msgpack_restore(path.read_bytes())
@@ -91,32 +126,15 @@ def _read_flax(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _read_safe(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with _safe_open(path) as file:
-        card = _card(file)
-        try:
-            names = file.keys()
-            leaves = {name: np.squeeze(file.get_tensor(name)) for name in names}
-        except (TypeError, ValueError) as error:  # a dtype that numpy lacks
-            raise CheckpointError(f"{path}: not parameters ({error})") from None
-    return leaves, card
+    with open_safe(path) as file:
+        names = file.keys()
+        leaves = {name: np.squeeze(get_array(file, path, name)) for name in names}
+        return leaves, _card(file)
 
 
 def _card(file: Any) -> dict[str, Any]:
     notes = file.metadata() or {}
     return {n: _value(v) if n in _VALUES else v for n, v in notes.items()}
-
-
-def _safe_open(path: Path) -> Any:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise CheckpointError(
-            f"{path}: needs safetensors; pip install 'progdist[export]'"
-        ) from None
-    try:
-        return safe_open(path, "numpy")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error})") from None
 
 
 def _value(text: str) -> Any:

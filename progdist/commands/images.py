@@ -16,7 +16,7 @@ from progdist import report
 from progdist.config.settings import ImageShape
 from progdist.data import to_uint8
 from progdist.data.progress import counting
-from progdist.diffusion.settings import SolverName
+from progdist.diffusion.settings import Clip, SolverName
 from progdist.errors import Interrupted, UsageError
 from progdist.sampling.draw import labels_of
 from progdist.sampling.pretrained import Images, Pretrained
@@ -41,6 +41,7 @@ class Request(NamedTuple):
     sampler: SolverName
     gamma: float
     batch_size: int
+    clip: Clip = "recompute"
 
     def batches(
         self, model: Pretrained, start: int, advance: Callable[[int], None]
@@ -207,7 +208,14 @@ def _identity(model: Pretrained, request: Request) -> dict[str, Any]:
         "image_shape": list(model.image_shape),
         "num_classes": model.num_classes,
         "labels": list(request.labels),
+        **_clipping(request),
     }
+
+
+def _clipping(request: Request) -> dict[str, str]:
+    """Returns the clipping, if it is not the default of a sampler that clips."""
+    ok = request.sampler in ("ddim", "ancestral") and request.clip != "recompute"
+    return {"clip": request.clip} if ok else {}
 
 
 def _labels(model: Pretrained, request: Request) -> Any:
@@ -255,7 +263,9 @@ def _write_animation(path: Path, model: Pretrained, request: Request) -> None:
         raise UsageError(f"--num={request.num}: too many for an animation of all steps")
     label = request.labels or None
     with counting("sampling", 1):
-        states = model.trajectory(request.num, label=label, seed=request.seed)
+        states = model.trajectory(
+            request.num, label=label, seed=request.seed, clip=request.clip
+        )
     frames = np.stack([to_uint8(z) for z in states])
     report.save_gif(path, frames, _notes(model, request))
 
@@ -299,6 +309,7 @@ def _notes(model: Pretrained, request: Request) -> dict[str, str]:
         "sampler": request.sampler,
         "seed": str(request.seed),
         "num": str(request.num),
+        **_clipping(request),
     }
     if request.sampler == "ancestral":
         notes["gamma"] = f"{request.gamma:g}"

@@ -23,7 +23,7 @@ could not be written; 128 + n stopped by signal n.
 """
 
 from progdist.commands.parser import Flags
-from progdist.diffusion.settings import SolverName
+from progdist.diffusion.settings import Clip, SolverName
 from progdist.nets.settings import MatmulPrecision
 from progdist.plan import MOST_STEPS
 
@@ -52,6 +52,9 @@ def define_flags() -> Flags:
     flags.real(
         "gamma", "Noise level of the ancestral sampler, 0 to 1.", 0.3, low=0.0, high=1.0
     )
+    about = "Noise left after x̂ is clipped, in samplers ddim and ancestral:"
+    about += " recomputed from x̂, or kept as diffusers does; none does not clip."
+    flags.choice("clip", about, Clip, "recompute")
     about = "Precision of the network's products; by default the model's."
     flags.choice("precision", about, MatmulPrecision)
     flags.number("batch_size", "Number of images computed together.", 64, low=1)
@@ -71,10 +74,11 @@ def main(argv: list[str]) -> None:
     devices.prepare_for_sampling(values["batch_size"])
     options = {name: values[name] for name in ("teacher", "precision")}
     model = load(values["workdir"], values["num_steps"], **options)
+    fields = "seed", "sampler", "gamma", "batch_size", "clip"
     request = images.Request(
         num=values["num"] or _default_num(len(values["label"])),
         labels=tuple(model.labels(values["label"] or None)),
-        **{name: values[name] for name in ("seed", "sampler", "gamma", "batch_size")},
+        **{name: values[name] for name in fields},
     )
     images.write(model, request, out, values["overwrite"])
     drawn = f"{request.num:,} image{'s'[: request.num != 1]}"

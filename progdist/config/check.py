@@ -130,12 +130,15 @@ def _check_types(node: Any, path: str) -> None:
 
 
 def _check_tuple(value: Any, hint: Any, field: str) -> None:
-    """Requires a tuple of integers, or of values of a Literal, at least one."""
+    """Requires a tuple of numbers, or of values of a Literal, at least one."""
     ok = isinstance(value, tuple)
     if get_origin(hint) is Literal:
         names = get_args(hint)
         ok = ok and len(value) > 0 and all(v in names for v in value)
         require(ok, field, value, f"names of {', '.join(names)}, at least one")
+    elif hint is float:
+        ok = ok and all(type(v) in (int, float) for v in value)
+        require(ok, field, value, "a tuple of numbers")
     else:
         ok = ok and all(type(v) is int for v in value)
         require(ok, field, value, "a tuple of integers")

@@ -153,11 +153,16 @@ def _current_net(net: dict[str, Any]) -> dict[str, Any]:
 
 
 def _class_of(values: dict[str, Any], classes: Sequence[Any]) -> Any:
-    """Returns the settings class, among a closed set, that has these fields."""
-    for cls in classes:
-        if set(values) <= {field.name for field in dataclasses.fields(cls)}:
-            return cls
-    return classes[0]
+    """Returns the settings class, among a closed set, that has most of these fields.
+
+    Of several the first, so that settings which an earlier version wrote, with fewer
+    fields, keep their class.
+    """
+
+    def shared(cls: Any) -> int:
+        return len(values.keys() & {field.name for field in dataclasses.fields(cls)})
+
+    return max(classes, key=shared)
 
 
 def _flatten(values: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -11,11 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from progdist.diffusion.schedules import alpha_sigma, over_pixels
-from progdist.diffusion.settings import Parameterization
+from progdist.diffusion.settings import Clip, Parameterization
 
 
 class Prediction(NamedTuple):
-    """A denoiser's prediction in three forms; z_t = alpha x + sigma eps holds."""
+    """A denoiser's prediction in three forms; z_t = alpha x + sigma eps holds.
+
+    Only after `clip` with "keep" it does not.
+    """
 
     x: Float[Array, "b *d"]
     eps: Float[Array, "b *d"]
@@ -69,10 +72,33 @@ def from_output(
 
 
 def clip(
-    prediction: Prediction, z_t: Float[Array, "b *d"], logsnr_t: Float[Array, " b"]
+    prediction: Prediction,
+    z_t: Float[Array, "b *d"],
+    logsnr_t: Float[Array, " b"],
+    rule: Clip = "recompute",
 ) -> Prediction:
-    """Clips x̂ to [-1, 1], the range of images, and recomputes eps and v from it."""
-    return from_output(jnp.clip(prediction.x, -1.0, 1.0), z_t, logsnr_t, "x")
+    """Clips x̂ to [-1, 1], the range of images.
+
+    Args:
+      prediction: the prediction at z_t.
+      z_t: the noisy images.
+      logsnr_t: log-SNR of z_t; finite.
+      rule: "recompute" takes eps and v from the clipped x̂, as the paper's code does;
+        "keep" leaves them as predicted, as diffusers does, so that they no longer
+        agree with x̂; "none" does not clip.
+
+    Raises:
+      ValueError: if `rule` is not one of `Clip`.
+    """
+    x = jnp.clip(prediction.x, -1.0, 1.0)
+    match rule:
+        case "recompute":
+            return from_output(x, z_t, logsnr_t, "x")
+        case "keep":
+            return prediction._replace(x=x)
+        case "none":
+            return prediction
+    raise ValueError(f"clip: {rule!r} is not one of {get_args(Clip)}")
 
 
 def num_outputs(parameterization: Parameterization) -> int:

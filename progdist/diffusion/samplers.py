@@ -12,9 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from progdist.diffusion.prediction import Denoise, Prediction, clip
+from progdist.diffusion.prediction import (
+    Denoise,
+    Prediction,
+    clip as clip_prediction,
+)
 from progdist.diffusion.process import posterior
 from progdist.diffusion.schedules import Schedule, alpha_sigma, over_pixels
+from progdist.diffusion.settings import Clip
 
 Index = int | Int[Array, ""]
 
@@ -93,7 +98,7 @@ def sample(
     first: Index = 0,
     last: Index | None = None,
     step: Step = ddim_step,
-    clip_x: bool = True,
+    clip: Clip = "recompute",
 ) -> Float[Array, "b *d"]:
     """Draws images from the noise z_1 ~ N(0, I) in exactly `num_steps` network calls.
 
@@ -105,7 +110,7 @@ def sample(
       first: number of steps already done.
       last: number of steps done at the end; by default all N.
       step: `ddim_step`, or a step of `make_ancestral_step`.
-      clip_x: whether to clip x̂ to [-1, 1] at every step.
+      clip: whether x̂ is clipped at every step, and how; see `prediction.clip`.
 
     Returns:
       The x̂ of the last step; the state after `last` steps, if that is not N.
@@ -114,7 +119,7 @@ def sample(
     def body(j: Array, z_t: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
         i = num_steps - 1 - j
         return advance(
-            denoise, schedule, z_t, i=i, num_steps=num_steps, step=step, clip_x=clip_x
+            denoise, schedule, z_t, i=i, num_steps=num_steps, step=step, clip=clip
         )[0]
 
     return jax.lax.fori_loop(first, num_steps if last is None else last, body, z_1)
@@ -127,7 +132,7 @@ def trajectory(
     *,
     num_steps: int,
     step: Step = ddim_step,
-    clip_x: bool = True,
+    clip: Clip = "recompute",
 ) -> Trajectory:
     """Returns all states of `sample`; `z[-1]` equals its result."""
 
@@ -135,7 +140,7 @@ def trajectory(
         z_t: Float[Array, "b *d"], i: Int[Array, ""]
     ) -> tuple[Float[Array, "b *d"], tuple[Array, Array]]:
         z_s, x = advance(
-            denoise, schedule, z_t, i=i, num_steps=num_steps, step=step, clip_x=clip_x
+            denoise, schedule, z_t, i=i, num_steps=num_steps, step=step, clip=clip
         )
         return z_s, (z_s, x)
 
@@ -152,14 +157,13 @@ def advance(
     i: Index,
     num_steps: Index,
     step: Step = ddim_step,
-    clip_x: bool = True,
+    clip: Clip = "recompute",
 ) -> tuple[Float[Array, "b *d"], Float[Array, "b *d"]]:
     """Returns (z_s, x̂) of step i of num_steps."""
     times = jnp.stack([jnp.asarray(i + 1), jnp.asarray(i)]).astype(z_t.dtype)
     logsnr = schedule(times / num_steps)
     logsnr_t, logsnr_s = (jnp.broadcast_to(logsnr[k], z_t.shape[:1]) for k in (0, 1))
     prediction = denoise(z_t, logsnr_t)
-    if clip_x:
-        prediction = clip(prediction, z_t, logsnr_t)
+    prediction = clip_prediction(prediction, z_t, logsnr_t, clip)
     z_s = step(prediction, Move(z_t, logsnr_t, logsnr_s, i))
     return jnp.where(jnp.asarray(i) == 0, prediction.x, z_s), prediction.x

@@ -1,8 +1,9 @@
 """Samplers by name, with one interface: noise to images in N network calls.
 
-DDIM and the ancestral sampler clip x̂ at every step. Euler, Heun and RK4 solve the
-probability-flow ODE without clipping, in N, N / 2 and N / 4 steps. All can do a part
-of the N calls, so that a long computation can be split into short ones.
+DDIM and the ancestral sampler clip x̂ at every step, unless told otherwise. Euler, Heun
+and RK4 solve the probability-flow ODE without clipping, in N, N / 2 and N / 4 steps.
+All can do a part of the N calls, so that a long computation can be split into short
+ones.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from progdist.diffusion import ode, samplers
 from progdist.diffusion.prediction import Denoise
 from progdist.diffusion.schedules import Schedule
-from progdist.diffusion.settings import SolverName
+from progdist.diffusion.settings import Clip, SolverName
 
 
 class Span(NamedTuple):
@@ -51,28 +52,35 @@ def check_calls(name: SolverName, num_calls: int) -> None:
         )
 
 
-def make_solver(name: SolverName, *, keys: Key[Array, " b"], gamma: float) -> Solver:
+def make_solver(
+    name: SolverName,
+    *,
+    keys: Key[Array, " b"],
+    gamma: float,
+    clip: Clip = "recompute",
+) -> Solver:
     """Returns the named solver.
 
     Args:
       name: one of `SolverName`.
       keys: one key per image, for the noise of the ancestral sampler.
       gamma: see `samplers.make_ancestral_step`.
+      clip: see `prediction.clip`; Euler, Heun and RK4 never clip.
 
     Raises:
       ValueError: if `name` is not one of `SolverName`.
     """
     match name:
         case "ddim":
-            return _with_steps(samplers.ddim_step)
+            return _with_steps(samplers.ddim_step, clip)
         case "ancestral":
-            return _with_steps(samplers.make_ancestral_step(keys, gamma))
+            return _with_steps(samplers.make_ancestral_step(keys, gamma), clip)
         case "euler" | "heun" | "rk4":
             return _along_ode(name)
     raise ValueError(f"sampler: {name!r} is not one of {get_args(SolverName)}")
 
 
-def _with_steps(step: samplers.Step) -> Solver:
+def _with_steps(step: samplers.Step, clip: Clip) -> Solver:
     def solve(denoise: Denoise, schedule: Schedule, z: Array, span: Span) -> Array:
         num_steps, first, last = span
         return samplers.sample(
@@ -83,6 +91,7 @@ def _with_steps(step: samplers.Step) -> Solver:
             first=first,
             last=last,
             step=step,
+            clip=clip,
         )
 
     return solve

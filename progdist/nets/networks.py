@@ -5,6 +5,8 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
+from progdist.nets.diffusers_settings import DiffusersUNetConfig
+from progdist.nets.diffusers_unet import DiffusersUNet
 from progdist.nets.settings import NetConfig, UNetConfig
 from progdist.nets.unet import UNet
 
@@ -24,4 +26,6 @@ def make_net(config: NetConfig, out_ch: int) -> nn.Module:
             fields = dataclasses.asdict(config)
             fields["dtype"] = jnp.dtype(config.dtype)
             return UNet(**fields, out_ch=out_ch)
+        case DiffusersUNetConfig():
+            return DiffusersUNet(config, out_ch)
     raise ValueError(f"net: {config!r} is not one of the known settings")

@@ -5,6 +5,7 @@
 
 import dataclasses
 
+from progdist.nets.diffusers_settings import DiffusersUNetConfig
 from progdist.nets.types import (
     Betas as Betas,
     DType as DType,
@@ -114,7 +115,7 @@ class UNetConfig:
         return [top // 2**level for level in range(len(self.ch_mult))]
 
 
-NetConfig = UNetConfig
+NetConfig = UNetConfig | DiffusersUNetConfig
 
 
 def norm_groups(net: NetConfig, num_groups: int | None = None) -> int:
@@ -128,6 +129,8 @@ def norm_groups(net: NetConfig, num_groups: int | None = None) -> int:
         case UNetConfig():
             chosen = net.num_groups if num_groups is None else num_groups
             return chosen or (32 if net.ch % 64 == 0 else 0)
+        case DiffusersUNetConfig():
+            return net.norm_num_groups
     return 0
 
 

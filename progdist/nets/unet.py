@@ -6,12 +6,11 @@ so that public checkpoints load as they are.
 """
 
 import math
-from typing import Any, TypeVar, get_args
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
 from jaxtyping import Array, Float
 
 from progdist.nets.blocks import (
@@ -25,9 +24,8 @@ from progdist.nets.blocks import (
     space_to_depth,
 )
 from progdist.nets.conditioning import Conditioning
+from progdist.nets.remat import recomputing
 from progdist.nets.settings import Remat
-
-_Block = TypeVar("_Block", type[ResNetBlock], type[AttnBlock])
 
 
 def embed_logsnr(logsnr: Float[Array, " b"], channels: int) -> Float[Array, "b c"]:
@@ -134,13 +132,13 @@ class UNet(nn.Module):
         self, level: int, name: str, resample: Resample | None = None
     ) -> ResNetBlock:
         """Returns a residual block with the channels of its level."""
-        block = _recomputing(ResNetBlock, self.remat)
+        block = recomputing(ResNetBlock, self.remat)
         features = self.ch * self.ch_mult[level]
         return block(features, resample, self.dtype, self.num_groups, name=name)
 
     def _attend(self, h: Array, name: str) -> Array:
         """Applies an attention block."""
-        block = _recomputing(AttnBlock, self.remat)
+        block = recomputing(AttnBlock, self.remat)
         settings = self.num_heads, self.head_dim, self.dtype, self.num_groups
         return block(*settings, name=name)(h)
 
@@ -180,30 +178,3 @@ class UNet(nn.Module):
             if level > 0:
                 h = self._block(level, f"up_{level}.upsample", "up")(h, emb, dropout)
         return h
-
-
-def _recomputing(block: _Block, remat: Remat) -> _Block:
-    """Returns the block, recomputing in the backward pass what `remat` says.
-
-    Raises:
-      ValueError: if `remat` is not one of `Remat`.
-    """
-    match remat:
-        case "none":
-            return block
-        case "blocks":
-            return nn.remat(block)
-        case "dots":
-            return nn.remat(block, policy=_is_kept)
-    raise ValueError(f"remat: {remat!r} is not one of {get_args(Remat)}")
-
-
-def _is_kept(primitive: Primitive, *args: Any, **params: Any) -> bool:
-    """Whether "dots" keeps a result: of a convolution or a product with weights.
-
-    Products of activations, in attention, are large and are computed again.
-    """
-    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return primitive is jax.lax.conv_general_dilated_p or dots(
-        primitive, *args, **params
-    )

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from progdist import data, parallel
 from progdist.diffusion import samplers, solvers
 from progdist.diffusion.prediction import Denoise
-from progdist.diffusion.settings import SolverName
+from progdist.diffusion.settings import Clip, SolverName
 from progdist.diffusion.solvers import Span
 from progdist.errors import NonFiniteError
 from progdist.model import Model, Params, bind, has_small_maps, param_specs
@@ -99,7 +99,11 @@ def conditioning_of(label: Int[Array, " b"], num_classes: int) -> Conditioning:
 
 
 def make_sampler(
-    model: Model, mesh: Mesh, name: SolverName = "ddim", gamma: float = 0.0
+    model: Model,
+    mesh: Mesh,
+    name: SolverName = "ddim",
+    gamma: float = 0.0,
+    clip: Clip = "recompute",
 ) -> Sampler:
     """Returns the compiled sampler.
 
@@ -122,7 +126,7 @@ def make_sampler(
         span: Span,
     ) -> Float[Array, "b *d"]:
         keys = _image_keys(key, indices, 1)
-        solve = solvers.make_solver(name, keys=keys, gamma=gamma)
+        solve = solvers.make_solver(name, keys=keys, gamma=gamma, clip=clip)
         return solve(_denoise(model, params, label), model.schedule, z, span)
 
     rows, whole = parallel.ROWS, parallel.REPLICATED
@@ -276,6 +280,7 @@ def draw_trajectory(
     num_images: int,
     num_steps: int,
     labels: Sequence[int] = (),
+    clip: Clip = "recompute",
 ) -> Float[np.ndarray, "states b *d"]:
     """Returns the DDIM states z_t from noise to image, t = 1 first.
 
@@ -291,7 +296,9 @@ def draw_trajectory(
     def states(params: Params) -> Float[Array, "states b *d"]:
         z_1 = image_noise(jax.random.key(seed), jnp.array(indices), model.image_shape)
         denoise = _denoise(model, params, jnp.array(label))
-        return samplers.trajectory(denoise, model.schedule, z_1, num_steps=num_steps).z
+        return samplers.trajectory(
+            denoise, model.schedule, z_1, num_steps=num_steps, clip=clip
+        ).z
 
     z = np.asarray(states(jax.tree.map(np.asarray, params)))
     _finite(z.swapaxes(0, 1), 0, num_steps)

@@ -18,7 +18,7 @@ from progdist.checkpoint import CheckpointError
 from progdist.config import net_from_dict
 from progdist.diffusion import solvers
 from progdist.diffusion.prediction import Prediction
-from progdist.diffusion.settings import SolverName
+from progdist.diffusion.settings import Clip, SolverName
 from progdist.errors import UsageError, did_you_mean, not_one_of
 from progdist.model import Model, Params, bind, param_template
 from progdist.nets.conditioning import Conditioning
@@ -92,6 +92,7 @@ class Pretrained:
         seed: int = 0,
         sampler: SolverName = "ddim",
         gamma: float = GAMMA,
+        clip: Clip = "recompute",
         batch_size: int = BATCH_SIZE,
     ) -> Images:
         """Draws images, as bytes.
@@ -106,6 +107,8 @@ class Pretrained:
           seed: random seed of the initial noise.
           sampler: name of the sampler; all make `num_steps` network calls.
           gamma: noise of the ancestral sampler, 0 to 1.
+          clip: how DDIM and the ancestral sampler clip x̂: "recompute" takes eps from
+            the clipped x̂; "keep" keeps the predicted eps, as diffusers does; "none".
           batch_size: number of images computed together.
 
         Raises:
@@ -113,7 +116,7 @@ class Pretrained:
             of network calls.
           NonFiniteError: if a pixel is NaN or infinite.
         """
-        options: dict[str, Any] = {"sampler": sampler, "gamma": gamma}
+        options: dict[str, Any] = {"sampler": sampler, "gamma": gamma, "clip": clip}
         batches = self.batches(
             num, label=label, seed=seed, batch_size=batch_size, **options
         )
@@ -127,6 +130,7 @@ class Pretrained:
         seed: int = 0,
         sampler: SolverName = "ddim",
         gamma: float = GAMMA,
+        clip: Clip = "recompute",
         batch_size: int = BATCH_SIZE,
         start: int = 0,
         advance: Callable[[int], None] = lambda count: None,
@@ -138,7 +142,7 @@ class Pretrained:
         """
         self.check_sampler(sampler)
         _check(num=num, seed=seed, batch_size=batch_size)
-        compiled, params, mesh = self._compiled(sampler, gamma, batch_size)
+        compiled, params, mesh = self._compiled(sampler, gamma, clip, batch_size)
         return Batches(
             compiled,
             params,
@@ -152,7 +156,12 @@ class Pretrained:
         ).draw(advance)
 
     def trajectory(
-        self, num: int, *, label: Labels = None, seed: int = 0
+        self,
+        num: int,
+        *,
+        label: Labels = None,
+        seed: int = 0,
+        clip: Clip = "recompute",
     ) -> Float[np.ndarray, "states n h w c"]:
         """Returns the DDIM states z_t of images, from noise at t = 1 to the images."""
         _check(num=num, seed=seed)
@@ -163,6 +172,7 @@ class Pretrained:
             num_images=num,
             num_steps=self.num_steps,
             labels=self.labels(label),
+            clip=clip,
         )
 
     def denoise(
@@ -211,11 +221,11 @@ class Pretrained:
             raise UsageError(str(error)) from None
 
     def _compile(
-        self, sampler: SolverName, gamma: float, batch_size: int
+        self, sampler: SolverName, gamma: float, clip: Clip, batch_size: int
     ) -> tuple[Sampler, Params, Mesh]:
         """Returns a sampler, with the parameters and devices that it uses."""
         mesh = parallel.make_mesh(parallel.devices_sharing(batch_size))
-        compiled = make_sampler(self.model, mesh, sampler, gamma)
+        compiled = make_sampler(self.model, mesh, sampler, gamma, clip)
         sharding = NamedSharding(mesh, parallel.REPLICATED)
         return compiled, jax.device_put(self.params, sharding), mesh
 

@@ -1,58 +1,24 @@
 """Teachers by their files: which format a file has, and what it becomes."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from progdist import checkpoint, parallel
 from progdist.checkpoint import CheckpointError
-from progdist.diffusion.settings import Parameterization
-from progdist.model import Params, param_shapes, param_template
-from progdist.nets.settings import Betas
+from progdist.model import param_shapes, param_template
 from progdist.sampling import cards
 from progdist.sampling.cards import Card
+from progdist.teachers import diffusers
+from progdist.teachers.types import Options as Options, Teacher as Teacher
 from progdist.workdir import files
-
-Precondition = Literal["none", "edm", "consistency"]
-
-
-class Options(NamedTuple):
-    """Facts of a model that its file may not hold; None where they are not given.
-
-    Attributes:
-      output: meaning of the network's output, for released flax files.
-      betas: rule of the betas, for files of guided-diffusion.
-      precondition: preconditioning, for files of consistency_models.
-      num_heads: number of attention heads, if head_dim is None.
-      head_dim: channels per attention head.
-    """
-
-    output: Parameterization | None = None
-    betas: Betas | None = None
-    precondition: Precondition | None = None
-    num_heads: int | None = None
-    head_dim: int | None = None
-
-
-class Teacher(NamedTuple):
-    """A trained model in some format.
-
-    Attributes:
-      card: card of the model; see `progdist.sampling.cards`. `phase` is 0 and
-        `num_steps` the usual number of steps, or of a student 1 and its own number.
-      read: returns the parameters, as NumPy arrays in the tree of the network.
-    """
-
-    card: Card
-    read: Callable[[], Params]
 
 
 def read_teacher(source: str | Path, options: Options | None = None) -> Teacher:
     """Opens a model in any of the formats.
 
     Args:
-      source: a model directory or exported file of progdist, a released flax msgpack
-        file, …
+      source: a model directory or exported file of progdist, a folder of diffusers, a
+        released flax msgpack file, …
       options: facts that the file does not hold.
 
     Raises:
@@ -61,6 +27,8 @@ def read_teacher(source: str | Path, options: Options | None = None) -> Teacher:
     path = files.expand(source)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or directory")
+    if diffusers.is_pipeline(path):
+        return diffusers.read(path, options or Options())
     return _own(path)
 
 
