@@ -37,7 +37,7 @@ SMALL = DiffusersUNetConfig(
 BETAS = tuple((0.02 + 0.01 * k) for k in range(20))
 # Output and noise levels of each model.
 CASES = {
-    "eps": ("eps", Timesteps()),
+    "eps": ("eps", Timesteps(beta_end=0.004)),
     "v": ("v", Timesteps("squaredcos_cap_v2", 100)),
     "x": ("x", Timesteps("trained", 20, trained_betas=BETAS)),
     "v_zero": ("v", Timesteps("scaled_linear", zero_terminal_snr=True)),
@@ -87,12 +87,16 @@ def save(path, net=SMALL, output="eps", num_steps=4, schedule="timesteps", **fac
     return path
 
 
-def export(folder, name, num_steps):
-    """Exports a case as a student of that many steps; returns the pipeline's folder."""
+def save_case(folder, name, num_steps=4):
+    """Writes a case as a student of that many steps; returns its directory."""
     output, timesteps = CASES[name]
     net = dataclasses.replace(SMALL, timesteps=timesteps)
-    path = save(folder / "model", net, output, num_steps)
-    write(progdist.load(path), folder / "out", ["diffusers"])
+    return save(folder / "model", net, output, num_steps)
+
+
+def export(folder, name):
+    """Exports a case; returns the pipeline's folder."""
+    write(progdist.load(save_case(folder, name)), folder / "out", ["diffusers"])
     return folder / "out" / "diffusers"
 
 
@@ -113,20 +117,20 @@ def checksum(folder):
     return zlib.crc32(content)
 
 
-def draw(folder, noise, num_steps):
-    """What diffusers draws from the noise: float32 [b, h, w, c] in [0, 1]."""
+def load(folder):
+    """The folder as a DDIMPipeline, without its progress bar."""
     from diffusers import DDIMPipeline
 
     pipeline = DDIMPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def draw(pipeline, noise, num_steps):
+    """What diffusers draws from the noise: float32 [b, h, w, c] in [0, 1]."""
+    options = {"num_inference_steps": num_steps, "eta": 0.0, "output_type": "np"}
     with starting_from(noise):
-        return pipeline(
-            len(noise),
-            num_inference_steps=num_steps,
-            eta=0.0,
-            use_clipped_model_output=True,
-            output_type="np",
-        ).images
+        return pipeline(len(noise), use_clipped_model_output=True, **options).images
 
 
 @contextlib.contextmanager
@@ -147,12 +151,13 @@ def starting_from(noise):
 def main(directory):
     arrays = {}
     for name in CASES:
-        for num_steps in STEPS:
-            with tempfile.TemporaryDirectory() as place:
-                folder = export(Path(place), name, num_steps)
-                images = draw(folder, make_noise(), num_steps)
+        with tempfile.TemporaryDirectory() as place:
+            folder = export(Path(place), name)
+            arrays[f"{name}/checksum"] = np.uint32(checksum(folder))
+            pipeline = load(folder)
+            for num_steps in STEPS:
+                images = draw(pipeline, make_noise(), num_steps)
                 arrays[f"{name}/{num_steps}"] = images
-                arrays[f"{name}/checksum"] = np.uint32(checksum(folder))
     np.savez_compressed(Path(directory) / "diffusers_pipelines.npz", **arrays)
 
 

@@ -62,12 +62,12 @@ def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | 
     return next((name for name in names if one.get(name) != other.get(name)), None)
 
 
-def check_shapes(where: Path | str, saved: Leaves, expected: Any) -> None:
+def check_shapes(where: Path | str, saved: Mapping[str, Any], expected: Any) -> None:
     """Refuses arrays of another network, naming the first leaf that differs.
 
     Args:
       where: path of the arrays, for the message.
-      saved: the saved leaves.
+      saved: the saved leaves, or arrays by path.
       expected: a tree of arrays, or of their shapes and dtypes.
     """
     theirs, ours = (

@@ -10,7 +10,7 @@ Creates the directory --out, by default with the first four of these:
   params.safetensors  the parameters alone
   hub/                config.json, model.safetensors and README.md with samples, as the
                       Hugging Face Hub expects them
-  diffusers/          a pipeline folder for DDIMPipeline.from_pretrained, of a model with
+  diffusers/          a folder for DDIMPipeline.from_pretrained, of a model with
                       diffusers' network, as progdist convert makes them
 each with the model's card: N, network, schedule, classes, data, distances, commit. The
 directory appears complete or not at all. progdist.load and progdist sample open it.

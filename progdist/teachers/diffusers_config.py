@@ -289,7 +289,7 @@ def _typed(found: Found, name: str, kind: type, default: Any) -> Any:
 
 def _word(found: Found, name: str, value: Any, accepted: Sequence[str]) -> Any:
     if value not in accepted:
-        reason = not_one_of(f"{value:.60}" if type(value) is str else value, accepted)
+        reason = not_one_of(f"{value!s:.60}", accepted)
         raise CheckpointError(f"{found.path}: {name}: {reason}")
     return value
 
