@@ -17,13 +17,15 @@ import pytest
 import yaml
 
 import progdist
-from progdist import teachers
+from progdist import preflight, teachers
 from progdist.commands import export
+from progdist.config import load_preset, plan_of
 from progdist.diffusion import samplers
 from progdist.export import diffusers
 from progdist.export.write import write
 from progdist.model import bind
 from progdist.nets.settings import Timesteps, UNetConfig
+from progdist.sampling import cards
 from progdist.teachers import Options
 from tests import diffusers_pipelines as pipelines
 from tests.commands import answer
@@ -317,3 +319,15 @@ def test_it_needs_neither_torch_nor_diffusers(tmp_path, monkeypatch):
     for name in ("torch", "diffusers"):
         monkeypatch.setitem(sys.modules, name, None)
     assert pipelines.export(tmp_path, "eps").is_dir()
+
+
+def test_the_card_of_a_student_names_the_origin_of_its_teacher(tmp_path):
+    facts = {"origin": "org/ddpm", "license": "mit"}
+    config = load_preset("digits", "smoke")
+    config.teacher = str(pipelines.save(tmp_path / "model", phase=0, **facts))
+    source = preflight.open_data(config.data)
+    for phase in plan_of(config):
+        card = cards.make_card(config, phase, source)
+        assert {name: card[name] for name in facts} == facts
+    config.teacher = str(tmp_path / "moved")
+    assert not facts.keys() & cards.make_card(config, phase, source).keys()
