@@ -177,7 +177,7 @@ def check_teacher(
 def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
     """Refuses a teacher with other settings that its parameters' shapes do not show."""
     if not isinstance(net, UNetConfig):
-        _check_settings(path, card, net)
+        check_settings(path, card, net)
         return
     is_released = path.is_file() and path.suffix != ".safetensors"
     without = {"num_groups": released_groups(net) if is_released else 0}
@@ -189,8 +189,17 @@ def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
         )
 
 
-def _check_settings(path: Path, card: dict[str, Any], net: NetConfig) -> None:
-    """Refuses a teacher whose network has any other settings but for its precision."""
+def check_settings(path: Path, card: dict[str, Any], net: NetConfig) -> None:
+    """Refuses a teacher whose network has other settings, except dtype and remat.
+
+    Args:
+      path: its path, for the message.
+      card: its card; without a network it counts as equal.
+      net: the configured network.
+
+    Raises:
+      ConfigError: naming the first field that differs.
+    """
     ours = dataclasses.asdict(net.portable())
     theirs = dataclasses.asdict(net_from_dict(card.get("net", ours)).portable())
     for name, value in ours.items():
