@@ -25,6 +25,7 @@ from progdist.checkpoint import torch_names
 from progdist.export.write import write
 from progdist.model import make_model, param_shapes, schedule_of
 from progdist.nets.settings import DiffusersUNetConfig, Timesteps
+from tests.diffusers_models import parameter
 
 STEPS = 1, 2, 4, 10
 NUM_IMAGES, IMAGE_SHAPE = 2, (8, 8, 1)
@@ -42,18 +43,6 @@ CASES = {
     "x": ("x", Timesteps("trained", 20, trained_betas=BETAS)),
     "v_zero": ("v", Timesteps("scaled_linear", zero_terminal_snr=True)),
 }
-
-
-def parameter(name, shape):
-    """The value that the rule in golden/README.md gives a parameter of torch."""
-    draw = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
-    if name.endswith("bias"):
-        values = 0.1 * draw
-    elif len(shape) == 1:
-        values = 1 + 0.1 * draw
-    else:
-        values = draw / np.sqrt(np.prod(shape[1:]))
-    return values.astype(np.float32)
 
 
 def make_params(model):

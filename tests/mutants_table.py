@@ -935,13 +935,13 @@ DOOR = [
     ),
     *_mutants(
         "progdist/export/diffusers.py",
-        "test_export_diffusers.py",
-        ("any N", "if levels.num_timesteps % count:", "if False:"),
-        ("any schedule", "if schedule != \"timesteps\":", "if False:"),
+        "test_export_diffusers.py::test_the_scheduler_has_the_levels_of_the_network",
+        ("any N", "if levels.num_timesteps % count:", "if False:", "test_export_diffusers.py::test_other_models_are_refused_in_one_line"),
+        ("any schedule", "if schedule != \"timesteps\":", "if False:", "test_export_diffusers.py::test_other_models_are_refused_in_one_line"),
         ("leading timesteps", "\"timestep_spacing\": \"trailing\"", "\"timestep_spacing\": \"leading\""),
         ("trained betas are lost", "list(timesteps.trained_betas) if is_trained else None", "None"),
         ("no zero SNR", "\"rescale_betas_zero_snr\": timesteps.zero_terminal_snr", "\"rescale_betas_zero_snr\": False"),
-        ("0 is not None", "None if theirs[name] in (0, \"none\") else theirs[name]", "theirs[name]"),
+        ("0 is not None", "None if theirs[name] in (0, \"none\") else theirs[name]", "theirs[name]", "test_export_diffusers.py::test_a_network_has_the_settings_of_unet2dmodel"),
     ),
     *_mutants(
         "progdist/export/model_card.py",

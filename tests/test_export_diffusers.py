@@ -27,7 +27,9 @@ from progdist.model import bind
 from progdist.nets.settings import Timesteps, UNetConfig
 from progdist.sampling import cards
 from progdist.teachers import Options
-from tests import diffusers_pipelines as pipelines
+from progdist.teachers.diffusers_config import Found, net_of
+from progdist.workdir import provenance
+from tests import diffusers_models, diffusers_pipelines as pipelines
 from tests.commands import answer
 from tests.diffusers_pipelines import CASES, IMAGE_SHAPE, SMALL, STEPS
 
@@ -213,6 +215,18 @@ def test_a_network_has_the_settings_of_unet2dmodel():
         assert plain[field] is None
 
 
+@pytest.mark.parametrize("name", diffusers_models.CASES)
+def test_the_settings_of_every_network_that_is_read_come_back(name):
+    source = diffusers_models.CASES[name]
+    net, shapes = net_of(Found(Path("a"), source), Timesteps())
+    config = diffusers.unet_config(net, shapes.image_shape)
+    again = net_of(Found(Path("b"), json.loads(json.dumps(config))), Timesteps())
+    assert again[0] == net
+    assert again[1].image_shape == shapes.image_shape
+    for field in ("sample_size", "block_out_channels", "norm_num_groups"):
+        assert json.loads(json.dumps(config[field])) == source[field]
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_a_folder_is_read_as_the_model_that_was_exported(name, tmp_path):
     path = pipelines.save(tmp_path / "model", NETS[name], "v", license="mit")
@@ -260,13 +274,17 @@ def test_the_page_names_the_teacher_and_its_license(tmp_path):
     teacher = "the teacher `google/ddpm-cifar10-32` (licence `apache-2.0`)"
     assert teacher in page
     assert "in 4 network calls" in page
+    assert "a student of 4 steps, and of no other number" in page
 
 
 def test_a_converted_teacher_was_not_trained_here(tmp_path):
-    facts = {"origin": "org/ddpm", "phase": 0}
+    facts = {"origin": "/home/someone/ddpm", "phase": 0}
     model = progdist.load(pipelines.save(tmp_path / "model", **facts), 8)
     text = (written(tmp_path / "out", model) / "README.md").read_text()
-    assert "Converted from `org/ddpm` by progdist" in text
+    assert "Converted from `ddpm` by progdist" in text
+    assert provenance.code() in text
+    assert "/home" not in text
+    assert "those that divide 1,000" in text
     assert "license" not in text.split("---\n", 2)[1]
     assert "num_inference_steps=8" in text
 

@@ -172,9 +172,16 @@ def scheduler_config(timesteps: Timesteps, output: str) -> dict[str, Any]:
 def _usage(card: Card) -> Usage:
     """Returns the page's code, which draws 16 images."""
     lines = _loop(card) if card["num_classes"] else _call(card)
+    n = card["num_steps"]
+    steps = (
+        f"The model is a student of {n} steps, and of no other number."
+        if card.get("phase")
+        else "Other numbers of steps may be those that divide "
+        f"{card['net']['timesteps']['num_timesteps']:,}."
+    )
     text = (
-        f"The model is defined at {card['num_steps']} steps, and by both options: "
-        "x̂ is clipped to [-1, 1] and eps recomputed from it, as it was trained."
+        f"{steps} With `use_clipped_model_output` eps is recomputed from x̂ clipped to "
+        "[-1, 1], as progdist does."
     )
     end = "The folder needs nothing but diffusers; `progdist convert` reads it, too."
     return Usage("diffusers", "ddim", [*lines, "", text], end)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -129,18 +130,23 @@ def _own_rows(card: Card) -> list[dict[str, Any]]:
 
 def _history(card: Card) -> str:
     """Returns the sentence on the training, or on the model that was converted."""
-    by = f"by progdist{_commit(card)}"
     if card.get("origin") and not card.get("phase"):
-        return f"Converted from {_teacher(card)} {by}."
+        code = {"commit": card.get("exported_by")}
+        return f"Converted from {_teacher(card)} by progdist{_commit(code)}."
+    by = f"by progdist{_commit(card)}"
     after = f"after [Salimans & Ho, 2022]({_PAPER})"
     teacher = f", from the teacher {_teacher(card)}" if card.get("origin") else ""
     return f"Trained on {_training_data(card)} {by}, {after}{teacher}."
 
 
 def _teacher(card: Card) -> str:
-    """Returns the model that came from elsewhere, with its licence."""
-    license = card.get("license")
-    return _code(card["origin"]) + (f" (licence {_code(license)})" if license else "")
+    """Returns the model that came from elsewhere, with its licence.
+
+    Of a path on this machine only the last part is named.
+    """
+    origin, license = card["origin"], card.get("license")
+    name = Path(origin).name if Path(origin).is_absolute() else origin
+    return _code(name) + (f" (licence {_code(license)})" if license else "")
 
 
 def _training_data(card: Card) -> str:
