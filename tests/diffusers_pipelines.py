@@ -19,12 +19,12 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-import progdist
 from progdist import checkpoint
 from progdist.checkpoint import torch_names
 from progdist.export.write import write
 from progdist.model import make_model, param_shapes, schedule_of
 from progdist.nets.settings import DiffusersUNetConfig, Timesteps
+from progdist.sampling.pretrained import Pretrained
 from tests.diffusers_models import parameter
 
 STEPS = 1, 2, 4, 10
@@ -54,8 +54,8 @@ def make_params(model):
     return unflatten_dict(leaves, sep="/")
 
 
-def save(path, net=SMALL, output="eps", num_steps=4, schedule="timesteps", **facts):
-    """Writes a model directory; returns its path."""
+def make(net=SMALL, output="eps", num_steps=4, schedule="timesteps", **facts):
+    """A model of 4 steps with parameters by the rule, and facts in its card."""
     model = make_model(
         net,
         parameterization=output,
@@ -72,20 +72,25 @@ def save(path, net=SMALL, output="eps", num_steps=4, schedule="timesteps", **fac
         "num_classes": net.num_classes,
     }
     params = jax.tree.map(jax.numpy.asarray, make_params(model))
-    checkpoint.save_model(path, params, card | facts)
+    return Pretrained(model, params, card | facts, num_steps)
+
+
+def make_case(name):
+    """The model of a case."""
+    output, timesteps = CASES[name]
+    return make(dataclasses.replace(SMALL, timesteps=timesteps), output)
+
+
+def save(path, **facts):
+    """Writes a model directory; returns its path."""
+    model = make(**facts)
+    checkpoint.save_model(path, model.params, model.card)
     return path
 
 
-def save_case(folder, name, num_steps=4):
-    """Writes a case as a student of that many steps; returns its directory."""
-    output, timesteps = CASES[name]
-    net = dataclasses.replace(SMALL, timesteps=timesteps)
-    return save(folder / "model", net, output, num_steps)
-
-
-def export(folder, name):
-    """Exports a case; returns the pipeline's folder."""
-    write(progdist.load(save_case(folder, name)), folder / "out", ["diffusers"])
+def export(folder, model):
+    """Exports a model; returns the pipeline's folder."""
+    write(model, folder / "out", ["diffusers"])
     return folder / "out" / "diffusers"
 
 
@@ -141,7 +146,7 @@ def main(directory):
     arrays = {}
     for name in CASES:
         with tempfile.TemporaryDirectory() as place:
-            folder = export(Path(place), name)
+            folder = export(Path(place), make_case(name))
             arrays[f"{name}/checksum"] = np.uint32(checksum(folder))
             pipeline = load(folder)
             for num_steps in STEPS:

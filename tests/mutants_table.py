@@ -936,8 +936,8 @@ DOOR = [
     *_mutants(
         "progdist/export/diffusers.py",
         "test_export_diffusers.py::test_the_scheduler_has_the_levels_of_the_network",
-        ("any N", "if levels.num_timesteps % count:", "if False:", "test_export_diffusers.py::test_other_models_are_refused_in_one_line"),
-        ("any schedule", "if schedule != \"timesteps\":", "if False:", "test_export_diffusers.py::test_other_models_are_refused_in_one_line"),
+        ("any N", "if levels.num_timesteps % count:", "if False:", "test_export_diffusers.py::test_other_models_are_refused"),
+        ("any schedule", "if schedule != \"timesteps\":", "if False:", "test_export_diffusers.py::test_other_models_are_refused"),
         ("leading timesteps", "\"timestep_spacing\": \"trailing\"", "\"timestep_spacing\": \"leading\""),
         ("trained betas are lost", "list(timesteps.trained_betas) if is_trained else None", "None"),
         ("no zero SNR", "\"rescale_betas_zero_snr\": timesteps.zero_terminal_snr", "\"rescale_betas_zero_snr\": False"),

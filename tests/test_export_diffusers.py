@@ -21,8 +21,8 @@ from progdist import preflight, teachers
 from progdist.commands import export
 from progdist.config import load_preset, plan_of
 from progdist.diffusion import samplers
+from progdist.errors import UsageError
 from progdist.export import diffusers
-from progdist.export.write import write
 from progdist.model import bind
 from progdist.nets.settings import Timesteps, UNetConfig
 from progdist.sampling import cards
@@ -69,11 +69,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(progdist.Pretrained, "sample", draw)
 
 
-def written(path, model):
-    write(model, path, ["diffusers"])
-    return path / "diffusers"
-
-
 def read_json(path):
     return json.loads(path.read_text())
 
@@ -102,7 +97,7 @@ def check_images(name, ours, theirs):
 
 @pytest.mark.parametrize("name", CASES)
 def test_diffusers_draws_the_same_images(name, tmp_path):
-    model = progdist.load(pipelines.save_case(tmp_path, name))
+    model = pipelines.make_case(name)
     draw, noise = images_of(model), pipelines.make_noise()
     for num_steps in STEPS:
         ours = np.asarray(draw(noise, num_steps))
@@ -113,7 +108,7 @@ def test_diffusers_draws_the_same_images(name, tmp_path):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_folder_is_that_from_which_diffusers_drew(name, tmp_path):
-    folder = pipelines.export(tmp_path, name)
+    folder = pipelines.export(tmp_path, pipelines.make_case(name))
     assert pipelines.checksum(folder) == GOLDEN[f"{name}/checksum"]
 
 
@@ -122,9 +117,9 @@ def test_the_folder_is_that_from_which_diffusers_drew(name, tmp_path):
 def test_diffusers_draws_the_same_images_live(name, tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")
-    model = progdist.load(pipelines.save_case(tmp_path, name))
+    model = pipelines.make_case(name)
     draw, noise = images_of(model), pipelines.make_noise()
-    pipeline = pipelines.load(written(tmp_path / "out", model))
+    pipeline = pipelines.load(pipelines.export(tmp_path, model))
     for num_steps in STEPS:
         theirs = pipelines.draw(pipeline, noise, num_steps)
         check_images(name, np.asarray(draw(noise, num_steps)), theirs)
@@ -135,8 +130,8 @@ def test_diffusers_draws_the_same_images_live(name, tmp_path):
 def test_the_loop_of_the_readme_draws_a_class_live(name, tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     pytest.importorskip("diffusers")
-    model = progdist.load(pipelines.save(tmp_path / "model", NETS[name], "v"))
-    folder = written(tmp_path / "out", model)
+    model = pipelines.make(NETS[name], "v")
+    folder = pipelines.export(tmp_path, model)
     shape = 16, *IMAGE_SHAPE
     noise = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     tensor = torch.from_numpy(noise.transpose(0, 3, 1, 2).copy())
@@ -161,7 +156,7 @@ def test_the_loop_of_the_readme_draws_a_class_live(name, tmp_path, monkeypatch):
 def test_the_call_of_the_readme_draws_images_live(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")
-    folder = pipelines.export(tmp_path, "v")
+    folder = pipelines.export(tmp_path, pipelines.make_case("v"))
     names = {}
     exec(code_of(folder).replace("PATH", str(folder)), names)
     assert len(names["images"]) == 16
@@ -172,7 +167,7 @@ def test_the_call_of_the_readme_draws_images_live(tmp_path):
 
 
 def test_the_folder_is_complete_and_readable(tmp_path):
-    folder = pipelines.export(tmp_path, "eps")
+    folder = pipelines.export(tmp_path, pipelines.make_case("eps"))
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert names == {
         *("model_index.json", "README.md", "samples.png", "unet/config.json"),
@@ -229,9 +224,8 @@ def test_the_settings_of_every_network_that_is_read_come_back(name):
 
 @pytest.mark.parametrize("name", NETS)
 def test_a_folder_is_read_as_the_model_that_was_exported(name, tmp_path):
-    path = pipelines.save(tmp_path / "model", NETS[name], "v", license="mit")
-    model = progdist.load(path)
-    folder = written(tmp_path / "out", model)
+    model = pipelines.make(NETS[name], "v", license="mit")
+    folder = pipelines.export(tmp_path, model)
     teacher = teachers.read_teacher(folder, Options())
     assert teacher.card["net"] == dataclasses.asdict(NETS[name])
     assert teacher.card["license"] == "mit"
@@ -241,8 +235,8 @@ def test_a_folder_is_read_as_the_model_that_was_exported(name, tmp_path):
 
 
 def test_a_folder_converts_to_the_model_that_was_exported(tmp_path):
-    model = progdist.load(pipelines.save(tmp_path / "model", RICH))
-    folder = written(tmp_path / "out", model)
+    model = pipelines.make(RICH)
+    folder = pipelines.export(tmp_path, model)
     teacher = teachers.read_teacher(folder, Options())
     teachers.convert(teacher, tmp_path / "converted", str(folder))
     converted = progdist.load(tmp_path / "converted", 4)
@@ -264,8 +258,8 @@ def code_of(folder):
 
 def test_the_page_names_the_teacher_and_its_license(tmp_path):
     facts = {"origin": "google/ddpm-cifar10-32", "license": "apache-2.0"}
-    model = progdist.load(pipelines.save(tmp_path / "model", **facts))
-    text = (written(tmp_path / "out", model) / "README.md").read_text()
+    model = pipelines.make(**facts)
+    text = (pipelines.export(tmp_path, model) / "README.md").read_text()
     _, front, page = text.split("---\n", 2)
     values = yaml.safe_load(front)
     assert values["license"] == "apache-2.0"
@@ -279,8 +273,8 @@ def test_the_page_names_the_teacher_and_its_license(tmp_path):
 
 def test_a_converted_teacher_was_not_trained_here(tmp_path):
     facts = {"origin": "/home/someone/ddpm", "phase": 0}
-    model = progdist.load(pipelines.save(tmp_path / "model", **facts), 8)
-    text = (written(tmp_path / "out", model) / "README.md").read_text()
+    model = pipelines.make(num_steps=8, **facts)
+    text = (pipelines.export(tmp_path, model) / "README.md").read_text()
     assert "Converted from `ddpm` by progdist" in text
     assert provenance.code() in text
     assert "/home" not in text
@@ -291,8 +285,8 @@ def test_a_converted_teacher_was_not_trained_here(tmp_path):
 
 @pytest.mark.parametrize("name", ["small", "classes"])
 def test_the_page_has_code_for_classes_only_where_there_are_any(name, tmp_path):
-    model = progdist.load(pipelines.save(tmp_path / "model", NETS[name]))
-    code = code_of(written(tmp_path / "out", model))
+    model = pipelines.make(NETS[name])
+    code = code_of(pipelines.export(tmp_path, model))
     compile(code, "README.md", "exec")
     assert ("class_labels=" in code) == (name == "classes")
     assert ("num_inference_steps=4" in code) == (name == "small")
@@ -315,15 +309,19 @@ ZERO = dataclasses.replace(SMALL, timesteps=Timesteps(zero_terminal_snr=True))
         ({"net": ZERO}, "eps fixes no image at a terminal SNR of zero"),
     ],
 )
-def test_other_models_are_refused_in_one_line(
-    facts, message, tmp_path, capsys, monkeypatch
-):
-    path = pipelines.save(tmp_path / "model", **facts)
+def test_other_models_are_refused(facts, message):
+    with pytest.raises(UsageError, match=r"^--formats=diffusers: ") as refused:
+        diffusers.check(pipelines.make(**facts))
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_refusal_is_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+    path = pipelines.save(tmp_path / "model", num_steps=3)
     flags = [str(path), f"--out={tmp_path / 'out'}", "--formats=diffusers"]
     code, error = answer(export, *flags, capsys=capsys, monkeypatch=monkeypatch)
     assert code == 2
-    assert message in error
-    assert error.startswith("progdist: --formats=diffusers: ")
+    assert error.startswith("progdist: --formats=diffusers: num_steps=3 does not")
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -336,7 +334,7 @@ def test_it_is_written_only_where_it_is_named():
 def test_it_needs_neither_torch_nor_diffusers(tmp_path, monkeypatch):
     for name in ("torch", "diffusers"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert pipelines.export(tmp_path, "eps").is_dir()
+    assert pipelines.export(tmp_path, pipelines.make_case("eps")).is_dir()
 
 
 def test_the_card_of_a_student_names_the_origin_of_its_teacher(tmp_path):
