@@ -16,6 +16,8 @@ from safetensors.numpy import save_file
 Shapes = dict[str, tuple[int, ...]]
 
 SIZE, NUM_STEPS = 8, 10
+# Options of the compiler, for programs that run once.
+FAST = {"xla_backend_optimization_level": 0}
 _PLAIN: dict[str, Any] = {
     "sample_size": SIZE,
     "block_out_channels": [8, 16],

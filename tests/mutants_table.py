@@ -180,6 +180,35 @@ DIFFUSION = [
 
 NETS = [
     *_mutants(
+        "progdist/nets/diffusers_unet.py",
+        "test_teachers_diffusers.py",
+        ("sines always first", "waves[::-1] if flip else waves", "waves"),
+        ("frequencies without shift", "np.float32(half - shift)", "np.float32(half)"),
+        ("padded on both sides", "(self.config.downsample_padding, 1)", "(1, 1)"),
+        ("sums of the middle undivided", "return (x + h) / self.factor", "return x + h"),
+        ("one head", "size = config.attention_head_dim or channels", "size = channels"),
+        ("images not centred", "2 * z - 1 if", "z if"),
+    ),
+    *_mutants(
+        "progdist/checkpoint/torch_names.py",
+        "test_teachers_diffusers.py",
+        ("transposed convolutions", "4: (2, 3, 1, 0)}", "4: (3, 2, 1, 0)}"),
+        ("dense layers as they are", "{2: (1, 0), 3: (2, 1, 0), 4: (2,", "{3: (2, 1, 0), 4: (2,"),
+    ),
+    *_mutants(
+        "progdist/teachers/diffusers_weights.py",
+        "test_teachers_diffusers.py",
+        ("variances read as the output", "_checked(stored[name], full)[: shape[0]]", "_checked(stored[name], full)[-shape[0] :]"),
+        ("superfluous arrays ignored", "if name not in shapes:", "if False:"),
+        ("the new names alone", "if not match or match[2] not in _RENAMED:", "if True:"),
+    ),
+    *_mutants(
+        "progdist/nets/timesteps.py",
+        "test_timesteps.py",
+        ("never whole", "jnp.abs(timestep - whole) < _SNAP", "jnp.abs(timestep - whole) < 0"),
+        ("linear for scaled betas", "count) ** 2", "count)"),
+    ),
+    *_mutants(
         "progdist/nets/blocks.py",
         "test_unet_published.py test_nets.py",
         ("64 groups", "math.gcd(64, channels) // 2", "math.gcd(64, channels)"),

@@ -22,6 +22,7 @@ from progdist.nets.diffusers_settings import DiffusersUNetConfig
 from progdist.nets.networks import make_net
 from progdist.nets.settings import Timesteps, UNetConfig, norm_groups
 from progdist.trainer import recipes
+from tests.diffusers_models import FAST
 
 ROOT = Path(__file__).parents[1]
 # Of google/ddpm-cifar10-32; diffusers counts 35,746,307 parameters.
@@ -37,7 +38,11 @@ PUBLISHED = DiffusersUNetConfig(
 )
 WIDE = dataclasses.replace(PUBLISHED, block_out_channels=(160, 320, 320, 384))
 SMALL = DiffusersUNetConfig(
-    block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4
+    block_out_channels=(8,),
+    down_block_types=("DownBlock2D",),
+    up_block_types=("AttnUpBlock2D",),
+    layers_per_block=1,
+    norm_num_groups=4,
 )
 
 
@@ -49,17 +54,16 @@ def config_of(net, shape=(32, 32, 3)) -> Config:
     return config
 
 
-@pytest.mark.parametrize(("net", "count"), [(PUBLISHED, 35746307), (WIDE, 63735747)])
-def test_published_networks_have_as_many_parameters(net, count):
-    shapes = param_shapes(preflight.make_model(config_of(net)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+def test_the_published_network_has_as_many_parameters():
+    shapes = param_shapes(preflight.make_model(config_of(PUBLISHED)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 35746307
 
 
-def test_a_step_of_distillation_lowers_at_the_published_size():
+def test_a_train_step_lowers_at_the_published_size():
     config, mesh = config_of(PUBLISHED), parallel.make_mesh(jax.devices()[:1])
     check(config)
     models = preflight.make_models(config)
-    recipe = recipes.make_recipes(config, models, mesh)["distill"]
+    recipe = recipes.make_recipes(config, models, mesh)["base"]
     snapshot = recipes.make_template(recipe, 0, mesh)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     key = jax.eval_shape(jax.random.key, 0)
@@ -69,17 +73,16 @@ def test_a_step_of_distillation_lowers_at_the_published_size():
 
 
 def apply(net, dropout=None):
-    """The network's output and parameters, on fixed inputs."""
+    """The network's output for two equal images, with parameters at random."""
     module = make_net(net, 3)
-    z, logsnr = jnp.ones((2, 8, 8, 3)), jnp.zeros(2)
-
-    @jax.jit
-    def output(dropout):
-        params = module.init(jax.random.key(0), z, logsnr)
-        params = jax.tree.map(lambda leaf: leaf + 0.1, params)
-        return module.apply(params, z, logsnr, None, dropout)
-
-    return output(dropout)
+    z = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    z, logsnr = z.at[1].set(z[0]), jnp.zeros(2)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), z, logsnr)
+    rng = np.random.default_rng(0)
+    draw = jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape), shapes)
+    params = jax.tree.map(np.float32, draw)
+    run = jax.jit(module.apply, compiler_options=FAST)
+    return run(params, z, logsnr, None, dropout)
 
 
 def test_recomputation_and_dtype_change_nothing_but_rounding():
@@ -98,12 +101,16 @@ def test_dropout_has_a_mask_per_example():
     keys = jax.random.split(jax.random.key(0), 2)
     one, other = apply(SMALL, Dropout(keys, 0.5))
     assert jnp.abs(one - other).max() > 1e-3
-    same, again = apply(SMALL)
-    assert jnp.abs(same - again).max() < 1e-5
+    same, again = apply(SMALL, Dropout(keys[jnp.array([0, 0])], 0.5))
+    np.testing.assert_allclose(same, again, atol=1e-5)
 
 
 def test_inputs_that_do_not_fit():
-    module = make_net(dataclasses.replace(SMALL, num_classes=2), 3)
+    two = {
+        f"{way}_block_types": (f"{way.title()}Block2D",) * 2 for way in ("up", "down")
+    }
+    config = dataclasses.replace(SMALL, block_out_channels=(8, 8), num_classes=2, **two)
+    module = make_net(config, 3)
     key, level = jax.random.key(0), jnp.zeros(1)
     with pytest.raises(ValueError, match="7x8: height and width must be divisible"):
         module.init(key, jnp.zeros((1, 7, 8, 3)), level)
@@ -145,7 +152,7 @@ def test_small_variants_fit_every_network():
         small = net.smoke((32, 32, 3))
         small.check((32, 32, 3))
         assert small.portable() == small
-        assert len(small.heights((32, 32, 3))) == 2
+        assert len(small.heights((32, 32, 3))) == min(2, len(net.block_out_channels))
     assert norm_groups(PUBLISHED) == 32
 
 

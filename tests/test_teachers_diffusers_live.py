@@ -11,7 +11,6 @@ from tests import diffusers_models as models
 from tests.test_teachers_diffusers import (
     arrays_of,
     assert_equal,
-    every_trajectory,
     network_output,
     our_states,
 )
@@ -85,7 +84,7 @@ def test_every_option_is_drawn():
         assert set(used) == set(types)
 
 
-@every_trajectory
+@pytest.mark.parametrize("case", models.TRAJECTORIES)
 def test_ddim_goes_where_the_scheduler_goes(case, tmp_path):
     net = goldens.make_net(models.TINY)
     settings = models.scheduler_config(*case)

@@ -13,7 +13,7 @@ ScheduleName = Literal[
 Weight = Literal["constant", "snr", "truncated_snr", "snr_plus_one"]
 """Name of the weight w(logsnr) of the squared error in x."""
 
-SolverName = Literal["ddim", "ancestral", "euler", "heun", "rk4"]
-
 Clip = Literal["recompute", "keep", "none"]
 """Whether x̂ is clipped to [-1, 1], and eps then recomputed from it or kept."""
+
+SolverName = Literal["ddim", "ancestral", "euler", "heun", "rk4"]
