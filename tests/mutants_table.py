@@ -963,7 +963,17 @@ DOOR = [
         ("the log-SNR is lost", "levels = jnp.broadcast_to(", "levels = 0 * jnp.broadcast_to(", "test_pretrained.py::test_denoise_is_the_bound_model_inside_and_outside_of_jit_and_grad"),
     ),
     *_mutants(
-        "progdist/export/hub.py",
+        "progdist/export/diffusers.py",
+        "test_export_diffusers.py::test_the_scheduler_has_the_levels_of_the_network",
+        ("any N", "if levels.num_timesteps % count:", "if False:", "test_export_diffusers.py::test_other_models_are_refused"),
+        ("any schedule", "if schedule != \"timesteps\":", "if False:", "test_export_diffusers.py::test_other_models_are_refused"),
+        ("leading timesteps", "\"timestep_spacing\": \"trailing\"", "\"timestep_spacing\": \"leading\""),
+        ("trained betas are lost", "list(timesteps.trained_betas) if is_trained else None", "None"),
+        ("no zero SNR", "\"rescale_betas_zero_snr\": timesteps.zero_terminal_snr", "\"rescale_betas_zero_snr\": False"),
+        ("0 is not None", "None if theirs[name] in (0, \"none\") else theirs[name]", "theirs[name]", "test_export_diffusers.py::test_a_network_has_the_settings_of_unet2dmodel"),
+    ),
+    *_mutants(
+        "progdist/export/model_card.py",
         "test_hub.py",
         ("names unescaped in the table", "r\"\\\\\\1\", _printable(text)", "r\"\\1\", _printable(text)"),
         ("a fence as long as the backticks", "1 + max(map(len,", "0 + max(map(len,"),

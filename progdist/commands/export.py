@@ -2,13 +2,16 @@
 
   progdist export runs/digits --steps=4 --out=exported/digits4
   progdist export runs/digits --steps=1 --out=exported/one --formats=hub,onnx
+  progdist export runs/ddpm --steps=4 --out=exported/ddpm4 --formats=diffusers
 
-Creates the directory --out, by default with all of these:
+Creates the directory --out, by default with the first four of these:
   sampler.jax.zip     for jax.export (jax and flatbuffers), on cpu, cuda and tpu
   sampler.onnx        for onnxruntime and others
   params.safetensors  the parameters alone
   hub/                config.json, model.safetensors and README.md with samples, as the
                       Hugging Face Hub expects them
+  diffusers/          a folder for DDIMPipeline.from_pretrained, of a model with
+                      diffusers' network, as progdist convert makes them
 each with the model's card: N, network, schedule, classes, data, distances, commit. The
 directory appears complete or not at all. progdist.load and progdist sample open it.
 Needs pip install 'progdist[export]'.
@@ -25,13 +28,15 @@ from progdist.errors import UsageError
 from progdist.plan import MOST_STEPS
 from progdist.workdir import files, layout
 
-# Packages that each format needs beyond the package's own requirements.
+# Packages that each format needs beyond the package's own requirements: of the formats
+# written by default, and of those written where they are named.
 FORMATS = {
     "jax": ("flatbuffers",),
     "onnx": ("jax2onnx", "onnx", "onnxruntime"),
     "safetensors": ("safetensors",),
     "hub": ("safetensors",),
 }
+NAMED_FORMATS = {"diffusers": ("safetensors",)}
 
 
 def define_flags() -> Flags:
@@ -70,11 +75,12 @@ def main(argv: list[str]) -> None:
 
 def _check_formats(names: Sequence[str]) -> None:
     """Refuses unknown formats, and those whose packages are missing."""
+    packages = FORMATS | NAMED_FORMATS
     for name in names:
-        if name not in FORMATS:
-            known = ", ".join(FORMATS)
+        if name not in packages:
+            known = ", ".join(packages)
             raise UsageError(f"--formats={name}: must be one of {known}")
-        for package in FORMATS[name]:
+        for package in packages[name]:
             if importlib.util.find_spec(package) is None:
                 raise UsageError(
                     f"--formats={name}: needs {package}; pip install 'progdist[export]'"

@@ -15,7 +15,7 @@ import json
 import logging
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,18 @@ def write_onnx(path: Path, model: Model, params: Params, card: Card) -> None:
 
 
 def write_safetensors(path: Path, params: Params, card: Card) -> None:
-    """Writes the parameters.
+    """Writes the parameters, with the card.
+
+    Raises:
+      SaveError: if they cannot be written.
+    """
+    write_arrays(path, digests.leaves_of(params), as_strings(card))
+
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], notes: dict[str, str]
+) -> None:
+    """Writes named arrays as safetensors, with notes as metadata.
 
     Raises:
       SaveError: if they cannot be written.
@@ -115,12 +126,9 @@ def write_safetensors(path: Path, params: Params, card: Card) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    leaves = {
-        name: np.ascontiguousarray(leaf)
-        for name, leaf in digests.leaves_of(params).items()
-    }
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
-        save_file(leaves, path, as_strings(card))
+        save_file(whole, path, notes)
     except SafetensorError as error:
         raise SaveError(f"{path.name}: could not be written ({error})") from None
     path.chmod(0o644)  # like the other files

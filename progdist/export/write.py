@@ -8,7 +8,7 @@ import numpy as np
 
 from progdist.checkpoint import SaveError
 from progdist.errors import UsageError
-from progdist.export import formats, hub
+from progdist.export import diffusers, formats, hub
 from progdist.sampling.cards import Card
 from progdist.sampling.pretrained import Pretrained
 from progdist.workdir import files, layout, provenance
@@ -22,7 +22,7 @@ def write(pretrained: Pretrained, out: Path, names: Sequence[str]) -> float | No
     Args:
       pretrained: the model.
       out: the directory; what is there is replaced.
-      names: formats, of "jax", "onnx", "safetensors" and "hub".
+      names: formats, of "jax", "onnx", "safetensors", "hub" and "diffusers".
 
     Returns:
       The largest difference between images of the JAX and the ONNX sampler, if both
@@ -61,12 +61,16 @@ def card_of(pretrained: Pretrained) -> Card:
 
 
 def _write(directory: Path, pretrained: Pretrained, names: Sequence[str]) -> None:
+    if "diffusers" in names:
+        diffusers.check(pretrained)
     model, card = pretrained.portable(), card_of(pretrained)
     params = jax.tree.map(np.asarray, pretrained.params)
     if "safetensors" in names:
         formats.write_safetensors(directory / layout.PARAMS, params, card)
     if "hub" in names:
         hub.write(directory / layout.HUB, pretrained, card)
+    if "diffusers" in names:
+        diffusers.write(directory / layout.DIFFUSERS, pretrained, card)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if size > formats.MOST_BYTES and {"jax", "onnx"} & set(names):
         raise UsageError(

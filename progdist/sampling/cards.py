@@ -8,6 +8,7 @@
 | num_classes, class_names                     | 0 without classes; names by number    |
 | data                                         | name, split, count and digest         |
 | commit, versions                             | the code that trained it              |
+| origin, license                              | a teacher from elsewhere              |
 | distances                                    | rows of eval.jsonl of this model      |
 
 A card is sealed with the parameters when a model is saved; its distances are added once
@@ -35,7 +36,7 @@ from progdist.config import (
 )
 from progdist.config.check import check, require
 from progdist.diffusion.schedules import describe
-from progdist.errors import UsageError, not_one_of
+from progdist.errors import InputError, UsageError, not_one_of
 from progdist.model import Model
 from progdist.nets.settings import MatmulPrecision
 from progdist.plan import MOST_STEPS, Phase
@@ -61,6 +62,7 @@ def make_card(config: Config, phase: Phase, source: data.Source) -> Card:
         },
         "commit": provenance.code(),
         "versions": provenance.versions(),
+        **_of_teacher(config.teacher),
     }
 
 
@@ -156,6 +158,14 @@ def _data_name(settings: Data) -> str:
     is_own = settings.name in ("folder", "arrays")
     own = Path(settings.dir).stem if is_own else settings.tfds_name
     return own or settings.name
+
+
+def _of_teacher(path: str) -> Card:
+    """Returns origin and license of a given teacher, as far as its card names them."""
+    with contextlib.suppress(InputError, OSError):
+        card = checkpoint.read_card(files.expand(path)) if path else {}
+        return {name: card[name] for name in ("origin", "license") if name in card}
+    return {}
 
 
 def _of_config(config: Config) -> Card:

@@ -31,5 +31,5 @@ DIRECTORIES = (
 
 # Files and folders of an export.
 JAX_SAMPLER, ONNX_SAMPLER = "sampler.jax.zip", "sampler.onnx"
-PARAMS, HUB = "params.safetensors", "hub"
-EXPORTS = JAX_SAMPLER, ONNX_SAMPLER, PARAMS, HUB
+PARAMS, HUB, DIFFUSERS = "params.safetensors", "hub", "diffusers"
+EXPORTS = JAX_SAMPLER, ONNX_SAMPLER, PARAMS, HUB, DIFFUSERS

@@ -276,6 +276,8 @@ class CardRow:
         TrainingData | None, _Accepted("an object", _is_object, TrainingData)
     ] = None
     commit: Annotated[str | None, _TEXT] = None
+    origin: Annotated[str | None, _TEXT] = None
+    license: Annotated[str | None, _TEXT] = None
     distances: Annotated[Sequence[Any], _OBJECTS] = ()
 
 
