@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from progdist.commands.parser import Flags, define_cluster
-from progdist.config import Config, from_json, plan_of, presets
+from progdist.config import Config, as_begun, from_json, plan_of, presets
 from progdist.config.check import check
 from progdist.errors import UsageError
 from progdist.workdir import files, layout
@@ -56,9 +56,7 @@ def main(argv: list[str]) -> None:
         return
     workdir, config = _open(flags, values)
     check(config)
-    if config.teacher:
-        config = _settled(config, workdir)
-    profile = _profile(values["profile"], plan_of(config)[-1].end_update)
+    config = as_begun(config, workdir) or config
     if values["wandb"] is not None:
         from progdist.workdir import weights_and_biases
 
@@ -67,13 +65,16 @@ def main(argv: list[str]) -> None:
         return
 
     from progdist.commands import cluster, devices
-    from progdist.trainer import dry_run
+    from progdist.trainer import dry_run, given
     from progdist.trainer.preemption import Interrupt
     from progdist.trainer.run import run
 
     may_import = bool(values["config"])  # a workdir's config.json names no code to run
     cluster.join(values)
     devices.prepare(config, values["num_processes"] or 1)
+    config = given.settle(config, workdir)
+    check(config)
+    profile = _profile(values["profile"], plan_of(config)[-1].end_update)
     if values["dry_run"]:
         dry_run.show(config, workdir, values["override"], may_import)
         return
@@ -88,15 +89,6 @@ def main(argv: list[str]) -> None:
             profile,
             may_import,
         )
-
-
-def _settled(config: Config, workdir: Path) -> Config:
-    """Returns the configuration with what follows from its teacher."""
-    from progdist.trainer import given
-
-    config = given.settle(config, workdir)
-    check(config)
-    return config
 
 
 def _is_shown_again(config: Config, workdir: Path, values: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ A preset in `configs/`, or a file anywhere, returns a `Config`;
 """
 
 from progdist.config.files import (
+    as_begun as as_begun,
     defaults_of_changed as defaults_of_changed,
     differences as differences,
     field_names as field_names,

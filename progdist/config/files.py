@@ -86,6 +86,23 @@ def from_json(path: Path) -> Config:
         raise ConfigError(f"{path}: not a configuration ({error})") from None
 
 
+def as_begun(config: Config, workdir: Path) -> Config | None:
+    """Returns the configuration with what the run in the workdir took from its teacher.
+
+    None if no run with this teacher has begun there.
+
+    Raises:
+      ConfigError: if the run's configuration is malformed.
+    """
+    path = workdir / layout.CONFIG
+    begun = from_json(path) if config.teacher and path.exists() else None
+    if begun is None or begun.teacher != config.teacher:
+        return None
+    if config.student == "teacher":
+        config = dataclasses.replace(config, net=begun.net, schedule=begun.schedule)
+    return dataclasses.replace(config, reparameterize=begun.reparameterize)
+
+
 def _from_dict(cls: type, values: dict[str, Any]) -> Any:
     hints = get_type_hints(cls)
     unknown = sorted(values.keys() - hints.keys())

@@ -8,20 +8,20 @@ trains the configured network towards the teacher's x̂, at unchanged N.
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from progdist import checkpoint, preflight, teachers
 from progdist.checkpoint import CheckpointError
-from progdist.config import Config, ConfigError, from_json, net_from_dict
+from progdist.config import Config, ConfigError, as_begun, net_from_dict
 from progdist.config.check import require
 from progdist.data import Source
 from progdist.model import Model, Params, param_shapes
-from progdist.nets.settings import NetConfig, UNetConfig, norm_groups
+from progdist.nets.settings import UNetConfig, norm_groups
 from progdist.sampling import cards
 from progdist.teachers import Teacher, function
-from progdist.workdir import files, layout
+from progdist.workdir import files
 
 
 class Given(NamedTuple):
@@ -45,18 +45,19 @@ def settle(config: Config, workdir: Path) -> Config:
     Raises:
       InputError: if the teacher is missing, damaged or of no known format.
     """
-    teacher, begun = config.teacher, _begun(workdir)
+    teacher = config.teacher
+    if begun := as_begun(config, workdir):
+        return begun
     if not teacher or function.is_function(teacher):
         rule = "'net', unless config.teacher is a model with a network"
         require(config.student == "net", "config.student", config.student, rule)
         return dataclasses.replace(config, reparameterize=bool(teacher))
-    if begun and begun.teacher == teacher:
-        config = _with_net(config, begun.net, begun.schedule)
-        return dataclasses.replace(config, reparameterize=begun.reparameterize)
     card = _source(config).card
     if not card:
         return dataclasses.replace(config, reparameterize=False)
-    config = _with_net(config, net_from_dict(card["net"]), card["schedule"])
+    if config.student == "teacher":
+        net, schedule = net_from_dict(card["net"]), card["schedule"]
+        config = dataclasses.replace(config, net=net, schedule=schedule)
     return dataclasses.replace(config, reparameterize=not _is_same(config, card))
 
 
@@ -151,19 +152,6 @@ def has_same_params(one: Model, other: Model) -> bool:
         for model in (one, other)
     )
     return type(one.net) is type(other.net) and shapes == others
-
-
-def _begun(workdir: Path) -> Config | None:
-    """Returns the configuration of the run in the workdir, if one has begun."""
-    path = workdir / layout.CONFIG
-    return from_json(path) if path.exists() else None
-
-
-def _with_net(config: Config, net: NetConfig, schedule: Any) -> Config:
-    """Returns the configuration with the teacher's network, if the students take it."""
-    if config.student == "net":
-        return config
-    return dataclasses.replace(config, net=net, schedule=schedule)
 
 
 def _is_same(config: Config, card: cards.Card) -> bool:
