@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import re
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from progdist.config import (
@@ -23,6 +24,10 @@ from progdist.nets.settings import UNetConfig
 
 PAGE = Path(__file__).parents[1] / "configs" / "README.md"
 FENCE = re.compile(r"(<!-- fields -->\n).*(<!-- end of fields -->)", re.DOTALL)
+NETS = (
+    "These are the fields of a `UNetConfig`. Settings of other networks follow from "
+    "the teacher whose they are; see [nets/](../progdist/nets/README.md)."
+)
 GROUPS = {
     "config": Config,
     "config.data": Data,
@@ -61,6 +66,8 @@ def _table(group: str, cls: type[Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     if inherited:
         lines += ["", "The other fields are those of `config.base`."]
+    if cls is UNetConfig:
+        lines += ["", NETS]
     return "\n".join([*lines, ""])
 
 
@@ -72,6 +79,8 @@ def _kind(hint: Any) -> str:
         inner = get_args(hint)
         many = "some of " if get_origin(inner[0]) is Literal else "tuple of "
         return many + _kind(inner[0])
+    if isinstance(hint, UnionType):
+        return " or ".join(map(_kind, get_args(hint)))
     return getattr(hint, "__name__", str(hint))
 
 

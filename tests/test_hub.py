@@ -15,11 +15,11 @@ from huggingface_hub import ModelCard, constants
 from PIL import Image
 
 import progdist
-from progdist import checkpoint
+from progdist import checkpoint, teachers
 from progdist.commands import export, sample
 from progdist.export import hub
 from progdist.export.write import card_of
-from progdist.sampling import cards
+from progdist.sampling import cards, hub as hub_of_models
 from progdist.workdir.rows import EvalRow
 from tests.commands import answer
 from tests.models import CLASSES, write_models
@@ -287,6 +287,19 @@ def test_the_commands_open_a_model_of_the_hub(remote, capsys, monkeypatch, tmp_p
     code, error = answer(export, *words, capsys=capsys, monkeypatch=monkeypatch)
     assert code == 2
     assert error.endswith(" is a student of 1 steps\n")
+
+
+def test_a_teacher_may_be_on_the_hub(remote, model, tmp_path, monkeypatch):
+    """A model of progdist, or a folder of diffusers, of which no other file is got."""
+    teacher = teachers.read_teacher("hf://me/pets")
+    assert teacher.card["net"] == model.card["net"]
+    for name in ("config.json", "scheduler_config.json", "diffusion_pytorch_model.bin"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "training_state.pt").touch()
+    monkeypatch.setattr(remote, "folder", tmp_path)
+    folder = hub_of_models.download("hf://me/pets@v1", hub_of_models.OF_DIFFUSERS)
+    assert {path.name for path in folder.iterdir()} >= {"scheduler_config.json"}
+    assert not (folder / "training_state.pt").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Models on the Hugging Face Hub, by huggingface_hub."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from progdist.checkpoint import CheckpointError
@@ -9,14 +10,22 @@ from progdist.errors import UsageError
 PREFIX = "hf://"
 # Nothing else is downloaded, and none of it is executed.
 _FILES = ["config.json", "model.safetensors"]
+_WEIGHTS = "diffusion_pytorch_model*"
+OF_DIFFUSERS = [
+    *("model_index.json", "README.md"),
+    *("scheduler_config.json", "scheduler/scheduler_config.json"),
+    *("unet/config.json", f"{_WEIGHTS}.bin", f"unet/{_WEIGHTS}.bin"),
+    *(f"{_WEIGHTS}.safetensors*", f"unet/{_WEIGHTS}.safetensors*"),
+]
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
-def download(address: str) -> Path:
+def download(address: str, others: Sequence[str] = ()) -> Path:
     """Returns the folder of a model on the Hub, downloaded once.
 
     Args:
       address: hf://OWNER/NAME, or hf://OWNER/NAME@REVISION.
+      others: patterns of files that may take the place of those of progdist.
 
     Raises:
       UsageError: if it is not an address, or huggingface_hub is missing.
@@ -33,13 +42,13 @@ def download(address: str) -> Path:
         ) from None
     try:
         folder = huggingface_hub.snapshot_download(
-            match[1], revision=match[2], allow_patterns=_FILES
+            match[1], revision=match[2], allow_patterns=[*_FILES, *others]
         )
     except Exception as error:  # of the network, the Hub or the disk
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(
             f"{address}: could not be downloaded ({reason})"
         ) from None
-    if not (Path(folder) / _FILES[1]).is_file():
+    if not others and not (Path(folder) / _FILES[1]).is_file():
         raise CheckpointError(f"{address}: holds no {_FILES[1]}")
     return Path(folder)

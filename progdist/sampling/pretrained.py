@@ -278,7 +278,7 @@ def load(
     place = hub.download(str(path)) if is_remote else files.expand(path)
     if (place / layout.MODELS).is_dir():
         place = _model_of_run(place, steps, teacher)
-    place = _with_params(place)
+    place = with_params(place)
     card = cards.read_card(place)
     num_steps = _num_steps(place, card, steps)
     model = cards.model_of(card, str(place), precision)
@@ -300,8 +300,12 @@ def _model_of_run(workdir: Path, steps: int | None, teacher: bool) -> Path:
     return checkpoint.find_model(workdir, None if teacher else steps)
 
 
-def _with_params(path: Path) -> Path:
-    """Returns the model directory, or the file of parameters in a folder."""
+def with_params(path: Path) -> Path:
+    """Returns the model directory, or the file of parameters in a folder.
+
+    Raises:
+      CheckpointError: if there is neither.
+    """
     if path.is_file() or checkpoint.is_model(path):
         return path
     for name in _PARAMS:

@@ -5,7 +5,8 @@ from pathlib import Path
 from progdist import checkpoint, parallel
 from progdist.checkpoint import CheckpointError
 from progdist.model import Params, param_template
-from progdist.sampling import cards
+from progdist.sampling import cards, hub
+from progdist.sampling.pretrained import with_params
 from progdist.teachers import diffusers, guided, released
 from progdist.teachers.teacher import Options as Options, Teacher as Teacher
 from progdist.workdir import files
@@ -15,21 +16,24 @@ def read_teacher(source: str | Path, options: Options | None = None) -> Teacher:
     """Opens a model in any of the formats.
 
     Args:
-      source: a model directory or exported file of progdist, a folder of diffusers, a
-        .pt or .pth file of guided-diffusion or its relatives, or a released flax
-        msgpack file.
+      source: a model directory or export of progdist, a folder of diffusers, either of
+        them on the Hugging Face Hub as hf://OWNER/NAME, a .pt or .pth file of
+        guided-diffusion or its relatives, or a released flax msgpack file.
       options: facts that the file does not hold.
 
     Raises:
       InputError: if it is missing, damaged, of no known format, or lacks a fact.
     """
-    path = files.expand(source)
+    if str(source).startswith(hub.PREFIX):
+        path = hub.download(str(source), hub.OF_DIFFUSERS)
+    else:
+        path = files.expand(source)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or directory")
     if diffusers.is_pipeline(path):
         return diffusers.read(path, options or Options())
     if path.is_dir():
-        return _own(path)
+        return _own(with_params(path))
     if not path.is_file():  # reading a pipe could block for ever
         raise CheckpointError(f"{path}: is not a regular file")
     return _of_file(path, options or Options())

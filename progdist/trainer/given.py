@@ -92,7 +92,7 @@ def _source(config: Config) -> Teacher:
     path = files.expand(config.teacher)
     if config.student == "net" and teachers.is_released(path) and _fits(path, config):
         return Teacher({}, path=path)
-    return teachers.read_teacher(path)
+    return teachers.read_teacher(config.teacher)
 
 
 def _fits(path: Path, config: Config) -> bool:
