@@ -34,6 +34,8 @@ NOT_RUN = {
     SET_UP.replace(".venv/bin/", ""): "here, by the fixture `place`",
     "git clone ": "needs a published copy",
     "progdist prepare ": "needs TensorFlow and the network; see tests/test_prepare.py",
+    "progdist convert ": "needs a model of another library; see tests/test_teachers_*",
+    "progdist sample teachers/": "needs a converted model",
     ".ci/run": "runs the tests",
     "python -m pytest": "runs the tests",
     "python -m tests.": "takes minutes",
