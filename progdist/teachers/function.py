@@ -1,7 +1,7 @@
 """Python functions as teachers: "package.module:function" of a configuration.
 
 The function takes no argument and returns denoise(z, logsnr, conditioning), which
-returns x̂ or a `progdist.Prediction`. Its module is imported, and so executed: only
+returns x̂ or a `progdist.diffusion.prediction.Prediction`. Its module is imported, and so executed: only
 what a user has typed may be imported, never what a file names.
 """
 
