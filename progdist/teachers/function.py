@@ -1,8 +1,8 @@
 """Python functions as teachers: "package.module:function" of a configuration.
 
 The function takes no argument and returns denoise(z, logsnr, conditioning), which
-returns x̂ or a `progdist.diffusion.prediction.Prediction`. Its module is imported, and so executed: only
-what a user has typed may be imported, never what a file names.
+returns x̂ or a `Prediction` of `progdist.diffusion.prediction`. Its module is imported,
+and so executed: only what a user has typed may be imported, never what a file names.
 """
 
 import importlib
