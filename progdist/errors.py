@@ -198,7 +198,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
 
 def exit_code_of(error: BaseException) -> int:
-    """Returns the exit code of a command that an error ends."""
+    """Returns the exit code with which a command ends after an error."""
     return _explain(error)[1]
 
 

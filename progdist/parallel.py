@@ -3,8 +3,9 @@
 A mapped function can see the devices in groups, which are a second axis, "group".
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from progdist.errors import Error, exit_code_of
+from progdist.errors import Error, InputError, exit_code_of
 
 PyTree = Any
 DATA, GROUP = "data", "group"
@@ -70,8 +71,8 @@ def pmap(
       out_specs: specs of the result, or a tuple of them for a tuple of results.
       donate_argnums: arguments whose memory the result may reuse.
       num_groups: number of groups of consecutive devices that `fn` sees, if any.
-      small_maps: whether `fn` convolves maps below 8x8 alone; XLA's own choice of
-        options is then the fastest on a CPU.
+      small_maps: whether all feature maps of `fn` are below 8x8, where XLA's default
+        options are the fastest on a CPU.
     """
     grouped = _grouped(mesh, num_groups)
     rows = PartitionSpec(grouped.axis_names)
@@ -219,12 +220,14 @@ def broadcast_from_zero(what: bool) -> bool:
 
 
 def on_process_zero(act: Callable[[], None]) -> None:
-    """Calls `act` on process 0 while the others wait; it fails on all as `together`."""
+    """Calls `act` on process 0 while the others wait; if it fails there, all fail."""
     together(lambda: None if jax.process_index() else act())
 
 
 def together(act: Callable[[], _T]) -> _T:
     """Calls `act` on all processes; where it fails on one, it fails on all.
+
+    `act` must not wait for the other processes.
 
     All then end with one exit code, that of the first process that failed.
 
@@ -245,6 +248,16 @@ def together(act: Callable[[], _T]) -> _T:
     if isinstance(error, Error):
         error.exit_code, error.everywhere = codes[first], True
     raise error
+
+
+@contextlib.contextmanager
+def refused_by_all() -> Iterator[None]:
+    """Lets bad input that all processes refuse end them in order, with one code."""
+    try:
+        yield
+    except InputError as error:
+        error.everywhere = True
+        raise
 
 
 def gather(rows: Any) -> np.ndarray:

@@ -151,7 +151,10 @@ def open_data(settings: Data, num_classes: int = 0) -> data.Source:
 
 
 def check_teacher(
-    config: Config, model: Model, class_names: Sequence[str] = ()
+    config: Config,
+    model: Model,
+    class_names: Sequence[str] = (),
+    path: Path | None = None,
 ) -> None:
     """Refuses a teacher with another network, parameterization, schedule or classes.
 
@@ -159,6 +162,7 @@ def check_teacher(
       config: names the teacher, if any.
       model: model of the teacher's parameters.
       class_names: names of the data's classes.
+      path: the teacher's directory or file; by default as configured.
 
     Raises:
       CheckpointError: if it is missing, or belongs to another network.
@@ -166,16 +170,16 @@ def check_teacher(
     """
     if not config.teacher:
         return
-    path = files.expand(config.teacher)
+    path = path or files.expand(config.teacher)
     card = checkpoint.check_model(path, param_shapes(model))
     check_card(model, path, card)
-    _check_groups(path, card, config.net)
+    _check_hidden(path, card, config.net)
     check_num_steps(config, path, card)
     if model.num_classes:
         check_classes(path, card.get("class_names", ()), class_names)
 
 
-def check_num_steps(config: Config, path: Path, card: dict[str, Any]) -> None:
+def check_num_steps(config: Config, path: Path | str, card: dict[str, Any]) -> None:
     """Refuses a student as a teacher for other steps than its own.
 
     Raises:
@@ -190,7 +194,7 @@ def check_num_steps(config: Config, path: Path, card: dict[str, Any]) -> None:
         )
 
 
-def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
+def _check_hidden(path: Path, card: dict[str, Any], net: NetConfig) -> None:
     """Refuses a teacher with other settings that its parameters' shapes do not show."""
     if not isinstance(net, UNetConfig):
         check_settings(path, card, net)
@@ -201,11 +205,11 @@ def _check_groups(path: Path, card: dict[str, Any], net: NetConfig) -> None:
     if norm_groups(net, theirs) != norm_groups(net):
         raise ConfigError(
             f"config.teacher={path}: was trained with net.num_groups={theirs}, the "
-            f"configuration has {getattr(net, 'num_groups', 32)}"
+            f"configuration has {net.num_groups}"
         )
 
 
-def check_settings(path: Path, card: dict[str, Any], net: NetConfig) -> None:
+def check_settings(path: Path | str, card: dict[str, Any], net: NetConfig) -> None:
     """Refuses a teacher whose network has other settings, except dtype and remat.
 
     Args:
@@ -226,7 +230,7 @@ def check_settings(path: Path, card: dict[str, Any], net: NetConfig) -> None:
             )
 
 
-def check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> None:
+def check_classes(path: Path | str, theirs: Sequence[str], ours: Sequence[str]) -> None:
     """Refuses a model whose class of some number has another name in the data.
 
     Raises:
@@ -241,7 +245,7 @@ def check_classes(path: Path, theirs: Sequence[str], ours: Sequence[str]) -> Non
             )
 
 
-def check_card(model: Model, path: Path, card: dict[str, Any]) -> None:
+def check_card(model: Model, path: Path | str, card: dict[str, Any]) -> None:
     """Refuses a model with another parameterization, schedule or image shape.
 
     Args:

@@ -25,8 +25,8 @@ from progdist.nets.settings import UNetConfig
 PAGE = Path(__file__).parents[1] / "configs" / "README.md"
 FENCE = re.compile(r"(<!-- fields -->\n).*(<!-- end of fields -->)", re.DOTALL)
 NETS = (
-    "These are the fields of a `UNetConfig`. Settings of other networks follow from "
-    "the teacher whose they are; see [nets/](../progdist/nets/README.md)."
+    "These are the fields of a `UNetConfig`. Settings of other networks come from the "
+    "teacher; see [nets/](../progdist/nets/README.md)."
 )
 GROUPS = {
     "config": Config,

@@ -5,15 +5,18 @@ import json
 import shutil
 import textwrap
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import progdist
 from progdist import checkpoint, preflight
 from progdist.commands import train
 from progdist.config import ConfigError, load_preset, plan_of
-from progdist.diffusion.schedules import Cosine, alpha_sigma, over_pixels
+from progdist.data import Batch
+from progdist.diffusion.schedules import Cosine, Knots, alpha_sigma, over_pixels
 from progdist.model import bind, param_shapes
 from progdist.nets.conditioning import Conditioning
 from progdist.plan import Phase
@@ -46,6 +49,7 @@ def teacher(tmp_path_factory):
     values = [rng.normal(0, 0.05, leaf.shape).astype("float32") for leaf in leaves]
     source = preflight.open_source(config)
     card = cards.make_card(config, Phase("base", 0, 1000, 0, 0, 8, 3), source)
+    card |= {"origin": "a/b", "license": "cc-by-4.0"}
     params = jax.device_put(jax.tree.unflatten(tree, values))
     checkpoint.save_model(path, params, card)
     return path
@@ -87,7 +91,7 @@ def test_a_teacher_of_another_output_gets_a_phase_of_its_own(teacher, tmp_path):
         ({"parameterization": "both"}, True),
     ],
 )
-def test_only_another_network_or_output_needs_it(
+def test_only_another_network_or_output_is_reparameterized(
     teacher, tmp_path, changes, reparameterize
 ):
     settled = given.settle(student_config(teacher=str(teacher), **changes), tmp_path)
@@ -100,7 +104,7 @@ def test_only_another_network_or_output_needs_it(
     assert settled.net == (student_config().net if takes_net else wider.net)
 
 
-def test_other_settings_of_the_same_network_do_not(teacher, tmp_path):
+def test_other_settings_of_the_same_network_need_no_phase(teacher, tmp_path):
     config = student_config(teacher=str(teacher), parameterization="eps")
     config.net = dataclasses.replace(config.net, dtype="bfloat16", remat="blocks")
     assert not given.settle(config, tmp_path).reparameterize
@@ -167,6 +171,87 @@ def test_a_student_of_the_same_network_starts_from_the_teacher(teacher, tmp_path
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), ours, theirs)
 
 
+def test_beyond_its_schedule_a_teacher_answers_as_at_its_end():
+    """Else x̂ = (z - sigma eps) / alpha of an output eps has a loss of 10^4 there."""
+
+    class Eps(nn.Module):
+        """eps = z, whose x̂ of pure noise is wrong by as much as eps is."""
+
+        @nn.compact
+        def __call__(self, z, logsnr, conditioning=None, dropout=None):
+            return 1.01 * z
+
+    teacher = tiny.model("eps", Eps())._replace(schedule=Knots((5.0, -10.0)))
+    student, u = tiny.model("x"), jnp.array([0.2, 0.999])
+    images = jnp.zeros((2, *tiny.SHAPE))
+    draws = Draws(u, jnp.ones_like(images), jax.random.split(jax.random.key(0), 2))
+    state = init_state(tiny.params(0), make_optimizer(), keep_ema=False)
+    round_ = Round({}, jnp.int32(4), jnp.int32(1), jax.random.key(0))
+    batch = Batch(images, jnp.zeros(2, jnp.int32))
+    losses = [
+        make_distill_loss(
+            student, teacher, weight="constant", ratio=1, is_given=is_given
+        )(state, round_, batch, draws).loss
+        for is_given in (False, True)
+    ]
+    assert losses[0][1] > 1e4
+    assert losses[1][1] < 10
+    np.testing.assert_array_equal(losses[0][0], losses[1][0])  # within its schedule
+
+
+def test_the_students_keep_the_configured_dtype_and_remat(teacher, tmp_path):
+    config = student_config(teacher=str(teacher), student="teacher")
+    config.net = dataclasses.replace(config.net, dtype="bfloat16", remat="blocks")
+    net = given.settle(config, tmp_path).net
+    assert (net.dtype, net.remat) == ("bfloat16", "blocks")
+
+
+def test_once_phase_0_is_done_its_teacher_may_be_gone(finished, tmp_path):
+    config, workdir = finished
+    shutil.copytree(workdir, tmp_path / "w")
+    shutil.rmtree(tmp_path / "w" / "models" / "phase_02_steps_1")
+    shutil.rmtree(tmp_path / "w" / "checkpoints" / "30")
+    gone = dataclasses.replace(config, teacher=str(tmp_path / "gone"))
+    run(gone, tmp_path / "w", override=True)
+    assert digest(tmp_path / "w", 2, 1) == digest(workdir, 2, 1)
+
+
+def test_students_inherit_origin_and_license(finished):
+    _, workdir = finished
+    for phase, num_steps in STEPS:
+        card = cards.read_card(checkpoint.model_dir(workdir, phase, num_steps))
+        assert (card["origin"], card["license"]) == ("a/b", "cc-by-4.0")
+
+
+def test_a_folder_that_holds_a_model_is_a_teacher(teacher, tmp_path):
+    """As an exported one does."""
+    from progdist.export.formats import write_safetensors
+
+    model = progdist.load(teacher)
+    params = jax.tree.map(np.asarray, model.params)
+    card = {k: v for k, v in model.card.items() if k not in ("content", "distances")}
+    write_safetensors(tmp_path / "params.safetensors", params, card)
+    config = student_config(teacher=str(tmp_path), parameterization="eps")
+    settled = given.settle(config, tmp_path / "w")
+    assert not settled.reparameterize
+    source = preflight.open_source(config)
+    given.check(settled, given.open_given(settled), source)
+
+
+def test_a_model_whose_card_names_no_network_must_fit(tmp_path):
+    """As one of a version before 0.3.0 outside its workdir."""
+    config = student_config(teacher=str(tmp_path / "old"))
+    shapes = param_shapes(preflight.make_model(config))
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    checkpoint.save_model(tmp_path / "old", params, {"num_steps": 4, "phase": 0})
+    settled = given.settle(config, tmp_path / "w")
+    assert not settled.reparameterize
+    opened = given.open_given(settled)
+    given.check(settled, opened, preflight.open_source(config))
+    template = given.load(settled, opened, jax.tree.map(jnp.ones_like, params))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(template))
+
+
 FUNCTION = f"""
     import pathlib, jax, jax.numpy as jnp
 
@@ -183,6 +268,9 @@ FUNCTION = f"""
 
     def none():
         return 7
+
+    def flat():
+        return lambda z, logsnr, conditioning: logsnr
 """
 
 
@@ -198,7 +286,7 @@ def module(tmp_path, monkeypatch):
 
 
 def test_a_function_is_a_teacher(module, tmp_path):
-    """Its student learns what it says: the loss against it falls."""
+    """The loss of the student against it falls."""
     config = student_config(teacher="of_mine:make")
     config.base.num_updates, config.base.learning_rate = 60, 5e-3
     config.base.weight = "snr_plus_one"
@@ -221,7 +309,9 @@ def test_no_workdir_imports_a_function(module, tmp_path, capsys, monkeypatch):
     (workdir / "config.json").write_text(text)
     code, err = answer(train, str(workdir), capsys=capsys, monkeypatch=monkeypatch)
     assert code == 2
-    assert "config.teacher='of_mine:make': must be imported by a --config" in err
+    assert (
+        "config.teacher=of_mine:make: is a function, which is imported" in err
+    )
     assert err.count("\n") == 1
     assert not module.exists()
 
@@ -231,6 +321,7 @@ def test_no_workdir_imports_a_function(module, tmp_path, capsys, monkeypatch):
     [
         ("of_mine:none", "returns a int; must return denoise"),
         ("of_mine:missing", "failed with AttributeError"),
+        ("of_mine:flat", r"returns float32\[2\] for z of float32"),
         ("no_such_module_here:make", "failed with ModuleNotFoundError"),
     ],
 )
@@ -239,6 +330,15 @@ def test_a_function_that_fails_is_one_line(module, tmp_path, name, message):
     with pytest.raises(ConfigError, match=message) as failed:
         given.open_given(config, may_import=True)
     assert "\n" not in str(failed.value)
+
+
+def test_a_function_has_to_be_learned(module, tmp_path):
+    config = student_config(teacher="of_mine:make")
+    opened = given.open_given(config, may_import=True)
+    with pytest.raises(
+        ConfigError, match="reparameterize=False: must be True"
+    ):
+        given.check(config, opened, preflight.open_source(config))
 
 
 @pytest.mark.parametrize("name", ["", "of_mine:make"])

@@ -64,16 +64,16 @@ def main(argv: list[str]) -> None:
     if _is_shown_again(config, workdir, values):
         return
 
+    from progdist import parallel
     from progdist.commands import cluster, devices
-    from progdist.trainer import dry_run, given
+    from progdist.trainer import dry_run
     from progdist.trainer.preemption import Interrupt
     from progdist.trainer.run import run
 
     may_import = bool(values["config"])  # a workdir's config.json names no code to run
     cluster.join(values)
     devices.prepare(config, values["num_processes"] or 1)
-    config = given.settle(config, workdir)
-    check(config)
+    config = parallel.together(lambda: _settled(config, workdir))
     profile = _profile(values["profile"], plan_of(config)[-1].end_update)
     if values["dry_run"]:
         dry_run.show(config, workdir, values["override"], may_import)
@@ -89,6 +89,15 @@ def main(argv: list[str]) -> None:
             profile,
             may_import,
         )
+
+
+def _settled(config: Config, workdir: Path) -> Config:
+    """Returns the configuration with what follows from its teacher."""
+    from progdist.trainer import given
+
+    config = given.settle(config, workdir)
+    check(config)
+    return config
 
 
 def _is_shown_again(config: Config, workdir: Path, values: dict[str, Any]) -> bool:

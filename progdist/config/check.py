@@ -34,6 +34,9 @@ def check(config: Config) -> None:
         config.net.check(config.data.image_shape)
     except ValueError as error:
         raise ConfigError(f"config.net.{error}") from None
+    ok = config.schedule != "timesteps" or hasattr(config.net, "timesteps")
+    rule = "another one, since the network has no timesteps"
+    require(ok, "config.schedule", config.schedule, rule)
     _check_training(config.base, "config.base")
     _check_training(config.distill, "config.distill")
     _check_rounds(config.distill)

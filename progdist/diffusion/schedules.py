@@ -212,8 +212,8 @@ def make_schedule(name: ScheduleName, knots: Sequence[float] = ()) -> Schedule:
 def describe(schedule: Schedule) -> str:
     """Returns the name of a schedule, with the constants that differ from the defaults.
 
-    For example "linear_beta(beta_max=10)". Only equal schedules share a description,
-    but for that of a network's timesteps.
+    For example "linear_beta(beta_max=10)". Equal descriptions mean equal schedules,
+    except "timesteps", which depends on the network.
     """
     if isinstance(schedule, Knots):
         return "timesteps"

@@ -8,7 +8,8 @@
 | num_classes, class_names                     | 0 without classes; names by number    |
 | data                                         | name, split, count and digest         |
 | commit, versions                             | the code that trained it              |
-| origin, license                              | a teacher from elsewhere              |
+| origin, license                              | of a converted model or teacher       |
+| clip                                         | of its scheduler in diffusers         |
 | distances                                    | rows of eval.jsonl of this model      |
 
 A card is sealed with the parameters when a model is saved; its distances are added once
@@ -36,7 +37,7 @@ from progdist.config import (
 )
 from progdist.config.check import check, require
 from progdist.diffusion.schedules import describe
-from progdist.errors import InputError, UsageError, not_one_of
+from progdist.errors import UsageError, not_one_of
 from progdist.model import Model
 from progdist.nets.settings import MatmulPrecision
 from progdist.plan import MOST_STEPS, Phase
@@ -62,7 +63,6 @@ def make_card(config: Config, phase: Phase, source: data.Source) -> Card:
         },
         "commit": provenance.code(),
         "versions": provenance.versions(),
-        **_of_teacher(config.teacher),
     }
 
 
@@ -160,12 +160,9 @@ def _data_name(settings: Data) -> str:
     return own or settings.name
 
 
-def _of_teacher(path: str) -> Card:
-    """Returns origin and license of a given teacher, as far as its card names them."""
-    with contextlib.suppress(InputError, OSError):
-        card = checkpoint.read_card(files.expand(path)) if path else {}
-        return {name: card[name] for name in ("origin", "license") if name in card}
-    return {}
+def origin_of(card: Card) -> Card:
+    """Returns origin and license of a teacher's card, which its students inherit."""
+    return {name: card[name] for name in ("origin", "license") if name in card}
 
 
 def _of_config(config: Config) -> Card:

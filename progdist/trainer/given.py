@@ -49,15 +49,17 @@ def settle(config: Config, workdir: Path) -> Config:
     if begun := as_begun(config, workdir):
         return begun
     if not teacher or function.is_function(teacher):
-        rule = "'net', unless config.teacher is a model with a network"
+        rule = "'net' for a function, or without a config.teacher"
         require(config.student == "net", "config.student", config.student, rule)
         return dataclasses.replace(config, reparameterize=bool(teacher))
     card = _source(config).card
-    if not card:
+    if "net" not in card:  # what lacks a network must fit the configured one
         return dataclasses.replace(config, reparameterize=False)
+    cards.model_of(card, teacher)  # refuses a card that is none
     if config.student == "teacher":
-        net, schedule = net_from_dict(card["net"]), card["schedule"]
-        config = dataclasses.replace(config, net=net, schedule=schedule)
+        ours, theirs = config.net, net_from_dict(card["net"])
+        net = dataclasses.replace(theirs, dtype=ours.dtype, remat=ours.remat)
+        config = dataclasses.replace(config, net=net, schedule=card["schedule"])
     return dataclasses.replace(config, reparameterize=not _is_same(config, card))
 
 
@@ -74,11 +76,14 @@ def open_given(config: Config, may_import: bool = False) -> Given:
     """
     models = preflight.make_models(config)
     if function.is_function(config.teacher):
-        rule = "imported by a --config on the command line alone; repeat it"
-        require(may_import, "config.teacher", config.teacher, rule)
+        if not may_import:
+            raise ConfigError(
+                f"config.teacher={config.teacher}: is a function, which is imported "
+                "only if --config is on the command line; repeat the command with it"
+            )
         return Given(function.model_of(config.teacher, models.target), None)
     teacher = _source(config)
-    if not teacher.card:
+    if "net" not in teacher.card:
         return Given(models.target, teacher)
     model = cards.model_of(teacher.card, config.teacher)
     return Given(model._replace(precision=config.precision.target), teacher)
@@ -109,13 +114,16 @@ def check(config: Config, given: Given, source: Source) -> None:
       ConfigError: if its image shape, number of steps or classes differ, or anything
         else of a teacher that is taken as it is.
     """
-    model, where = given.model, Path(config.teacher)
+    model, where = given.model, config.teacher
     card = given.source.card if given.source else {}
     if not config.reparameterize:
         ours = preflight.make_model(config)
         if given.source and given.source.path:
-            preflight.check_teacher(config, ours, source.class_names)
+            path = given.source.path
+            preflight.check_teacher(config, ours, source.class_names, path)
             return
+        rule = "True for a function"
+        require(bool(card), "config.reparameterize", False, rule)
         preflight.check_card(ours, where, card)
         preflight.check_settings(where, card, config.net)
     shape, ours = list(model.image_shape), list(config.data.image_shape)

@@ -161,7 +161,7 @@ def finish(
         pieces.checkpoints.wait()
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
-    card = cards.make_card(pieces.config, phase, pieces.source)
+    card = cards.make_card(pieces.config, phase, pieces.source) | _origin(pieces)
     checkpoint.save_model(path, params, card)
     if phase.number == 0:
         base = params
@@ -170,6 +170,20 @@ def finish(
         shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
         base = jax.device_put(base_params(), shardings)
     phase_end.add(phase, params, pieces.phases[0], base)
+
+
+def _origin(pieces: Pieces) -> cards.Card:
+    """Returns origin and license of the given teacher, if any.
+
+    The model of phase 0 keeps them, so that later phases do not need the teacher.
+    """
+    base = checkpoint.model_dir(pieces.workdir, 0, pieces.phases[0].num_steps)
+    if not pieces.config.teacher:
+        return {}
+    if parallel.broadcast_from_zero(checkpoint.is_model(base)):
+        return cards.origin_of(cards.read_card(base))
+    source = pieces.given().source
+    return cards.origin_of(source.card) if source else {}
 
 
 def read_base_params(pieces: Pieces) -> Params:

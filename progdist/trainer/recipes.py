@@ -1,7 +1,7 @@
 """Recipes: how each kind of phase is trained, from the configuration."""
 
 import functools
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def make_recipe(
             loss = steps.make_base_loss(model, weight=base.weight, dropout=base.dropout)
             return _make_recipe(base, model, None, loss, mesh)
         case "reparameterize" if given:
-            loss = _towards(given, model, base, ratio=1)
+            loss = _towards(given, model, base, ratio=1, is_given=True)
             return _make_recipe(base, model, given, loss, mesh)
         case "distill":
             loss = _towards(models.target, model, distill, ratio=distill.ratio)
@@ -93,10 +93,11 @@ def make_recipe(
 
 
 def _towards(
-    teacher: Model, student: Model, settings: Training, *, ratio: int
+    teacher: Model, student: Model, settings: Training, **options: Any
 ) -> steps.Loss:
+    weight, dropout = settings.weight, settings.dropout
     return steps.make_distill_loss(
-        student, teacher, weight=settings.weight, ratio=ratio, dropout=settings.dropout
+        student, teacher, weight=weight, dropout=dropout, **options
     )
 
 
@@ -170,6 +171,6 @@ def _make_recipe(
         times=settings.times,
         state_specs=specs,
         teacher_specs=() if teacher is None else param_specs(teacher),
-        small_maps=has_small_maps(model),
+        small_maps=all(has_small_maps(m) for m in (model, teacher) if m),
     )
     return Recipe(settings, model, teacher, optimizer, specs, train_step)

@@ -4,7 +4,7 @@ import functools
 from contextlib import ExitStack
 from pathlib import Path
 
-from progdist import parallel, preflight
+from progdist import checkpoint, parallel, preflight
 from progdist.config import Config
 from progdist.config.check import long_averages
 from progdist.evaluate import evaluator, references
@@ -53,18 +53,23 @@ def run(
     open_given = functools.cache(lambda: given.open_given(config, may_import))
     source = parallel.together(lambda: start.check(config, workdir, open_given))
     evaluation = config.evaluation
-    extractors = (
-        evaluator.open_extractors(evaluation, source.image_shape)
-        if evaluation.enabled
-        else []
+    is_fresh = not checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS)
+    extractors = parallel.together(
+        lambda: (
+            evaluator.open_extractors(evaluation, source.image_shape)
+            if evaluation.enabled
+            else []
+        )
     )
     with ExitStack() as stack:
         lock = Lock(workdir)
-        own = functools.partial(start.own, config, workdir, override, lock, stack)
-        parallel.on_process_zero(own)
-        parallel.together(
-            lambda: resume.check_same_everywhere(config, workdir, source, override)
+        teacher = open_given().model if config.reparameterize and is_fresh else None
+        own = functools.partial(
+            start.own, config, workdir, override, lock, stack, teacher
         )
+        parallel.on_process_zero(own)
+        with parallel.refused_by_all():
+            resume.check_same_everywhere(config, workdir, source, override)
         wandb_run = start.open_wandb(config, workdir, wandb_project, stack)
         pieces = build(
             config,
@@ -83,7 +88,8 @@ def run(
 
 
 def _run(pieces: Pieces, wandb_run: WandbRun | None, stack: ExitStack) -> None:
-    global_step, snapshot = parallel.together(lambda: start.restore(pieces))
+    with parallel.refused_by_all():
+        global_step, snapshot = start.restore(pieces)
     start.show_facts(pieces, global_step, snapshot)
     parallel.on_process_zero(
         lambda: resume.keep_plan(pieces.config, pieces.phases, pieces.workdir)

@@ -19,7 +19,7 @@ from progdist.config import (
 from progdist.data.progress import print_line
 from progdist.diffusion import logsnr_bins
 from progdist.evaluate import evaluator
-from progdist.model import Params, init_params, param_template
+from progdist.model import Model, Params, init_params, param_template
 from progdist.trainer import given, recipes, resume, tracing
 from progdist.trainer.build import Pieces
 from progdist.trainer.given import Given
@@ -73,8 +73,13 @@ def check(
     return source
 
 
-def check_disk(config: Config, workdir: Path) -> None:
+def check_disk(config: Config, workdir: Path, teacher: Model | None = None) -> None:
     """Refuses a run whose checkpoints and models do not fit on the disk.
+
+    Args:
+      config: the configuration.
+      workdir: directory of the run.
+      teacher: the given teacher, if phase 0 keeps it in its checkpoints.
 
     Raises:
       ConfigError: with the sizes.
@@ -84,7 +89,8 @@ def check_disk(config: Config, workdir: Path) -> None:
     # A checkpoint is complete before the oldest one is removed.
     saved = sum(-(-phase.num_updates // config.save_every) for phase in plan)
     count = min(config.keep_checkpoints + 1, saved)
-    needed = count * snapshot_bytes(config, model) + len(plan) * model_bytes(model)
+    snapshot = snapshot_bytes(config, model, teacher)
+    needed = count * snapshot + len(plan) * model_bytes(model)
     written = [workdir / layout.CHECKPOINTS, workdir / layout.MODELS]
     paths = (path for directory in written for path in directory.rglob("*"))
     there = sum(path.stat().st_size for path in paths if path.is_file())
@@ -99,7 +105,12 @@ def check_disk(config: Config, workdir: Path) -> None:
 
 
 def own(
-    config: Config, workdir: Path, override: bool, lock: Lock, stack: ExitStack
+    config: Config,
+    workdir: Path,
+    override: bool,
+    lock: Lock,
+    stack: ExitStack,
+    teacher: Model | None = None,
 ) -> None:
     """Locks the workdir for this run and removes unfinished writes of earlier ones."""
     resume.make(workdir)
@@ -109,7 +120,7 @@ def own(
         resume.check_same_numerics(workdir)
     for directory in (layout.CHECKPOINTS, layout.MODELS):
         checkpoint.clear_leftovers(workdir / directory)
-    check_disk(config, workdir)
+    check_disk(config, workdir, teacher)
 
 
 def open_wandb(
@@ -167,7 +178,7 @@ def _fresh(pieces: Pieces) -> Snapshot:
 
 def show_facts(pieces: Pieces, global_step: int, snapshot: Snapshot) -> None:
     """Shows what the run does, and where it resumes."""
-    model, note = pieces.recipe(0).model, pieces.display.note
+    model, note = pieces.models.training, pieces.display.note
     for line in fact_lines(pieces.config, pieces.workdir, model, pieces.source):
         note(line)
     if global_step:

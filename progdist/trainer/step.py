@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Int, Key
 from progdist import parallel
 from progdist.config import Times
 from progdist.diffusion import losses
+from progdist.diffusion.prediction import Denoise
+from progdist.diffusion.schedules import Schedule
 from progdist.diffusion.settings import Weight
 from progdist.model import Model, Params, bind
 from progdist.nets.blocks import Dropout
@@ -117,7 +119,13 @@ def make_base_loss(model: Model, *, weight: Weight, dropout: float = 0.0) -> Los
 
 
 def make_distill_loss(
-    student: Model, teacher: Model, *, weight: Weight, ratio: int, dropout: float = 0.0
+    student: Model,
+    teacher: Model,
+    *,
+    weight: Weight,
+    ratio: int,
+    dropout: float = 0.0,
+    is_given: bool = False,
 ) -> Loss:
     """Returns the distillation loss at t = i / N.
 
@@ -125,9 +133,10 @@ def make_distill_loss(
       student: the model that is trained, along its schedule.
       teacher: the model of the round's `teacher_params`.
       weight: weight of the squared error in x.
-      ratio: teacher steps that one student step replaces; with 1, the student learns
-        the teacher's x̂.
+      ratio: teacher steps that one student step replaces.
       dropout: dropout rate of the student.
+      is_given: whether the teacher may have another schedule than the student; it is
+        then asked within its own.
     """
 
     def loss(state: TrainState, round_: Round, batch: Any, draws: Draws) -> Examples:
@@ -137,9 +146,10 @@ def make_distill_loss(
         conditioning = Conditioning(batch.label)
         student_denoise = bind(student, state.params, _dropout(draws, dropout))
         teacher_denoise = bind(teacher, round_.teacher_params)
+        leg = functools.partial(teacher_denoise, conditioning=conditioning)
         each = losses.distill_loss(
             functools.partial(student_denoise, conditioning=conditioning),
-            [functools.partial(teacher_denoise, conditioning=conditioning)] * ratio,
+            [_in_range(leg, teacher.schedule) if is_given else leg] * ratio,
             schedule,
             x=batch.image,
             i=i,
@@ -265,6 +275,17 @@ def _draw_u(
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
             return jax.vmap(jax.random.uniform)(keys)
     raise ValueError(f"times: {times!r} is not one of {get_args(Times)}")
+
+
+def _in_range(denoise: Denoise, schedule: Schedule) -> Denoise:
+    """Returns a denoiser that sees z beyond the end of its schedule as if from there.
+
+    Such z are nearly pure noise at either level. At its own, x̂ of an output eps would
+    have the error of eps times 1 / alpha, without bound.
+    """
+    return lambda z_t, logsnr_t: denoise(
+        z_t, jnp.maximum(logsnr_t, schedule(jnp.ones((), logsnr_t.dtype)))
+    )
 
 
 def _dropout(draws: Draws, rate: float) -> Dropout | None:

@@ -32,7 +32,7 @@ def fact_lines(
         f"{num_params(model):,} parameters, output {config.parameterization}, "
         f"{config.net.dtype}",
         "devices": _devices(config),
-        "teacher": config.teacher or "trained in phase 0",
+        "teacher": _teacher(config),
         "plan": plan.describe(plan_of(config)),
         "workdir": str(workdir),
     }
@@ -52,10 +52,11 @@ def model_bytes(model: Model) -> int:
     return _BYTES * num_params(model)
 
 
-def snapshot_bytes(config: Config, model: Model) -> int:
-    """Returns the size of a checkpoint, at most."""
+def snapshot_bytes(config: Config, model: Model, teacher: Model | None = None) -> int:
+    """Returns the size of a checkpoint, at most, of which a teacher is a part."""
     keeps_ema = config.distill.ema_decay > 0 or config.base.ema_decay > 0
-    return (4 + keeps_ema) * model_bytes(model)  # parameters, moments, teacher
+    frozen = max(model_bytes(one) for one in (model, teacher) if one)
+    return (3 + keeps_ema) * model_bytes(model) + frozen  # parameters and moments
 
 
 def size_text(num_bytes: int) -> str:
@@ -64,6 +65,12 @@ def size_text(num_bytes: int) -> str:
     while size >= 1000 and units[1:]:
         size, units = size / 1000, units[1:]
     return f"{size:.3g} {units[0]}"
+
+
+def _teacher(config: Config) -> str:
+    if not config.teacher:
+        return "trained in phase 0"
+    return config.teacher + ", learned in phase 0" * config.reparameterize
 
 
 def _data(config: Config, source: Source | None) -> str:

@@ -101,11 +101,13 @@ def _of_gpu(
 class Meter(NamedTuple):
     """Model FLOPs of an update, and the peak FLOP/s of all devices, if it is known."""
 
-    update_flops: int
+    update_flops: int | None  # None for a network whose FLOPs cannot be counted
     peak: float | None
 
     def read(self, steps_per_second: float) -> dict[str, float | None]:
         """Returns the fields of a row of metrics.jsonl."""
+        if self.update_flops is None:
+            return {"tflops_per_second": None, "utilisation": None}
         achieved = steps_per_second * self.update_flops
         return {
             "tflops_per_second": achieved / 1e12,
@@ -119,7 +121,10 @@ def make_meter(
     """Returns the meter of a phase; see `peak_flops` for the dtype."""
     kind = mesh.devices.flat[0].device_kind
     peak = peak_flops(kind, dtype, model.precision)
-    flops = update_flops(model, phase, teacher)
+    try:
+        flops = update_flops(model, phase, teacher)
+    except ValueError:
+        flops = None
     return Meter(flops, peak and mesh.size * peak)
 
 
