@@ -146,6 +146,7 @@ def test_the_run_goes_through_the_phase_to_its_students(finished):
     assert given.settle(config, workdir) == config
 
 
+@pytest.mark.slow
 def test_an_interrupted_phase_resumes_bit_equal(finished, tmp_path):
     config, workdir = finished
     again = tmp_path / "w"
