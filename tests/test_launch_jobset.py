@@ -19,6 +19,7 @@ GPU += ["--nodes=3"]
 V6E = [*TPU, "--accelerator=tpu-v6e-slice"]
 MAIN = ["--config=configs/digits.py:smoke", '--workdir=/workdir/it\'s "$(HOME)"\n: é']
 PASSED_ON = [MAIN[0], MAIN[1].replace("$", "$$")]
+NODE_SYSTEM = "", "CriticalPods"
 # Of jobset.x-k8s.io/v1alpha2, as far as it is used.
 FIELDS = {
     "": {"apiVersion", "kind", "metadata", "spec"},
@@ -65,6 +66,20 @@ def test_job_and_policy_are_valid(made, version):
     whole |= job["template"]
     assert kubernetes_validate.validate(whole, version, strict=True) == version
     assert kubernetes_validate.validate(policy, version, strict=True) == version
+
+
+def test_the_claim_and_its_reader_are_valid():
+    for manifest in yaml.safe_load_all((ROOT / "launch" / "claim.yaml").read_text()):
+        assert kubernetes_validate.validate(manifest, "1.37", strict=True) == "1.37"
+
+
+def test_a_spot_node_leaves_the_pods_longer_than_the_largest_measured_save(made):
+    system = yaml.safe_load((ROOT / "launch" / "node_system.yaml").read_text())
+    seconds = system["kubeletConfig"]
+    total, of_system = (seconds[f"shutdownGracePeriod{k}Seconds"] for k in NODE_SYSTEM)
+    assert total <= 120  # GKE's bound
+    pod = made[1]["template"]["spec"]["template"]["spec"]
+    assert 55 < total - of_system <= pod["terminationGracePeriodSeconds"]
 
 
 def test_the_jobset_has_fields_of_its_version(made):
@@ -216,13 +231,13 @@ def test_what_the_dry_run_prints_is_what_kubectl_gets(tmp_path):
         (["--accelerator=x\ny"], MAIN, "must look like tpu-v6e-slice or"),
         (["--kind=cpu"], MAIN, "value should be one of <tpu|gpu>"),
         (["--topology=4"], MAIN, "--topology=4: must look like 2x2x4"),
-        (["--topology=2x2x3", "--per_node=8"], MAIN, "its 12 chips are not on nodes of"),
+        (["--topology=2x2x3", "--per_node=8"], MAIN, "its 12 chips are not on nodes"),
         (["--per_node=8"], MAIN, "its 16 chips are not on nodes of --per_node=8"),
         (["--topology=4x4"], MAIN, "must have 3 sides for tpu-v4-podslice"),
         ([*V6E, "--topology=2x4"], MAIN, "choose --per_node=8 or --per_node=4"),
-        (["--accelerator=tpu-v6e"], MAIN, "--accelerator=tpu-v6e: must be one of tpu-v4"),
+        (["--accelerator=tpu-v6e"], MAIN, "tpu-v6e: must be one of tpu-v4"),
         ([*GPU, "--network="], MAIN, "--network"),
-        ([*GPU[:-2], "--nodes=2"], MAIN, "use one node, or --network=tcp for plain TCP"),
+        ([*GPU[:-2], "--nodes=2"], MAIN, "use one node, or --network=tcp for plain"),
         (["--queue=a b"], MAIN, "--queue=a b: must look like my-queue"),
         (["--locked_memory"], MAIN, "only root can raise the limit; add --user=0"),
         ([], ["--config=C", "--workdir=/tmp/w"], "must be below /workdir"),

@@ -138,19 +138,18 @@ def test_the_dry_run_prints_what_is_run(words, place, monkeypatch):
 
 COMMON = ["--accelerator-type=v4-32", "--zone=us-central2-b", "--quiet"]
 QUEUED = [*COMMON, "--node-id=my-slice", "--runtime-version=tpu-ubuntu2204-base"]
-PLACE = ["--network=net", "--subnetwork=sub"]
-ACCOUNT = "a@p.iam.gserviceaccount.com"
+PLACE = ["--network=net", "--subnetwork=sub", "--service-account=a@p.test"]
+FLEX = ["--provisioning-model=flex-start", "--max-run-duration=24h"]
 
 
 @pytest.mark.parametrize(
     ("words", "track", "group", "flags"),
     [
         (
-            ["--reserved", *PLACE, f"--service_account={ACCOUNT}"],
+            ["--reserved", *PLACE[:2], "--service_account=a@p.test"],
             [],
             "tpu-vm",
-            ["--version=tpu-ubuntu2204-base", "--reserved", *PLACE, *COMMON]
-            + [f"--service-account={ACCOUNT}"],
+            [*COMMON, *PLACE, "--version=tpu-ubuntu2204-base", "--reserved"],
         ),
         (
             ["--spot", "--internal"],
@@ -174,8 +173,7 @@ ACCOUNT = "a@p.iam.gserviceaccount.com"
             ["--max_run=24h"],
             ["alpha"],
             "queued-resources",
-            [*QUEUED, "--valid-until-duration=6h", "--provisioning-model=flex-start"]
-            + ["--max-run-duration=24h"],
+            [*QUEUED, "--valid-until-duration=6h", *FLEX],
         ),
     ],
 )
