@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Functions of the shell launchers; to be sourced.
 
-dry_run='' arguments=()
+dry_run='' arguments=() others=()
 
 # Prints a one-line error and exits with CODE, 2 by default.
 fail() { # MESSAGE [CODE]
@@ -9,7 +9,8 @@ fail() { # MESSAGE [CODE]
   exit "${2:-2}"
 }
 
-# Sets a variable for each flag, and `arguments` to the words after --.
+# Sets a variable for each flag, and `arguments` to the words after --. If the list of
+# flags ends with *, sets `others` to the unknown ones.
 read_flags() { # 'NAME_OF_A_SWITCH NAME_OF_A_FLAG_WITH_A_VALUE=...' WORDS...
   local flags=" $1 " flag value
   while shift && (($#)); do
@@ -18,6 +19,10 @@ read_flags() { # 'NAME_OF_A_SWITCH NAME_OF_A_FLAG_WITH_A_VALUE=...' WORDS...
       --) arguments=("${@:2}"); return ;;
       --*=*) value=${flag#*=} flag=${flag%%=*}= ;;
     esac
+    if [[ $1 == --[a-z]* && $flags == *' * ' && $flags != *" $flag "* ]]; then
+      others+=("$1")
+      continue
+    fi
     [[ $1 == --* && $flags == *" $flag "* ]] ||
       fail "$1: unknown; see --help. The flags of progdist train come after --"
     printf -v "${flag%=}" %s "$value"

@@ -4,8 +4,8 @@
     --kind=tpu --accelerator=tpu-v4-podslice --topology=2x2x4
     -- --config=NAME --workdir=/workdir/my-run
 
-On GPUs, --kind=gpu --accelerator=nvidia-h100-80gb --nodes=2. Arguments after -- go to
-progdist train. The claim (ReadWriteMany) is mounted at /workdir.
+On GPUs, --kind=gpu --accelerator=nvidia-h100-80gb. Arguments after -- go to progdist
+train. The claim (ReadWriteMany) is mounted at /workdir.
 """
 
 import json
@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -26,30 +27,48 @@ from launch.command_line import UsageError
 
 _SPOT = "cloud.google.com/gke-spot"
 _WORD = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
-# Help, pattern, example. No pattern admits a quote, since the templates quote values.
+# Help, pattern, example. No pattern admits a quote, since the template quotes values.
 _TEXTS = {
     # Pods are called NAME-workers-0-0-abcde, in at most 63 characters.
     "name": ("Name of the JobSet.", rf"(?=.{{1,40}}$)[a-z]({_WORD})?", "my-run"),
     "image": ("Image of the trainer.", r"\w[\w./:@-]*", "REGISTRY/progdist:tpu"),
     "claim": ("PersistentVolumeClaim of the workdir.", _WORD, "my-claim"),
     "namespace": ("Namespace of the JobSet.", _WORD, "default"),
-    "accelerator": ("GKE's node label.", _WORD, "tpu-v4-podslice or nvidia-h100-80gb"),
+    "accelerator": ("GKE's node label.", _WORD, "tpu-v6e-slice or nvidia-h100-80gb"),
     "topology": ("TPU: chips of a slice.", r"[1-9]\d*(x[1-9]\d*){1,2}", "2x2x4"),
+    "queue": ("LocalQueue of Kueue; empty for none.", rf"({_WORD})?", "my-queue"),
 }
+# Dimensions of the topologies of each kind of TPU node (GKE, "Plan TPUs").
+_DIMENSIONS = {
+    "tpu-v4-podslice": 3,
+    "tpu-v5-lite-device": 2,
+    "tpu-v5-lite-podslice": 2,
+    "tpu-v5p-slice": 3,
+    "tpu-v6e-slice": 2,
+    "tpu7x": 3,
+}
+_COMMAND = "python", "-m", "progdist.main"
+_LOCK = f'ulimit -l 68719476736 && exec {" ".join(_COMMAND)} "$@"'  # in KiB
 
 FLAGS = flags.FlagValues()
 _integer = partial(flags.DEFINE_integer, flag_values=FLAGS)
+_bool = partial(flags.DEFINE_bool, flag_values=FLAGS)
 for _name, (_help, _, _example) in _TEXTS.items():
     flags.DEFINE_string(_name, "", f"{_help} Example: {_example}.", flag_values=FLAGS)
 FLAGS.set_default("namespace", "default")
 flags.DEFINE_enum("kind", "tpu", ["tpu", "gpu"], "Kind of nodes.", flag_values=FLAGS)
 _integer("slices", 1, "TPU: number of slices.", 1)
-_integer("nodes", 2, "GPU: number of nodes.", 1)
+_integer("nodes", 1, "GPU: number of nodes.", 1)
+flags.DEFINE_enum(
+    "network", None, ["tcp"], "GPU: network of several nodes.", flag_values=FLAGS
+)
 _integer("per_node", 0, "Chips or GPUs per node; 0 for 4 chips or 8 GPUs.", 0)
 _integer("restarts", 100, "Maximum number of restarts, preemptions included.", 0)
+_integer("ttl", None, "Seconds until a finished JobSet is deleted; unset for never.", 0)
 _integer("user", 1000, "User ID in the container.", 0)
-flags.DEFINE_bool("spot", False, "Use spot nodes.", flag_values=FLAGS)
-flags.DEFINE_bool("dry_run", False, "Only print the manifest.", flag_values=FLAGS)
+_bool("locked_memory", False, "TPU: raise the limit on locked memory, as root.")
+_bool("spot", False, "Use spot nodes.")
+_bool("dry_run", False, "Only print the manifest.")
 
 
 def main(argv: list[str]) -> int:
@@ -62,6 +81,8 @@ def main(argv: list[str]) -> int:
     workdir = command_line.value_of("workdir", arguments)
     if not re.match(r"/workdir/[^/]", workdir):
         raise UsageError(f"--workdir={workdir}: must be below /workdir, the claim")
+    if FLAGS.locked_memory and FLAGS.user:
+        raise UsageError("--locked_memory: only root can raise the limit; add --user=0")
     manifest = render(arguments)
     command = ["kubectl", "apply", f"--namespace={FLAGS.namespace}", "--filename=-"]
     if FLAGS.dry_run:
@@ -72,30 +93,85 @@ def main(argv: list[str]) -> int:
 
 def render(arguments: Sequence[str]) -> str:
     """Returns the manifest for the flags and these arguments of progdist train."""
-    nodes, per_node = _num_nodes_and_devices()
     # Kubernetes replaces $(NAME) in arguments; $$ stands for one $.
     escaped = [argument.replace("$", "$$") for argument in arguments]
-    values = FLAGS.flag_values_dict() | {
+    of_kind = _values_for_tpu if FLAGS.kind == "tpu" else _values_for_gpu
+    values = FLAGS.flag_values_dict() | of_kind([*escaped, "--distributed"])
+    values["node_labels"] |= {_SPOT: "true"} if FLAGS.spot else {}
+    values |= {
+        "labels": {"kueue.x-k8s.io/queue-name": FLAGS.queue} if FLAGS.queue else {},
+        "ttl": "" if FLAGS.ttl is None else f"ttlSecondsAfterFinished: {FLAGS.ttl}",
+        "is_not_root": json.dumps(FLAGS.user != 0),
+        "spot_toleration": f"{{key: {_SPOT}, operator: Exists}}" if FLAGS.spot else "",
+        "command": ["sh", "-c", _LOCK, "sh"] if FLAGS.locked_memory else _COMMAND,
+        "capabilities": "SYS_RESOURCE" if FLAGS.locked_memory else "",
+    }
+    template = string.Template(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+    return template.substitute({name: _yaml(value) for name, value in values.items()})
+
+
+def _yaml(value: Any) -> Any:
+    """Returns the inside of a list or mapping, as JSON, which is YAML, too."""
+    return json.dumps(value)[1:-1] if isinstance(value, list | tuple | dict) else value
+
+
+def _values_for_tpu(arguments: list[str]) -> dict[str, Any]:
+    nodes, per_node = _num_nodes_and_chips()
+    pool = "cloud.google.com/gke-nodepool"
+    return {
         "nodes": nodes,
         "per_node": per_node,
-        "is_not_root": json.dumps(FLAGS.user != 0),
-        "spot_label": f'{_SPOT}: "true"' if FLAGS.spot else "",
-        "spot_toleration": f"{{key: {_SPOT}, operator: Exists}}" if FLAGS.spot else "",
-        "arguments": json.dumps(escaped)[1:-1],  # JSON is YAML, too
+        "device": "google.com/tpu",
+        "port": 8482,
+        # A slice is a node pool of its own, and gets one job.
+        "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": pool},
+        "node_labels": {
+            "cloud.google.com/gke-tpu-accelerator": FLAGS.accelerator,
+            "cloud.google.com/gke-tpu-topology": FLAGS.topology,
+        },
+        "platforms": "tpu,cpu",
+        "arguments": arguments,
     }
-    path = Path(__file__).with_name(f"jobset_{FLAGS.kind}.yaml")
-    return string.Template(path.read_text(encoding="utf-8")).substitute(values)
 
 
-def _num_nodes_and_devices() -> tuple[int, int]:
-    if FLAGS.kind == "gpu":
-        return FLAGS.nodes, FLAGS.per_node or 8
-    chips = math.prod(map(int, FLAGS.topology.split("x")))
+def _num_nodes_and_chips() -> tuple[int, int]:
+    accelerator, topology = FLAGS.accelerator, FLAGS.topology
+    if accelerator not in _DIMENSIONS:
+        known = ", ".join(_DIMENSIONS)
+        raise UsageError(f"--accelerator={accelerator}: must be one of {known}")
+    sides = [int(side) for side in topology.split("x")]
+    if len(sides) != _DIMENSIONS[accelerator]:
+        rule = f"must have {_DIMENSIONS[accelerator]} sides for {accelerator}"
+        raise UsageError(f"--topology={topology}: {rule}")
+    if topology == "2x4" and FLAGS.per_node not in (4, 8):
+        rule = "one node of 8 chips or two of 4; choose --per_node=8 or --per_node=4"
+        raise UsageError(f"--topology=2x4: {rule}")
+    chips = math.prod(sides)
     per_node = FLAGS.per_node or min(4, chips)
-    if chips % per_node:
-        shape = f"--topology={FLAGS.topology}: its {chips} chips"
-        raise UsageError(f"{shape} are not a multiple of --per_node={per_node}")
+    if chips % per_node or (per_node > 4 and topology != "2x4"):
+        shape = f"--topology={topology}: its {chips} chips"
+        raise UsageError(f"{shape} are not on nodes of --per_node={per_node}")
     return chips // per_node, per_node
+
+
+def _values_for_gpu(arguments: list[str]) -> dict[str, Any]:
+    if FLAGS.nodes > 1 and not FLAGS.network:
+        rule = "GPUDirect (TCPX, TCPXO, RDMA) is not set up between nodes"
+        choice = "use one node, or --network=tcp for plain TCP, which is slow"
+        raise UsageError(f"--nodes={FLAGS.nodes}: {rule}; {choice}")
+    first = f"{FLAGS.name}-workers-0-0.{FLAGS.name}"
+    own = f"--num_processes={FLAGS.nodes}", "--process_id=$(PROCESS_ID)"
+    return {
+        "slices": 1,
+        "nodes": FLAGS.nodes,
+        "per_node": FLAGS.per_node or 8,
+        "device": "nvidia.com/gpu",
+        "port": 8476,
+        "annotations": {},
+        "node_labels": {"cloud.google.com/gke-accelerator": FLAGS.accelerator},
+        "platforms": "cuda,cpu",
+        "arguments": [*arguments, f"--coordinator={first}:8476", *own],
+    }
 
 
 if __name__ == "__main__":

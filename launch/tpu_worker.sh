@@ -15,35 +15,47 @@ install() { # PYTHON_VERSION
   touch .venv/complete
 }
 
+packages() { # VERB NAMES...; a fresh machine may still be installing others
+  sudo apt-get -o DPkg::Lock::Timeout=300 --yes --quiet "$@"
+}
+
 mount_share() { # SERVER:/SHARE MOUNT
   if ! mountpoint --quiet "$2"; then
-    command -v mount.nfs >/dev/null || sudo apt-get install --yes --quiet nfs-common
+    command -v mount.nfs >/dev/null || { packages update && packages install nfs-common; }
     sudo mkdir -p "$2"
     sudo mount -t nfs -o nosuid,nodev "$1" "$2"
   fi
   [[ -w $2 ]] || sudo chown "$(id -u):$(id -g)" "$2"
 }
 
-start() { # SERVER:/SHARE MOUNT FLAGS_OF_PROGDIST_MAIN...
+# SERVER:/SHARE MOUNT MAX_HOURS COMMAND_THAT_DELETES_THE_SLICE FLAGS_OF_PROGDIST_MAIN...
+start() {
   mount_share "$1" "$2"
   mkdir -p "$record"
   exec 9>"$record/lock"
   flock --nonblock 9 || fail 'is running already; see: status, stop'
   echo 137 >"$record/code" # remains if no process lives to write another
-  setsid --fork launch/tpu_worker.sh attend "${@:3}" </dev/null >>"$record/log" 2>&1
+  setsid --fork launch/tpu_worker.sh attend "${@:2}" </dev/null >>"$record/log" 2>&1
 }
 
-# Internal: runs the trainer and writes its exit code.
-attend() {
+# Internal: runs the trainer, writes its exit code, and deletes the slice if it must.
+attend() { # MOUNT MAX_HOURS COMMAND FLAGS...
   # A shutdown of the machine sends SIGTERM to both; the trainer takes longer.
   trap ':' TERM HUP
   local code=0
   (
     echo "$BASHPID" >"$record/pid"
-    exec .venv/bin/python -m progdist.main --distributed "$@"
+    export JAX_PLATFORMS=tpu,cpu # never the CPU alone, in silence
+    exec timeout --foreground --preserve-status --kill-after=600 "$2h" \
+      .venv/bin/python -m progdist.main --distributed "${@:4}"
   ) || code=$?
   echo "launch: ended with $code"
   echo "$code" >"$record/code"
+  if [[ $3 ]]; then
+    cp "$record/log" "$1/$HOSTNAME.log"
+    sleep "${SECONDS_BEFORE_DELETION:-60}" # the other workers are saving, too
+    bash -c "$3" || echo 'launch: the slice was not deleted, and costs money'
+  fi
 }
 
 is_running() { [[ -e $record/lock ]] && ! flock --nonblock "$record/lock" true; }

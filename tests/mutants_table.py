@@ -1025,4 +1025,28 @@ TEACHERS = [
     ),
 ]
 
-MUTANTS = [*TEACHERS, *DIFFUSION, *NETS, *TRAINER, *CORE, *WORKDIR, *REPORT, *CONFIGS, *DATA, *EVALUATE, *CHECKPOINT, *DOOR]
+LAUNCH = [
+    *_mutants(
+        "launch/slurm.sbatch",
+        "test_launch_slurm.py",
+        ("a killed task is requeued", "5|134|138|143", "5|134|137|138|143"),
+        ("restarts without an end", "restarts=$((restarts + 1))", "restarts=0"),
+        ("checkpoints as words", "sort -n |", "sort |"),
+        ("a cancelled job is requeued", "if [[ $ended_by_slurm ]]; then", "if false; then"),
+    ),
+    *_mutants(
+        "launch/jobset.py",
+        "test_launch_jobset.py",
+        ("eight chips on any nodes", "if topology == \"2x4\" and", "if False and"),
+        ("GPUs on any network", "if FLAGS.nodes > 1 and not FLAGS.network:", "if False:"),
+        ("locked memory as any user", "if FLAGS.locked_memory and FLAGS.user:", "if False:"),
+    ),
+    *_mutants(
+        "launch/tpu_worker.sh",
+        "test_launch_tpu.py",
+        ("a clock with a code of its own", " --preserve-status", ""),
+        ("the log goes with the slice", "cp \"$record/log\" \"$1/$HOSTNAME.log\"", ":"),
+    ),
+]
+
+MUTANTS = [*LAUNCH, *TEACHERS, *DIFFUSION, *NETS, *TRAINER, *CORE, *WORKDIR, *REPORT, *CONFIGS, *DATA, *EVALUATE, *CHECKPOINT, *DOOR]

@@ -1,5 +1,6 @@
 """The Kubernetes manifests: valid, and meaning what the launcher was told."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,17 @@ from tests import fake_commands
 ROOT = Path(__file__).parents[1]
 COMMON = ["--name=my-run", "--image=r.io/p/progdist:1@sha256:ab", "--claim=my-claim"]
 TPU = [*COMMON, "--kind=tpu", "--accelerator=tpu-v4-podslice", "--topology=2x2x4"]
-GPU = [*COMMON, "--kind=gpu", "--accelerator=nvidia-h100-80gb", "--nodes=3"]
+GPU = [*COMMON, "--kind=gpu", "--accelerator=nvidia-h100-80gb", "--network=tcp"]
+GPU += ["--nodes=3"]
+V6E = [*TPU, "--accelerator=tpu-v6e-slice"]
 MAIN = ["--config=configs/digits.py:smoke", '--workdir=/workdir/it\'s "$(HOME)"\n: é']
 PASSED_ON = [MAIN[0], MAIN[1].replace("$", "$$")]
+NODE_SYSTEM = "", "CriticalPods"
 # Of jobset.x-k8s.io/v1alpha2, as far as it is used.
 FIELDS = {
     "": {"apiVersion", "kind", "metadata", "spec"},
-    "metadata": {"name", "annotations"},
-    "spec": {"network", "failurePolicy", "replicatedJobs"},
+    "metadata": {"name", "annotations", "labels"},
+    "spec": {"network", "failurePolicy", "replicatedJobs", "ttlSecondsAfterFinished"},
     "spec.network": {"enableDNSHostnames", "subdomain", "publishNotReadyAddresses"},
     "spec.failurePolicy": {"maxRestarts", "rules", "restartStrategy"},
     "spec.failurePolicy.rules": {"name", "action", "onJobFailureReasons"},
@@ -51,7 +55,8 @@ def manifests(*words):
 
 @pytest.fixture(scope="module", params=["tpu", "gpu"])
 def made(request):
-    return manifests(*{"tpu": TPU, "gpu": GPU}[request.param], "--spot")
+    words = {"tpu": TPU, "gpu": GPU}[request.param]
+    return manifests(*words, "--spot", "--queue=team-a", "--ttl=3600")
 
 
 @pytest.mark.parametrize("version", ["1.31", "1.37"])
@@ -61,6 +66,20 @@ def test_job_and_policy_are_valid(made, version):
     whole |= job["template"]
     assert kubernetes_validate.validate(whole, version, strict=True) == version
     assert kubernetes_validate.validate(policy, version, strict=True) == version
+
+
+def test_the_claim_and_its_reader_are_valid():
+    for manifest in yaml.safe_load_all((ROOT / "launch" / "claim.yaml").read_text()):
+        assert kubernetes_validate.validate(manifest, "1.37", strict=True) == "1.37"
+
+
+def test_a_spot_node_leaves_the_pods_longer_than_the_largest_measured_save(made):
+    system = yaml.safe_load((ROOT / "launch" / "node_system.yaml").read_text())
+    seconds = system["kubeletConfig"]
+    total, of_system = (seconds[f"shutdownGracePeriod{k}Seconds"] for k in NODE_SYSTEM)
+    assert total <= 120  # GKE's bound
+    pod = made[1]["template"]["spec"]["template"]["spec"]
+    assert 55 < total - of_system <= pod["terminationGracePeriodSeconds"]
 
 
 def test_the_jobset_has_fields_of_its_version(made):
@@ -111,7 +130,7 @@ def test_the_pods_have_no_privileges(made):
     security = container(job)["securityContext"]
     assert security["privileged"] is security["allowPrivilegeEscalation"] is False
     assert security["readOnlyRootFilesystem"] is True
-    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert security["capabilities"] == {"drop": ["ALL"], "add": []}
     own = {"matchLabels": {"jobset.sigs.k8s.io/jobset-name": "my-run"}}
     assert policy["spec"]["podSelector"] == own
     assert policy["spec"]["ingress"] == [{"from": [{"podSelector": own}]}]
@@ -133,10 +152,44 @@ def test_a_slice_has_a_pod_for_every_host():
 
 
 def test_a_single_host_has_all_chips_of_its_slice():
-    _, job, _ = manifests(*TPU, "--topology=1x1")
+    jobset, job, _ = manifests(*V6E, "--topology=1x1")
     assert job["template"]["spec"]["parallelism"] == 1
     assert container(job)["resources"] == {"limits": {"google.com/tpu": 1}}
     assert job["template"]["spec"]["template"]["spec"]["tolerations"] == []
+    assert jobset["metadata"]["labels"] == {}
+    assert "ttlSecondsAfterFinished" not in jobset["spec"]
+
+
+@pytest.mark.parametrize(("per_node", "nodes"), [(8, 1), (4, 2)])
+def test_eight_chips_are_one_host_or_two_as_said(per_node, nodes):
+    _, job, _ = manifests(*V6E, "--topology=2x4", f"--per_node={per_node}")
+    assert job["template"]["spec"]["completions"] == nodes
+    assert container(job)["resources"] == {"limits": {"google.com/tpu": per_node}}
+
+
+def test_the_queue_and_the_end_of_a_finished_jobset_are_as_said(made):
+    jobset, _, _ = made
+    assert jobset["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "team-a"}
+    assert jobset["spec"]["ttlSecondsAfterFinished"] == 3600
+
+
+def test_locked_memory_is_one_capability_of_root_and_no_more(tmp_path):
+    _, job, _ = manifests(*TPU, "--locked_memory", "--user=0")
+    security = container(job)["securityContext"]
+    assert security["privileged"] is security["allowPrivilegeEscalation"] is False
+    assert security["capabilities"] == {"drop": ["ALL"], "add": ["SYS_RESOURCE"]}
+    command = [*container(job)["command"], *container(job)["args"]]
+    command = [word.replace("ulimit", "echo ulimit") for word in command]
+    fakes = fake_commands.make(tmp_path, python="")
+    assert subprocess.check_output(command, env=fakes) == b"ulimit -l 68719476736\n"
+    trainer = ["python", "-m", "progdist.main", *container(job)["args"]]
+    assert fake_commands.calls(tmp_path) == [trainer]
+
+
+def test_the_image_starts_the_trainer_as_the_manifest_does():
+    _, job, _ = manifests(*TPU)
+    entry = (ROOT / "launch" / "Dockerfile").read_text().partition("ENTRYPOINT ")[2]
+    assert container(job)["command"] == json.loads(entry)
 
 
 def test_the_processes_with_gpus_are_told_who_they_are():
@@ -175,10 +228,18 @@ def test_what_the_dry_run_prints_is_what_kubectl_gets(tmp_path):
         ([f"--name={'a' * 41}"], MAIN, "must look like my-run"),
         (["--image=a b"], MAIN, "--image=a b: must look like"),
         (["--claim="], MAIN, "--claim=: must look like my-claim"),
-        (["--accelerator=x\ny"], MAIN, "must look like tpu-v4-podslice or"),
+        (["--accelerator=x\ny"], MAIN, "must look like tpu-v6e-slice or"),
         (["--kind=cpu"], MAIN, "value should be one of <tpu|gpu>"),
         (["--topology=4"], MAIN, "--topology=4: must look like 2x2x4"),
-        (["--topology=2x3"], MAIN, "its 6 chips are not a multiple of --per_node=4"),
+        (["--topology=2x2x3", "--per_node=8"], MAIN, "its 12 chips are not on nodes"),
+        (["--per_node=8"], MAIN, "its 16 chips are not on nodes of --per_node=8"),
+        (["--topology=4x4"], MAIN, "must have 3 sides for tpu-v4-podslice"),
+        ([*V6E, "--topology=2x4"], MAIN, "choose --per_node=8 or --per_node=4"),
+        (["--accelerator=tpu-v6e"], MAIN, "tpu-v6e: must be one of tpu-v4"),
+        ([*GPU, "--network="], MAIN, "--network"),
+        ([*GPU[:-2], "--nodes=2"], MAIN, "use one node, or --network=tcp for plain"),
+        (["--queue=a b"], MAIN, "--queue=a b: must look like my-queue"),
+        (["--locked_memory"], MAIN, "only root can raise the limit; add --user=0"),
         ([], ["--config=C", "--workdir=/tmp/w"], "must be below /workdir"),
         ([], ["--workdir=/workdir/w"], "--config=... is missing after --"),
         ([], [*MAIN, "--num_processes=2"], "is set by the launcher"),

@@ -30,43 +30,50 @@ def submit(place, *words, check=True):
     )
 
 
-def start_batch(place, srun, **environment):
+def start_batch(place, srun, arguments=AWKWARD, **environment):
     fakes = fake_commands.make(place, srun=srun, scontrol="")
     return subprocess.Popen(
-        [BATCH, *AWKWARD],
+        [BATCH, *arguments],
+        cwd=place,
         env={**fakes, "SLURM_JOB_ID": "17", "PYTHON": "python-of-ours", **environment},
         stdout=subprocess.PIPE,
         text=True,
     )
 
 
+def requeued(place):
+    return fake_commands.calls(place).count(["scontrol", "requeue", "17"])
+
+
 def test_the_dry_run_prints_what_is_submitted(tmp_path):
-    words = ["--nodes=3", "--gpus=4", "--cpus=12", "--partition=gpu", "--account=me"]
+    words = ["--nodes=3", "--mem=0", "--gpus=4", "--cpus=12", "--exclusive"]
+    words += ["--constraint=a100&ib", "--time=2-0"]
     printed = submit(tmp_path, *words, "--dry_run", "--", *AWKWARD).stdout
     assert fake_commands.calls(tmp_path) == []
     submit(tmp_path, *words, "--", *AWKWARD)
     assert fake_commands.calls(tmp_path) == [shlex.split(printed)]
     assert shlex.split(printed) == [
-        *("sbatch", "--nodes=3", "--ntasks-per-node=4", "--time=24:00:00"),
-        *("--gpus-per-node=4", "--cpus-per-task=12", "--partition=gpu"),
-        *("--account=me", str(BATCH), *AWKWARD),
+        *("sbatch", "--nodes=3", "--ntasks-per-node=4", "--cpus-per-task=12"),
+        *("--gpus-per-node=4", "--mem=0", "--exclusive", "--constraint=a100&ib"),
+        *("--time=2-0", str(BATCH), *AWKWARD),
     ]
 
 
-def test_nodes_without_gpus_ask_for_none(tmp_path):
+def test_nodes_without_gpus_ask_for_none_and_a_task_for_more_than_a_core(tmp_path):
     words = submit(tmp_path, "--gpus=0", "--tasks=2", "--dry_run", "--", *AWKWARD)
     assert "gpu" not in words.stdout
-    assert "--ntasks-per-node=2" in words.stdout
+    assert "--ntasks-per-node=2 --cpus-per-task=8" in words.stdout
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--node=2"], "--node=2: unknown"),
+        (["node=2"], "node=2: unknown"),
         (["--nodes=0"], "--nodes=0: must look like 2"),
         (["--gpus=0", "--", *AWKWARD], "--tasks=0: must look like 8"),
-        (["--time=1 day"], "--time=1 day: must look like 24:00:00"),
-        (["--partition=a b"], "--partition=a b: must look like gpu"),
+        (["--cpus=", "--", *AWKWARD], "--cpus=: must look like 8"),
+        (["--gpus-per-node=4", "--", *AWKWARD], "--gpus-per-node=4: is set by --gpus"),
+        (["--ntasks=4", "--", *AWKWARD], "--ntasks=4: is set by --gpus, --tasks and"),
         (["--", "--config=C"], "--workdir=... is missing after --"),
         (["--", "--workdir=/w"], "--config=... is missing after --"),
         (["--", "--config=C", "--workdir=runs"], "must be an absolute path"),
@@ -85,7 +92,7 @@ def test_a_mistake_is_one_line_and_code_2(words, message, tmp_path):
 
 def test_every_task_sees_all_gpus_and_is_left_to_save(tmp_path):
     job = start_batch(tmp_path, "", SLURM_CPUS_PER_TASK="6")
-    assert job.communicate(timeout=60)[0] == ""
+    assert job.communicate(timeout=60)[0] == "launch: ended with 0\n"
     assert job.returncode == 0
     ((name, *options),) = fake_commands.calls(tmp_path)
     assert name == "srun"
@@ -97,22 +104,39 @@ def test_every_task_sees_all_gpus_and_is_left_to_save(tmp_path):
     assert options[at + 1 :] == ["-m", "progdist.main", "--distributed", *AWKWARD]
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 5, 130, 134, 137, 143])
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 5, 130, 134, 137, 138, 139, 143])
 def test_a_loss_or_the_time_limit_puts_the_job_back_and_a_mistake_does_not(
     code, tmp_path
 ):
     job = start_batch(tmp_path, f"sys.exit({code})")
     job.communicate(timeout=60)
     assert job.returncode == code
-    requeued = ["scontrol", "requeue", "17"] in fake_commands.calls(tmp_path)
-    assert requeued == (code in (5, 134, 137, 143))
+    assert requeued(tmp_path) == (code in (5, 134, 138, 143))
 
 
-def test_the_restarts_have_an_end(tmp_path):
-    limits = {"MAX_RESTARTS": "2", "SLURM_RESTART_COUNT": "2"}
-    job = start_batch(tmp_path, "sys.exit(5)", **limits)
-    assert "not requeued after 2 restarts" in job.communicate(timeout=60)[0]
-    assert [name for name, *_ in fake_commands.calls(tmp_path)] == ["srun"]
+def restart(place, checkpoint=None, **environment):
+    """A run of the job that ends with 5, after it wrote a checkpoint; its output."""
+    arguments = ["--config=C", "--workdir=/not/this", f"--workdir={place}/w"]
+    path = f"{place}/w/checkpoints/{checkpoint}"
+    write = f"os.makedirs({path!r}, exist_ok=True)\n" if checkpoint else ""
+    job = start_batch(place, f"{write}sys.exit(5)", arguments, **environment)
+    return job.communicate(timeout=60)[0]
+
+
+def test_restarts_without_a_new_checkpoint_have_an_end(tmp_path):
+    outputs = [restart(tmp_path, 9, MAX_RESTARTS="2") for _ in range(4)]
+    assert requeued(tmp_path) == 3  # the first start wrote one, two did not
+    assert "not requeued: 2 restarts without a new checkpoint" in outputs[-1]
+    restart(tmp_path, 9, MAX_RESTARTS="2")  # by hand: counts anew
+    assert requeued(tmp_path) == 4
+
+
+def test_checkpoints_are_compared_as_numbers_and_a_damaged_one_is_none(tmp_path):
+    for checkpoint in (9, 10, 11):
+        restart(tmp_path, checkpoint, MAX_RESTARTS="0")
+    assert requeued(tmp_path) == 3
+    restart(tmp_path, "12.damaged", MAX_RESTARTS="0")
+    assert requeued(tmp_path) == 3
 
 
 def test_a_cancelled_job_waits_for_its_tasks_and_stays_cancelled(tmp_path):
@@ -131,6 +155,7 @@ def test_a_cancelled_job_waits_for_its_tasks_and_stays_cancelled(tmp_path):
 def test_slurm_is_asked_to_warn_the_tasks_and_not_the_script():
     text = BATCH.read_text()
     options = re.findall(r"^#SBATCH (.*)$", text, re.MULTILINE)
-    assert {"--signal=TERM@120", "--requeue", "--open-mode=append"} <= set(options)
+    assert {"--signal=USR1@120", "--requeue", "--open-mode=append"} <= set(options)
+    assert 128 + signal.SIGUSR1 == 138  # in the list of codes above
     first_command = text.index("set -euo pipefail")
     assert text.rindex("#SBATCH") < first_command  # after it they would be comments

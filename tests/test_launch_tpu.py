@@ -27,28 +27,10 @@ import subprocess
 place = os.environ["PLACE"]
 homes = [place + "/home0", place + "/home1"]
 def flag(name): return next(w.split("=", 1)[1] for w in words if w.startswith(name))
-def states(group, *new):
-    path = f"{place}/{group}"
-    if new: return write_whole(path, " ".join(new))
-    return open(path).read().split()
 group, verb = words[2:4]
-if verb == "list":
-    now, *rest = states(group)  # one an answer; the last one stays
-    states(group, *(rest or [now]))
-    if now == "broken": sys.exit(1)
-    if now != "none": print(now)
-elif verb == "create":
-    states("tpu-vm", "CREATING", "READY"); states("queued-resources", "ACTIVE")
-elif verb == "delete":
-    states("tpu-vm", "none"); states("queued-resources", "none")
-    for home in homes: subprocess.run(f"rm -rf {home} && mkdir {home}", shell=True)
+if verb == "list": print(open(f"{place}/{group}").read())
 elif verb == "scp" and "--worker=all" in words:
     for home in homes: subprocess.run(["cp", words[4], home], check=True)
-elif verb == "ssh" and os.path.exists(place + "/looks"):  # in place of workers
-    if "worker.sh state" in flag("--command"):
-        now, *rest = open(place + "/looks").read().splitlines()
-        write_whole(place + "/looks", "\n".join(rest))
-        for word in now.split(", "): print("progdist:", word)
 elif verb == "ssh":
     for home in homes[: 1 if flag("--worker") == "0" else 2]:
         shell = ["bash", "-c", flag("--command")]
@@ -128,9 +110,11 @@ def of_gcloud_and_git(place):
     [
         ["create", *KIND],
         ["create", *KIND, "--spot", "--internal", "--project=mine"],
+        ["create", *KIND, "--queued", "--reserved"],
         ["install"],
         ["install", "--internal", "--python=3.13"],
         ["run", *NFS, *MAIN],
+        ["run", *NFS, "--delete_at_end", "--spot", "--max_hours=20", *MAIN],
         ["status", "--spot"],
         ["log"],
         ["stop"],
@@ -152,14 +136,54 @@ def test_the_dry_run_prints_what_is_run(words, place, monkeypatch):
     assert len(run) >= 1
 
 
-def test_a_spot_slice_is_asked_for_through_the_queue(place):
-    tpu_vm("create", *SLICE, *KIND, "--spot", "--internal")
-    ((_, *words),) = of_gcloud_and_git(place)
-    assert words == [
-        *("compute", "tpus", "queued-resources", "create", "my-slice"),
-        *("--node-id=my-slice", "--accelerator-type=v4-32", "--internal-ips"),
-        *("--runtime-version=tpu-ubuntu2204-base", "--spot", "--zone=us-central2-b"),
-    ]
+COMMON = ["--accelerator-type=v4-32", "--zone=us-central2-b", "--quiet"]
+QUEUED = [*COMMON, "--node-id=my-slice", "--runtime-version=tpu-ubuntu2204-base"]
+PLACE = ["--network=net", "--subnetwork=sub", "--service-account=a@p.test"]
+FLEX = ["--provisioning-model=flex-start", "--max-run-duration=24h"]
+
+
+@pytest.mark.parametrize(
+    ("words", "track", "group", "flags"),
+    [
+        (
+            ["--reserved", *PLACE[:2], "--service_account=a@p.test"],
+            [],
+            "tpu-vm",
+            [*COMMON, *PLACE, "--version=tpu-ubuntu2204-base", "--reserved"],
+        ),
+        (
+            ["--spot", "--internal"],
+            [],
+            "queued-resources",
+            [*QUEUED, "--valid-until-duration=6h", "--internal-ips", "--spot"],
+        ),
+        (
+            ["--queued", "--valid_until=30m"],
+            [],
+            "queued-resources",
+            [*QUEUED, "--valid-until-duration=30m"],
+        ),
+        (
+            ["--guaranteed"],
+            [],
+            "queued-resources",
+            [*QUEUED, "--valid-until-duration=6h", "--guaranteed"],
+        ),
+        (
+            ["--max_run=24h"],
+            ["alpha"],
+            "queued-resources",
+            [*QUEUED, "--valid-until-duration=6h", *FLEX],
+        ),
+    ],
+)
+def test_a_slice_is_asked_for_as_said(words, track, group, flags, place):
+    fake_commands.make(place, gcloud="")
+    tpu_vm("create", *SLICE, *KIND, *words)
+    ((_, *call),) = of_gcloud_and_git(place)
+    start = [*track, "compute", "tpus", group, "create", "my-slice"]
+    assert call[: len(start)] == start
+    assert sorted(call[len(start) :]) == sorted(flags)
 
 
 def test_install_and_run_start_the_trainer_on_every_worker(place):
@@ -188,9 +212,10 @@ def home(place):
     return home
 
 
-def start(home, code):
+def start(home, code, deletion="", hours="2"):
     write_whole(home.parent / "codes-home0", code)
-    worker(home, "start", "10.0.0.2:/share", str(home), "--config=C", "--workdir=/w")
+    where = ["10.0.0.2:/share", str(home)]
+    worker(home, "start", *where, hours, deletion, "--config=C", "--workdir=/w")
     wait_until(lambda: text_of(home.parent / "arguments"))
 
 
@@ -202,9 +227,10 @@ def test_the_trainer_outlives_the_connection_and_ends_on_demand(home):
 
 
 def processes(home):
-    """The trainer, and the shell that waits for it."""
+    """The shell that waits, the clock that it waits for, and the trainer."""
     pid = int((home / ".progdist" / "pid").read_text())
-    return int(Path(f"/proc/{pid}/stat").read_text().split()[3]), pid
+    trainer = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return int(Path(f"/proc/{pid}/stat").read_text().split()[3]), pid, int(trainer)
 
 
 @pytest.mark.parametrize(
@@ -224,90 +250,30 @@ def test_the_exit_code_is_kept(code, home):
     assert f"launch: ended with {code}" in (home / ".progdist" / "log").read_text()
 
 
-@pytest.fixture
-def watch(place):
-    """Watches a run; says what was done to it, without what was only looked at.
-
-    The slice is in these states and the workers in those, look by look.
-    """
-
-    def watch(*words, looks=(), **states):
-        for group, now in states.items():
-            (place / group.replace("_", "-")).write_text(now)
-        if looks:
-            (place / "looks").write_text("\n".join(looks))
-        where = [*SLICE, *KIND, *NFS, "--poll_seconds=0.05"]
-        done = tpu_vm("watch", *where, *words, *MAIN, check=False)
-        return done.returncode, deeds(of_gcloud_and_git(place)), done.stderr
-
-    return watch
+def test_a_run_has_a_longest_time_after_which_it_saves(home):
+    start(home, "60:0", hours="0.0001")
+    wait_until(lambda: state(home) == "ended 143")
 
 
-def deeds(calls):
-    found = []
-    for call in calls:
-        if call[0] == "gcloud" and call[4] in ("create", "delete"):
-            found.append(f"{call[4]} {call[3]}")
-        line = next((w for w in call if w.startswith("--command=")), "")
-        found += [word for word in ("install", "start") if f"worker.sh {word}" in line]
-    return found
+def test_the_slice_is_deleted_at_the_end_if_asked(home, place, monkeypatch):
+    monkeypatch.setenv("SECONDS_BEFORE_DELETION", "0")
+    printed = tpu_vm("delete", *SLICE, "--spot", "--dry_run").stdout.strip()
+    fake_commands.make(place, gcloud="")
+    start(home, "3", deletion=printed)
+    wait_until(lambda: state(home) == "ended 3")
+    ((_, *call),) = of_gcloud_and_git(place)
+    assert call[2:5] == ["queued-resources", "delete", "my-slice"]
+    assert {"--force", "--quiet"} <= set(call)
+    (log,) = home.glob("*.log")  # on the share, since the slice goes
+    assert "launch: ended with 3" in log.read_text()
 
 
-SPOT = {"queued_resources": "WAITING_FOR_RESOURCES ACTIVE"}
-AGAIN = ["delete tpu-vm", "create tpu-vm"]
-SPOT_AGAIN = ["delete queued-resources", "create queued-resources"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "states", "expected"),
-    [
-        ([], {"tpu_vm": "none"}, ["create tpu-vm"]),
-        ([], {"tpu_vm": "CREATING broken READY"}, []),
-        ([], {"tpu_vm": "TERMINATED"}, AGAIN),
-        (["--spot"], {"queued_resources": "none"}, ["create queued-resources"]),
-        (["--spot"], SPOT, []),
-        (["--spot"], {"queued_resources": "SUSPENDED"}, SPOT_AGAIN),
-        (["--spot"], {"tpu_vm": "PREEMPTED"}, SPOT_AGAIN),
-    ],
-)
-def test_watch_gets_a_slice(flags, states, expected, watch):
-    code, done, _ = watch(*flags, **states, looks=["ended 0, ended 0"])
-    assert (code, done) == (0, expected)
-
-
-@pytest.mark.parametrize(
-    ("looks", "expected", "code"),
-    [
-        (["absent, absent"], ["install", "start"], 0),
-        (["idle, idle", "running, running"], ["start"], 0),
-        (["ended 5, running", "ended 5, ended 134"], ["start"], 0),
-        (["ended 0, ended 137"], ["start"], 0),
-        (["ended 5, ended 3"], [], 3),
-        (["ended 4, ended 5"], [], 4),
-        (["ended 1, ended 134"], [], 1),
-        (["ended 130, ended 130"], [], 130),
-    ],
-)
-def test_watch_starts_a_lost_run_again_and_no_other(looks, expected, code, watch):
-    assert watch(looks=[*looks, "ended 0, ended 0"])[:2] == (code, expected)
-
-
-def test_watch_goes_on_after_a_preemption(watch, place):
-    for home in ("home0", "home1"):
-        (place / f"codes-{home}").write_text("60:0 0")
-    code, done, _ = watch(tpu_vm="READY READY PREEMPTED")
-    run = ["install", "start"]
-    assert (code, done) == (0, [*run, *AGAIN, *run])
-
-
-@pytest.mark.parametrize(
-    ("states", "message"),
-    [("STOPPED", "the slice was stopped"), ("broken", "10 failures in a row")],
-)
-def test_watch_gives_up(states, message, watch):
-    code, done, errors = watch(tpu_vm=states)
-    assert (code, done) == (1, [])
-    assert f"launch: giving up: {message}" in errors
+def test_a_fresh_machine_is_waited_for(home, place):
+    fake_commands.make(place, mountpoint="sys.exit(1)", sudo="")
+    worker(home, "mount_share", "10.0.0.2:/share", str(home / "share"))
+    apt = [call[2:] for call in fake_commands.calls(place) if "apt-get" in call]
+    wait = ["-o", "DPkg::Lock::Timeout=300", "--yes", "--quiet"]
+    assert apt == [[*wait, "update"], [*wait, "install", "nfs-common"]]
 
 
 @pytest.mark.parametrize(
@@ -316,6 +282,9 @@ def test_watch_gives_up(states, message, watch):
         (["tidy"], "tidy: is not a command"),
         (["create", *SLICE, "--tipe=v4-8"], "--tipe=v4-8: unknown"),
         (["create", *SLICE], "--type=: must look like v4-32"),
+        (["watch", *SLICE], "watch: is not a command"),
+        (["create", *SLICE, *KIND, "--valid_until=1 day"], "must look like 6h"),
+        (["run", *SLICE, *NFS, "--max_hours=0", *MAIN], "must look like 168"),
         (["status", "--zone=us-central2-b"], "--name=: must look like my-slice"),
         (["status", "--name=a;id", "--zone=us-central2-b"], "--name=a;id: must"),
         (["status", "--name=a", "--zone=$(id)"], "--zone=$(id): must look like"),
