@@ -160,6 +160,7 @@ def test_an_interrupted_phase_resumes_bit_equal(finished, tmp_path):
         assert digest(again, phase, num_steps) == digest(workdir, phase, num_steps)
 
 
+@pytest.mark.slow
 def test_a_student_of_the_same_network_starts_from_the_teacher(teacher, tmp_path):
     config = student_config(teacher=str(teacher), student="teacher")
     config.base.num_updates, config.base.learning_rate = 1, 1e-12
