@@ -20,7 +20,8 @@ from progdist.model import param_shapes
 from progdist.nets.blocks import Dropout
 from progdist.nets.diffusers_settings import DiffusersUNetConfig
 from progdist.nets.networks import make_net
-from progdist.nets.settings import Timesteps, UNetConfig, norm_groups
+from progdist.nets.settings import UNetConfig, norm_groups
+from progdist.nets.types import Timesteps
 from progdist.trainer import recipes
 from tests.diffusers_models import FAST
 

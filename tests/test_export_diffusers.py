@@ -24,7 +24,8 @@ from progdist.diffusion import samplers
 from progdist.errors import UsageError
 from progdist.export import diffusers
 from progdist.model import bind
-from progdist.nets.settings import Timesteps, UNetConfig
+from progdist.nets.settings import UNetConfig
+from progdist.nets.types import Timesteps
 from progdist.sampling import cards
 from progdist.teachers import Options
 from progdist.teachers.diffusers_config import Found, net_of

@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 from progdist.checkpoint.weights import read_torch
 from progdist.nets import timesteps
 from progdist.nets.guided_unet import preconditioning
-from progdist.nets.settings import Timesteps
+from progdist.nets.types import Timesteps
 from progdist.teachers import published
 from tests import converting, torch_files
 from tests.guided_goldens import CASES, SIZE

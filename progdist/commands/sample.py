@@ -24,7 +24,7 @@ could not be written; 128 + n stopped by signal n.
 
 from progdist.commands.parser import Flags
 from progdist.diffusion.settings import Clip, SolverName
-from progdist.nets.settings import MatmulPrecision
+from progdist.nets.types import MatmulPrecision
 from progdist.plan import MOST_STEPS
 
 

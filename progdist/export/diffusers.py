@@ -30,7 +30,8 @@ from progdist.errors import UsageError
 from progdist.export import formats, hub, model_card
 from progdist.export.model_card import Usage
 from progdist.model import Params
-from progdist.nets.settings import DiffusersUNetConfig, ImageShape, Timesteps
+from progdist.nets.diffusers_settings import DiffusersUNetConfig
+from progdist.nets.types import ImageShape, Timesteps
 from progdist.sampling.cards import Card
 from progdist.sampling.pretrained import Pretrained
 from progdist.workdir.files import write_bytes

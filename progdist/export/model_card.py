@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -140,13 +139,9 @@ def _history(card: Card) -> str:
 
 
 def _teacher(card: Card) -> str:
-    """Returns the model that came from elsewhere, with its licence.
-
-    Of a path on this machine only the last part is named.
-    """
-    origin, license = card["origin"], card.get("license")
-    name = Path(origin).name if Path(origin).is_absolute() else origin
-    return _code(name) + (f" (licence {_code(license)})" if license else "")
+    """Returns the model that came from elsewhere, with its licence."""
+    license = card.get("license")
+    return _code(card["origin"]) + (f" (licence {_code(license)})" if license else "")
 
 
 def _training_data(card: Card) -> str:

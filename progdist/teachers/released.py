@@ -50,8 +50,11 @@ def read(path: Path, options: Options) -> Teacher:
       CheckpointError: if it is damaged, or holds another network.
       UsageError: if a fact is missing, or does not fit the network.
     """
+    why = f"{path} is a flax file, whose parameters show the rest"
+    options.check_applicable(("output", "image_size"), why)
     leaves, num_steps = read_flax(path)
-    return Teacher(_card(Shapes(path, leaves), num_steps, options), path=path)
+    shapes = Shapes(path, "the paper", leaves)
+    return Teacher(_card(shapes, num_steps, options), path=path)
 
 
 def _card(shapes: Shapes, num_steps: int, options: Options) -> Card:
@@ -78,7 +81,6 @@ def _card(shapes: Shapes, num_steps: int, options: Options) -> Card:
         "image_shape": list(shape),
         "num_classes": net.num_classes,
         "class_names": [],
-        "origin": shapes.path.name,
     }
 
 
