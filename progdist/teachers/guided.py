@@ -1,8 +1,8 @@
 """Files of guided-diffusion, improved-diffusion and consistency_models.
 
-A .pt file holds the parameters alone. Shapes and names show the network except for the
-heads of its attention and the order of q, k and v; the noise levels, the
-preconditioning and the size of the images they do not show.
+A .pt file holds the parameters alone. The network follows from shapes and names,
+except for the heads of its attention and the order of q, k and v. They show neither the
+noise levels nor the preconditioning nor the size of the images.
 """
 
 import dataclasses

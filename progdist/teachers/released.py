@@ -1,6 +1,6 @@
 """Checkpoints released with the paper: flax train states in msgpack.
 
-The network is that of `nets.unet`, and shapes show it but for the height of the images.
+The network is that of `nets.unet`. Shapes determine it, but not the size of the images.
 Its GroupNorms have 32 groups. Of the parameters, the moving average is taken.
 """
 
