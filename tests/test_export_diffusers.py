@@ -32,7 +32,6 @@ from progdist.teachers.diffusers_config import Found, net_of
 from progdist.workdir import provenance
 from tests import diffusers_models, diffusers_pipelines as pipelines
 from tests.commands import answer
-from tests.diffusers_models import FAST
 from tests.diffusers_pipelines import CASES, IMAGE_SHAPE, SMALL, STEPS
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "diffusers_pipelines.npz")
@@ -86,8 +85,7 @@ def images_of(model):
             model.model.schedule,
             z_1,
             num_steps=num_steps,
-        ),
-        compiler_options=FAST,
+        )
     )
 
 

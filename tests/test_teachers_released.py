@@ -78,7 +78,9 @@ def test_a_converted_file_denoises_as_published(name, tmp_path, monkeypatch):
     assert (model.card["phase"], model.num_steps) == (1, 4)
 
 
-@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize(
+    "name", ["cifar10", "imagenet64", pytest.param("lsun", marks=pytest.mark.slow)]
+)
 def test_the_network_and_its_parameters_are_found(name, tmp_path):
     """With which `test_unet_published.py` finds the published outputs."""
     params = params_of(name)
