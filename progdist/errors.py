@@ -117,6 +117,16 @@ def last_line(error: BaseException) -> str:
     return lines[-1].strip()
 
 
+def escaped(text: object, most: int = 80) -> str:
+    """Returns a text from a file for a line: printable ASCII, of limited length."""
+    return ascii(str(text))[1:-1][:most]
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns the message of a reader's error, which may quote the file, for a line."""
+    return escaped(" ".join(str(error).split()), 200)
+
+
 def not_one_of(word: str, choices: Iterable[str]) -> str:
     """Returns the refusal of a word that is not in a small closed set."""
     return f"{word!r} is not one of {', '.join(choices)}"

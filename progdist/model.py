@@ -23,7 +23,8 @@ from progdist.nets import timesteps
 from progdist.nets.blocks import Dropout
 from progdist.nets.conditioning import Conditioning
 from progdist.nets.networks import make_net
-from progdist.nets.settings import ImageShape, MatmulPrecision, NetConfig
+from progdist.nets.settings import NetConfig
+from progdist.nets.types import ImageShape, MatmulPrecision
 
 Params = Any
 

@@ -1,10 +1,7 @@
 """`progdist convert`, run in the process of the test."""
 
-import numpy as np
-
 import progdist
 from progdist.commands import convert, devices
-from progdist.nets.conditioning import Conditioning
 from tests import commands
 
 
@@ -35,9 +32,3 @@ def refusal(source, out, capsys, monkeypatch, **facts):
     assert said.count("\n") == 1
     assert not out.exists()
     return said.removeprefix("progdist: ").rstrip("\n")
-
-
-def denoised(model, z, logsnr, label):
-    """The prediction of an opened model."""
-    conditioning = Conditioning(np.asarray(label, np.int32))
-    return model.denoise(z, np.asarray(logsnr, np.float32), conditioning)

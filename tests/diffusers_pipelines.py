@@ -23,7 +23,8 @@ from progdist import checkpoint
 from progdist.checkpoint import torch_names
 from progdist.export.write import write
 from progdist.model import make_model, param_shapes, schedule_of
-from progdist.nets.settings import DiffusersUNetConfig, Timesteps
+from progdist.nets.diffusers_settings import DiffusersUNetConfig
+from progdist.nets.types import Timesteps
 from progdist.sampling.pretrained import Pretrained
 from tests.diffusers_models import parameter
 

@@ -1,7 +1,7 @@
 """Files that are damaged, or would harm who reads them, and what is said to them.
 
 Each maker fills a path, whose suffix chooses the reader. `FACTS` are all that a valid
-file of its kind needs.
+file of its suffix needs.
 """
 
 import json
@@ -21,9 +21,13 @@ from tests.guided_parameters import parameters
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "guided.npz")
 ARRAYS = parameters(json.loads(str(GOLDEN["legacy/shapes"])))
-FACTS = {
+_OF_TORCH = {
     **{"betas": "linear", "num_heads": 4, "attention_order": "legacy"},
     **{"image_size": 8, "output": "eps"},
+}
+FACTS = {
+    **{".pt": _OF_TORCH, ".pth": _OF_TORCH, ".safetensors": {}},
+    "": {"image_size": 8, "output": "eps"},
 }
 FIRST, BIAS = "input_blocks.0.0.weight", "time_embed.0.bias"
 MADE = "made-by-a-file"
@@ -254,7 +258,7 @@ CASES: dict[str, tuple[str, Make, str]] = {
         *(".pt", torch_file(time_embed__0__bias=np.zeros(128, np.int64))),
         "time_embed.0/bias is int64[128], but the network has float32[128]",
     ),
-    "a directory": (".pt", Path.mkdir, "holds no model"),
+    "a directory": (".pt", Path.mkdir, "is neither a folder of diffusers nor a model"),
     "a pipe": (".pt", os.mkfifo, "is not a regular file"),
     "a loop": (".pt", lambda path: path.symlink_to(path), "no such file"),
     "a device": (".pt", lambda path: path.symlink_to("/dev/zero"), "not a regular"),
@@ -334,15 +338,67 @@ FOLDERS: dict[str, Make] = {
     "negative channels": folder(config(block_out_channels=[-32]), safe_file(b"{}")),
     "channels that are text": folder(config(block_out_channels="x"), safe_file(b"{}")),
     "a huge image": folder(config(sample_size=10**12), safe_file(b"{}")),
-    "a million levels": folder(
+    "ten thousand levels": folder(
         config(
-            block_out_channels=[32] * 10**5,
-            down_block_types=["DownBlock2D"] * 10**5,
-            up_block_types=["UpBlock2D"] * 10**5,
+            block_out_channels=[32] * 10**4,
+            down_block_types=["DownBlock2D"] * 10**4,
+            up_block_types=["UpBlock2D"] * 10**4,
         ),
         safe_file(b"{}"),
     ),
 }
+HUGE, LONG = 10**400, "\x1b[2J\n" + "x" * 5000
+# Fields of config.json, and a part of the line.
+CONFIGS: dict[str, tuple[dict[str, object], str]] = {
+    "a huge float": ({"norm_eps": HUGE}, "norm_eps is 1000"),
+    "a huge number": ({"freq_shift": HUGE}, "freq_shift is 1000"),
+    "2^40 pixels": ({"sample_size": 2**40}, "at most 16,384"),
+    "10^30 classes": ({"num_class_embeds": 10**30}, "num_class_embeds is 1000"),
+    "2^24 classes": ({"num_class_embeds": 2**24}, "num_classes=16777216: must be at"),
+    "10^30 channels": ({"block_out_channels": [10**30]}, "at most 65,536"),
+    "an embedding of 2^24": (
+        *({"time_embedding_dim": 2**24},),
+        "time_embedding_dim=16777216: must be at most 65,536",
+    ),
+    "31 levels": (
+        {
+            **{"sample_size": 2**14, "block_out_channels": [32] * 31},
+            **{"down_block_types": ["DownBlock2D"] * 31},
+            **{"up_block_types": ["UpBlock2D"] * 31},
+        },
+        "at least one level, at most 16",
+    ),
+    "sizes beyond any array": (
+        {
+            **{"sample_size": 2**14, "block_out_channels": [2**16]},
+            **{"attention_head_dim": 1, "add_attention": True},
+        },
+        "has sizes beyond any array",
+    ),
+    "many blocks of a level": (
+        *({"down_block_types": ["DownBlock2D"] * 10**4},),
+        "must be 1 blocks, as block_out_channels has",
+    ),
+    "an unknown field with an escape": ({LONG: 1}, "[2J\\nxxx"),
+    "a class with an escape": ({"_class_name": LONG}, "[2J\\nxxx"),
+}
+SCHEDULERS: dict[str, tuple[dict[str, object], str]] = {
+    "a huge beta": ({"beta_start": HUGE}, "beta_start is 1000"),
+    "huge betas": ({"trained_betas": [HUGE]}, "trained_betas: must be numbers"),
+    "huge timesteps": ({"num_train_timesteps": HUGE}, "num_train_timesteps is 1000"),
+    "many timesteps": ({"num_train_timesteps": 10**5}, "must be 1 to 10,000"),
+    "a rule with an escape": ({"beta_schedule": LONG}, "[2J\\nxxx"),
+}
+INDICES: dict[str, tuple[object, str]] = {
+    "an empty list": ([], "its unet is missing"),
+    "a list of lists": ([[]], "its unet is missing"),
+    "an escape": (["diffusers", LONG], r"its unet is \x1b[2J\nxxx"),
+}
+# Values of an index of shards.
+SHARDS = [
+    *([], {}, None, 1, "x" * 5000, "\U0001f600" * 255, "a\0b", "..", ""),
+    *("../config.json", LONG),
+]
 # Those that would take memory, and a name that is no UTF-8.
 BOMBS = [
     "lying sizes",

@@ -182,8 +182,6 @@ NETS = [
     *_mutants(
         "progdist/nets/diffusers_unet.py",
         "test_teachers_diffusers.py",
-        ("sines always first", "waves[::-1] if flip else waves", "waves"),
-        ("frequencies without shift", "np.float32(half - shift)", "np.float32(half)"),
         ("padded on both sides", "(self.config.downsample_padding, 1)", "(1, 1)"),
         ("sums of the middle undivided", "return (x + h) / self.factor", "return x + h"),
         ("one head", "size = config.attention_head_dim or channels", "size = channels"),
@@ -207,6 +205,10 @@ NETS = [
         "test_timesteps.py",
         ("never whole", "jnp.abs(timestep - whole) < _SNAP", "jnp.abs(timestep - whole) < 0"),
         ("linear for scaled betas", "count) ** 2", "count)"),
+        ("sines always first", "waves[::-1] if flip else waves", "waves", "test_teachers_diffusers.py test_teachers_guided.py"),
+        ("frequencies without shift", "kind(half - shift)", "kind(half)", "test_teachers_diffusers.py"),
+        ("levels beyond the limit coincide", "_TAIL_GAP * np.maximum(beyond - 1, 0)", "0 * beyond"),
+        ("levels of tiny betas coincide", "if (np.diff(levels) <= -_GAP).all():", "if True:"),
     ),
     *_mutants(
         "progdist/nets/blocks.py",
@@ -986,10 +988,10 @@ DOOR = [
     *_mutants(
         "progdist/sampling/hub.py",
         "test_hub.py",
-        ("all files", "allow_patterns=_FILES", "allow_patterns=None"),
+        ("all files", "allow_patterns=[*_FILES, *others]", "allow_patterns=None"),
         ("always the newest", "revision=match[2]", "revision=None"),
         ("any address", "match = _ADDRESS.fullmatch(address)", "match = _ADDRESS.match(address)"),
-        ("an empty folder passes", "if not (Path(folder) / _FILES[1]).is_file():", "if False:"),
+        ("an empty folder passes", "if not others and not (Path(folder) / _FILES[1]).is_file():", "if False:"),
     ),
 ]
 
@@ -997,7 +999,6 @@ TEACHERS = [
     *_mutants(
         "progdist/nets/guided_unet.py",
         "test_teachers_guided.py",
-        ("sines first", "[jnp.cos(phases), jnp.sin(phases)]", "[jnp.sin(phases), jnp.cos(phases)]"),
         ("another noise input", "timestep=-125.0 * logsnr", "timestep=-250.0 * logsnr"),
         ("no boundary", "above = sigma - _SIGMA_MIN", "above = sigma"),
         ("timesteps not rescaled", "* (1000.0 / count) if self", "if self"),
@@ -1013,6 +1014,24 @@ TEACHERS = [
         "test_teachers_released.py",
         ("heights of the first level", "size // 2**level for", "size for"),
         ("a student is an original", "int(num_steps > 0)", "0"),
+    ),
+    *_mutants(
+        "progdist/teachers/source.py",
+        "test_convert.py",
+        ("written in place", "checkpoint.save_model(part, params, teacher.card)", "checkpoint.save_model(out, params, teacher.card)"),
+        ("the path of a download", "str(source) if is_remote else", "path.name if is_remote else"),
+        ("flags of an own model ignored", "options.check_applicable((), f\"", "str(f\""),
+    ),
+    *_mutants(
+        "progdist/teachers/diffusers_config.py",
+        "test_teachers_hostile.py",
+        ("numbers of any size", "not abs(value) <= _MOST:", "False:"),
+        ("channels without bound", "type(value) is int and value <= MOST_CHANNELS", "type(value) is int"),
+    ),
+    *_mutants(
+        "progdist/teachers/diffusers_weights.py",
+        "test_teachers_hostile.py",
+        ("any name of a shard", "isinstance(name, str) and _SHARD.fullmatch(name)", "True"),
     ),
     *_mutants(
         "progdist/checkpoint/weights.py",

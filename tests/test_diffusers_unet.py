@@ -19,8 +19,10 @@ from progdist.data import Batch
 from progdist.model import param_shapes
 from progdist.nets.blocks import Dropout
 from progdist.nets.diffusers_settings import DiffusersUNetConfig
+from progdist.nets.guided_settings import GuidedUNetConfig
 from progdist.nets.networks import make_net
-from progdist.nets.settings import Timesteps, UNetConfig, norm_groups
+from progdist.nets.settings import UNetConfig, norm_groups
+from progdist.nets.types import Timesteps
 from progdist.trainer import recipes
 from tests.diffusers_models import FAST
 
@@ -63,7 +65,7 @@ def test_a_train_step_lowers_at_the_published_size():
     config, mesh = config_of(PUBLISHED), parallel.make_mesh(jax.devices()[:1])
     check(config)
     models = preflight.make_models(config)
-    recipe = recipes.make_recipes(config, models, mesh)["base"]
+    recipe = recipes.make_recipe("base", config, models, None, mesh)
     snapshot = recipes.make_template(recipe, 0, mesh)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     key = jax.eval_shape(jax.random.key, 0)
@@ -135,12 +137,13 @@ def test_settings_are_told_apart_by_their_fields():
     ("fields", "message"),
     [
         ({"trained_betas": ("a",)}, "must be a tuple of numbers"),
-        ({"num_timesteps": 0}, "net.timesteps.num_timesteps=0: must be 1 to"),
+        ({"num_timesteps": 0}, "config.net.timesteps.num_timesteps=0: must be 1 to"),
         ({"betas": "none"}, "net.timesteps.betas='none': must be one of linear"),
     ],
 )
-def test_bad_timesteps_are_refused(fields, message):
-    config = config_of(dataclasses.replace(SMALL, timesteps=Timesteps()), (8, 8, 1))
+@pytest.mark.parametrize("net", [SMALL, GuidedUNetConfig()], ids=["own", "guided"])
+def test_bad_timesteps_are_refused(net, fields, message):
+    config = config_of(dataclasses.replace(net, timesteps=Timesteps()), (8, 8, 1))
     for name, value in fields.items():
         setattr(config.net.timesteps, name, value)
     with pytest.raises(ConfigError, match=message):
@@ -152,7 +155,7 @@ def test_small_variants_fit_every_network():
         small = net.smoke((32, 32, 3))
         small.check((32, 32, 3))
         assert small.portable() == small
-        assert len(small.heights((32, 32, 3))) == min(2, len(net.block_out_channels))
+        assert len(small.block_out_channels) == min(2, len(net.block_out_channels))
     assert norm_groups(PUBLISHED) == 32
 
 

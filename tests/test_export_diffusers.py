@@ -24,7 +24,8 @@ from progdist.diffusion import samplers
 from progdist.errors import UsageError
 from progdist.export import diffusers
 from progdist.model import bind
-from progdist.nets.settings import Timesteps, UNetConfig
+from progdist.nets.settings import UNetConfig
+from progdist.nets.types import Timesteps
 from progdist.sampling import cards
 from progdist.teachers import Options
 from progdist.teachers.diffusers_config import Found, net_of
@@ -272,13 +273,14 @@ def test_the_page_names_the_teacher_and_its_license(tmp_path):
 
 
 def test_a_converted_teacher_was_not_trained_here(tmp_path):
-    facts = {"origin": "/home/someone/ddpm", "phase": 0}
+    facts = {"origin": "org/ddpm", "phase": 0}
     model = pipelines.make(num_steps=8, **facts)
     text = (pipelines.export(tmp_path, model) / "README.md").read_text()
-    assert "Converted from `ddpm` by progdist" in text
+    assert "\n# org/ddpm, 8x8 grey, in 8 network calls\n" in text
+    assert "Converted from `org/ddpm` by progdist" in text
     assert provenance.code() in text
-    assert "/home" not in text
-    assert "those that divide 1,000" in text
+    assert "Any divisor of 1,000 may be the number of steps." in text
+    assert "the noise schedule is that of `scheduler/`." in text
     assert "license" not in text.split("---\n", 2)[1]
     assert "num_inference_steps=8" in text
 

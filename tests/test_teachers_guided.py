@@ -13,12 +13,18 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from progdist.checkpoint import CheckpointError
 from progdist.checkpoint.weights import read_torch
+from progdist.errors import UsageError
+from progdist.model import bind
 from progdist.nets import timesteps
+from progdist.nets.conditioning import Conditioning
 from progdist.nets.guided_unet import preconditioning
-from progdist.nets.settings import Timesteps
-from progdist.teachers import published
+from progdist.nets.types import Timesteps
+from progdist.sampling import cards
+from progdist.teachers import Options, published, read_teacher
 from tests import converting, torch_files
+from tests.diffusers_models import FAST
 from tests.guided_goldens import CASES, SIZE
 from tests.guided_parameters import parameters
 
@@ -33,16 +39,17 @@ def facts_of(name):
     return CASES[name][2] | {"image_size": SIZE}
 
 
-@pytest.fixture
-def converted(tmp_path, monkeypatch):
-    """Opens the model that the command makes of a case's file."""
+def teacher_of(name, path, **changes):
+    """The teacher in a case's file."""
+    source = torch_files.write(path / "model.pt", arrays_of(name))
+    return read_teacher(source, Options(**facts_of(name) | changes))
 
-    def convert(name, **changes):
-        source = torch_files.write(tmp_path / "model.pt", arrays_of(name))
-        facts = {k: v for k, v in (facts_of(name) | changes).items() if v is not None}
-        return converting.converted(source, tmp_path / "out", facts, monkeypatch)
 
-    return convert
+def denoised(teacher, z, logsnr, label):
+    """The prediction of a teacher, compiled as fast as can be."""
+    denoise = bind(cards.model_of(teacher.card, "a test"), teacher.read())
+    run = jax.jit(denoise, compiler_options=FAST)
+    return run(z, np.float32(logsnr), Conditioning(np.int32(label)))
 
 
 def close(found, expected):
@@ -56,38 +63,50 @@ def inputs(name):
 
 
 @pytest.mark.parametrize("name", [n for n, case in CASES.items() if case[0] != "cm"])
-def test_eps_is_that_of_the_source(name, converted):
-    model = converted(name)
+def test_eps_is_that_of_the_source(name, tmp_path):
+    teacher = teacher_of(name, tmp_path)
     z, label, expected = inputs(name)
     # The noise levels from their own betas.
     alpha2 = GOLDEN[f"{name}/alpha2"]
     logsnr = np.log(alpha2) - np.log1p(-alpha2)
-    close(converting.denoised(model, z, logsnr, label).eps, expected)
-    assert (model.card["output"], model.card["schedule"]) == ("eps", "timesteps")
-    assert model.card["phase"] == 0
+    close(denoised(teacher, z, logsnr, label).eps, expected)
+    card = teacher.card
+    assert (card["output"], card["schedule"]) == ("eps", "timesteps")
+    assert (card["phase"], card["origin"]) == (0, "model.pt")
 
 
 @pytest.mark.parametrize(
     ("name", "phase", "num_steps"), [("edm", 0, 40), ("consistency", 1, 1)]
 )
-def test_x_is_that_of_the_source(name, phase, num_steps, converted):
-    model = converted(name)
+def test_x_is_that_of_the_source(name, phase, num_steps, tmp_path):
+    teacher = teacher_of(name, tmp_path)
     z, label, expected = inputs(name)
     logsnr = GOLDEN[f"{name}/logsnr"]
-    close(converting.denoised(model, z, logsnr, label).x, expected)
-    card = model.card
+    close(denoised(teacher, z, logsnr, label).x, expected)
+    card = teacher.card
     assert (card["phase"], card["num_steps"]) == (phase, num_steps)
     assert (card["output"], card["schedule"]) == ("x", "karras")
-    images = model.sample(2, seed=1) if num_steps == 1 else None
-    assert images is None or images.shape == (2, SIZE, SIZE, 3)
+
+
+def test_the_command_converts_a_file(tmp_path, monkeypatch):
+    teacher = teacher_of("rescaled", tmp_path)
+    source, facts = tmp_path / "model.pt", facts_of("rescaled")
+    model = converting.converted(source, tmp_path / "out", facts, monkeypatch)
+    assert model.card.items() >= json.loads(json.dumps(teacher.card)).items()
+    jax.tree.map(np.testing.assert_array_equal, model.params, teacher.read())
+
+
+@pytest.mark.slow
+def test_a_converted_model_draws_images(tmp_path, monkeypatch):
+    teacher_of("consistency", tmp_path)
+    source, facts = tmp_path / "model.pt", facts_of("consistency")
+    model = converting.converted(source, tmp_path / "out", facts, monkeypatch)
+    assert model.sample(2, seed=1).shape == (2, SIZE, SIZE, 3)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_network_is_found(name, tmp_path):
-    from progdist.teachers import Options, read_teacher
-
-    source = torch_files.write(tmp_path / "model.pt", arrays_of(name))
-    card = read_teacher(source, Options(**facts_of(name))).card
+    card = teacher_of(name, tmp_path).card
     settings = CASES[name][1]
     ch = settings["model_channels"]
     net = card["net"]
@@ -124,8 +143,9 @@ def test_a_missing_fact_is_asked_for(name, fact, flag, tmp_path, capsys, monkeyp
         ({"num_heads": 5}, "num_heads=5: must be a divisor of the channels with"),
         ({"image_size": 9}, "channels=(32, 64): must be such that 2 divides"),
         ({"output": "both"}, "--output=both: must be eps or x or v with"),
-        ({"precondition": "edm", "output": "eps"}, "--output=eps: must be x with"),
-        ({"betas": "trained"}, "betas='trained': must be another rule"),
+        ({"betas": "trained"}, "--betas=trained: 'trained' is not one of linear"),
+        ({"precondition": "edm"}, "--betas: does not apply; a network with --precondi"),
+        ({"head_dim": 8}, "--num_heads: does not apply beside --head_dim; pass one"),
         ({"num_timesteps": 1}, "--rescale_timesteps or --norescale_timesteps"),
     ],
 )
@@ -136,6 +156,30 @@ def test_facts_that_do_not_fit_are_refused(
     facts = facts_of("legacy") | changes
     said = converting.refusal(source, tmp_path / "out", capsys, monkeypatch, **facts)
     assert message in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output": "eps"}, "--output=eps: must be x with --precondition=edm"),
+        ({"rescale_timesteps": False}, "--norescale_timesteps: does not apply; a net"),
+        ({"attention_order": "new"}, "--attention_order: does not apply; "),
+    ],
+)
+def test_facts_of_other_networks_are_refused(changes, message, tmp_path):
+    with pytest.raises(UsageError, match=f"^{message}"):
+        teacher_of("edm", tmp_path, **changes)
+
+
+def test_a_file_of_another_network_is_none_of_these(tmp_path):
+    arrays = {"conv1.weight": np.zeros((3, 3), np.float32)}
+    source = torch_files.write(tmp_path / "model.pt", arrays)
+    with pytest.raises(CheckpointError) as caught:
+        read_teacher(source, Options(**facts_of("legacy")))
+    assert str(caught.value) == (
+        f"{source}: is no network of guided-diffusion, improved-diffusion or "
+        "consistency_models: it lacks input_blocks.0.0.weight"
+    )
 
 
 def test_upsamplers_and_classifiers_are_refused(tmp_path, capsys, monkeypatch):
@@ -153,8 +197,6 @@ def test_upsamplers_and_classifiers_are_refused(tmp_path, capsys, monkeypatch):
 
 
 def test_published_files_need_no_flags(tmp_path):
-    from progdist.teachers import Options, read_teacher
-
     source = tmp_path / "64x64_diffusion.pt"
     torch_files.write(source, arrays_of("legacy"))
     given = Options(num_heads=2, image_size=16)  # 64 channels a head are too many
@@ -201,10 +243,7 @@ def test_a_consistency_model_returns_its_input_at_the_smallest_noise():
 
 def test_parameters_are_views_of_the_file(tmp_path):
     """But for q, k and v in another order, so that memory holds the file once."""
-    from progdist.teachers import Options, read_teacher
-
-    source = torch_files.write(tmp_path / "model.pt", arrays_of("legacy"))
-    teacher = read_teacher(source, Options(**facts_of("legacy")))
+    teacher = teacher_of("legacy", tmp_path)
     first, second = (flatten_dict(teacher.read()) for _ in range(2))
     for path, leaf in first.items():
         assert np.shares_memory(leaf, second[path]) == (path[-2] != "qkv")
@@ -226,7 +265,6 @@ def test_files_are_those_of_pytorch(is_zip, tmp_path):
 
 def test_dropout_and_bfloat16_run(tmp_path):
     from progdist.nets.blocks import Dropout
-    from progdist.nets.conditioning import Conditioning
     from progdist.nets.guided_settings import GuidedUNetConfig
     from progdist.nets.networks import make_net
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from progdist.diffusion import targets
+from progdist.diffusion.prediction import from_output
 from progdist.diffusion.schedules import Knots
-from progdist.nets.settings import Timesteps
 from progdist.nets.timesteps import logsnr_of, timestep_of
+from progdist.nets.types import Timesteps
 from progdist.teachers.diffusers_config import Found, timesteps_of
 from tests import diffusers_models as models
 from tests.toy import quick
@@ -70,8 +72,8 @@ def test_between_two_knots_lie_timesteps_between_theirs(betas, share, data):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_timesteps": 0}, "num_timesteps=0: must be 1 to 1,000,000"),
-        ({"num_timesteps": 10**7}, "num_timesteps=10000000: must be 1 to"),
+        ({"num_timesteps": 0}, "num_timesteps=0: must be 1 to 10,000"),
+        ({"num_timesteps": 10_001}, "num_timesteps=10001: must be 1 to"),
         ({"beta_start": 0.0}, "beta_start=0.0: must be above 0 and below 1"),
         ({"beta_end": float("nan")}, "beta_end=nan: must be above 0 and below 1"),
         ({"betas": "trained"}, "trained_betas: must be 1,000 numbers"),
@@ -79,5 +81,51 @@ def test_between_two_knots_lie_timesteps_between_theirs(betas, share, data):
     ],
 )
 def test_bad_levels_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        Timesteps(**fields).check()
+    with pytest.raises(ValueError, match=f"^timesteps.{message}"):
+        Timesteps(**fields).check("timesteps.")
+
+
+@pytest.mark.parametrize("num_timesteps", [2000, 4000, 10_000])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"zero_terminal_snr": True},
+        {"betas": "squaredcos_cap_v2"},
+        {"beta_start": 0.1, "beta_end": 0.9},
+    ],
+    ids=["zero", "cosine", "large"],
+)
+def test_levels_below_the_limit_are_told_apart(num_timesteps, fields):
+    """And steps through them meet whole timesteps."""
+    knots = logsnr_of(Timesteps(num_timesteps=num_timesteps, **fields))
+    assert (np.diff(np.float32((20, *knots))) < 0).all()
+    assert -31 < knots[-1] <= -20
+    t = jnp.arange(1, num_timesteps + 1, dtype=jnp.float32) / num_timesteps
+    at = timestep_of(Knots(tuple(knots.tolist()))(t), knots)
+    np.testing.assert_array_equal(at, np.arange(num_timesteps))
+
+
+def test_betas_of_almost_nothing_are_told_apart():
+    betas = (1e-12, 1e-12, 0.1, 1e-15, 0.999, 1e-9)
+    knots = logsnr_of(Timesteps("trained", len(betas), trained_betas=betas))
+    assert (np.diff(np.float32((20, *knots))) < 0).all()
+
+
+def test_levels_that_lie_apart_are_those_of_the_betas():
+    betas = np.linspace(1e-4, 0.02, 1000)
+    log_alpha2 = np.cumsum(np.log1p(-betas))
+    expected = log_alpha2 - np.log(-np.expm1(log_alpha2))
+    np.testing.assert_array_equal(logsnr_of(Timesteps()), expected)
+
+
+def test_a_target_is_finite_where_the_levels_are_beyond_the_limit():
+    """Two steps of a teacher within the tail, which divide by their difference."""
+    spec = Timesteps(num_timesteps=4000, zero_terminal_snr=True)
+    schedule = Knots(tuple(logsnr_of(spec).tolist()))
+    z, i = jnp.ones((1, 2, 2, 1)), jnp.array([2000])
+
+    def teacher(z_t, logsnr_t, conditioning=None):
+        return from_output(0.5 * z_t, z_t, logsnr_t, "v")
+
+    target = targets.two_step_target(teacher, schedule, z, i=i, num_steps=2000)
+    assert jnp.isfinite(target).all()

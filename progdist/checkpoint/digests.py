@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from progdist.errors import InputError
+from progdist.errors import InputError, escaped
 from progdist.workdir import layout
 from progdist.workdir.files import write_bytes
 
@@ -77,8 +77,8 @@ def check_shapes(where: Path | str, saved: Mapping[str, Any], expected: Any) -> 
     name = first_difference(theirs, ours)
     if name is not None:
         raise CheckpointError(
-            f"{where}: {name} is {theirs.get(name, 'none')}, but the network has "
-            f"{ours.get(name, 'none')}"
+            f"{where}: {escaped(name)} is {theirs.get(name, 'none')}, but the network "
+            f"has {ours.get(name, 'none')}"
         )
 
 

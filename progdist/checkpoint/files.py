@@ -12,6 +12,7 @@ import numpy as np
 
 from progdist.checkpoint.digests import CheckpointError, first_difference, leaves_of
 from progdist.checkpoint.trees import Params
+from progdist.errors import escaped, reason_of
 
 _SAFE = ".safetensors"
 # Fields of a card that are not text; a safetensors file stores them as JSON.
@@ -74,7 +75,9 @@ def check_finite(path: Path | str, leaves: Mapping[str, Any]) -> None:
     """
     for name, leaf in leaves.items():
         if not np.isfinite(leaf).all():
-            raise CheckpointError(f"{path}: {name} has values that are not finite")
+            raise CheckpointError(
+                f"{path}: {escaped(name)} has values that are not finite"
+            )
 
 
 def open_safe(path: Path) -> Any:
@@ -87,12 +90,13 @@ def open_safe(path: Path) -> Any:
         from safetensors import SafetensorError, safe_open
     except ImportError:
         raise CheckpointError(
-            f"{path}: needs safetensors; pip install 'progdist[export]'"
+            f"{path}: needs safetensors; pip install 'progdist[hub]'"
         ) from None
     try:
         return safe_open(path, "numpy")
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error})") from None
+        reason = reason_of(error)
+        raise CheckpointError(f"{path}: not a safetensors file ({reason})") from None
 
 
 def get_array(file: Any, path: Path, name: str) -> np.ndarray:
@@ -109,7 +113,8 @@ def get_array(file: Any, path: Path, name: str) -> np.ndarray:
     try:
         return file.get_tensor(name)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: not parameters ({error})") from None
+        reason = reason_of(error)
+        raise CheckpointError(f"{path}: not parameters ({reason})") from None
 
 
 def read_flax(path: Path) -> tuple[dict[str, np.ndarray], int]:
@@ -125,16 +130,14 @@ def read_flax(path: Path) -> tuple[dict[str, np.ndarray], int]:
         leaves = flax.traverse_util.flatten_dict(state["ema_params"], sep="/")
         num_steps = int(state.get("num_sample_steps", 0))
     except Exception as error:  # a damaged file may raise anything
-        reason = ascii(" ".join(str(error).split()))[1:-1]
+        reason = reason_of(error)
         raise CheckpointError(
-            f"{path}: not a flax msgpack file with ema_params ({reason:.200})"
+            f"{path}: not a flax msgpack file with ema_params ({reason})"
         ) from None
     for name, leaf in leaves.items():
         kind = getattr(leaf, "dtype", type(leaf))
         if not jnp.issubdtype(kind, jnp.floating):
-            raise CheckpointError(
-                f"{path}: {ascii(name)[1:-1]:.80} holds {kind}, not floats"
-            )
+            raise CheckpointError(f"{path}: {escaped(name)} holds {kind}, not floats")
     if num_steps < 0:
         raise CheckpointError(f"{path}: num_sample_steps={num_steps}: must be >= 0")
     return {name: np.asarray(leaf) for name, leaf in leaves.items()}, num_steps
@@ -175,6 +178,6 @@ def _check_shapes(path: Path, leaves: dict[str, np.ndarray], template: Params) -
     name = first_difference(theirs, ours)
     if name is not None:
         raise CheckpointError(
-            f"{path}: {name} has shape {theirs.get(name, 'none')}, but the configured "
-            f"network has {ours.get(name, 'none')}"
+            f"{path}: {escaped(name)} has shape {theirs.get(name, 'none')}, but the "
+            f"configured network has {ours.get(name, 'none')}"
         )

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from progdist.errors import InputError
+from progdist.errors import InputError, reason_of
 
 Arrays = dict[str, np.ndarray]
 
@@ -79,8 +79,8 @@ def _refused_if_damaged(path: Path) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:  # a damaged pickle may raise anything
-        reason = ascii(" ".join(str(error).split()))[1:-1]
-        raise WeightsError(f"{path}: not a file of weights ({reason:.200})") from None
+        reason = reason_of(error)
+        raise WeightsError(f"{path}: not a file of weights ({reason})") from None
 
 
 class _Unpickler(pickle.Unpickler):

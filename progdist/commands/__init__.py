@@ -9,7 +9,7 @@ COMMANDS = {
     "sample": "draws images from a run or a model",
     "evaluate": "measures samples against the data: FID, KID, precision and recall",
     "report": "writes a page about one or more runs",
-    "export": "writes a model to share: safetensors, ONNX, jax.export, a Hub folder",
+    "export": "writes a model to share: safetensors, ONNX, jax.export, diffusers, Hub",
     "convert": "turns a model of another library into one of progdist",
     "prepare": "prepares CIFAR-10, ImageNet or LSUN for training",
     "reproduce": "measures the paper's CIFAR-10 models, beside its values",

@@ -42,7 +42,7 @@ from progdist.config.check import check, check_reference
 from progdist.diffusion.settings import SolverName
 from progdist.errors import UsageError
 from progdist.evaluate.published import PROTOCOL, Protocol
-from progdist.nets.settings import MatmulPrecision
+from progdist.nets.types import MatmulPrecision
 from progdist.plan import MOST_STEPS
 from progdist.workdir import files
 

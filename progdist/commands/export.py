@@ -4,7 +4,7 @@
   progdist export runs/digits --steps=1 --out=exported/one --formats=hub,onnx
   progdist export runs/ddpm --steps=4 --out=exported/ddpm4 --formats=diffusers
 
-Creates the directory --out, by default with the first four of these:
+Creates the directory --out, by default with all of these but diffusers/:
   sampler.jax.zip     for jax.export (jax and flatbuffers), on cpu, cuda and tpu
   sampler.onnx        for onnxruntime and others
   params.safetensors  the parameters alone
@@ -12,8 +12,9 @@ Creates the directory --out, by default with the first four of these:
                       Hugging Face Hub expects them
   diffusers/          a folder for DDIMPipeline.from_pretrained, of a model with
                       diffusers' network, as progdist convert makes them
-each with the model's card: N, network, schedule, classes, data, distances, commit. The
-directory appears complete or not at all. progdist.load and progdist sample open it.
+All but diffusers/ carry the model's card: N, network, schedule, classes, data,
+distances, commit; progdist.load opens them, and progdist convert opens diffusers/. The
+directory appears complete or not at all.
 Needs pip install 'progdist[export]'.
 
 Exit codes: 0 done; 2 bad input, in one line; 4 the export could not be written.
@@ -46,7 +47,9 @@ def define_flags() -> Flags:
     about = "Network calls per image; selects the round of a run. Also --steps."
     flags.number("num_steps", about, low=1, high=MOST_STEPS)
     flags.text("out", "Directory to create.")
-    flags.texts("formats", "Formats to write.", list(FORMATS))
+    about = f"Formats to write, of {', '.join(FORMATS | NAMED_FORMATS)}; by default all"
+    about += f" but {', '.join(NAMED_FORMATS)}."
+    flags.texts("formats", about, list(FORMATS))
     about = "Export the undistilled teacher of a run, sampled in --num_steps steps."
     flags.switch("teacher", about)
     flags.switch("overwrite", "Replace an earlier export in that directory.")

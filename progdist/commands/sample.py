@@ -24,7 +24,7 @@ could not be written; 128 + n stopped by signal n.
 
 from progdist.commands.parser import Flags
 from progdist.diffusion.settings import Clip, SolverName
-from progdist.nets.settings import MatmulPrecision
+from progdist.nets.types import MatmulPrecision
 from progdist.plan import MOST_STEPS
 
 
@@ -52,8 +52,8 @@ def define_flags() -> Flags:
     flags.real(
         "gamma", "Noise level of the ancestral sampler, 0 to 1.", 0.3, low=0.0, high=1.0
     )
-    about = "Noise left after x̂ is clipped, in samplers ddim and ancestral:"
-    about += " recomputed from x̂, or kept as diffusers does; none does not clip."
+    about = "Clipping of x̂ in ddim and ancestral: recompute eps from it, keep eps as"
+    about += " diffusers does, or none."
     flags.choice("clip", about, Clip, "recompute")
     about = "Precision of the network's products; by default the model's."
     flags.choice("precision", about, MatmulPrecision)

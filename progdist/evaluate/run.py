@@ -18,7 +18,7 @@ from progdist.evaluate.evaluator import Evaluator
 from progdist.evaluate.images import open_images
 from progdist.evaluate.specs import SamplerSpec
 from progdist.model import param_template
-from progdist.nets.settings import MatmulPrecision
+from progdist.nets.types import MatmulPrecision
 from progdist.sampling import cards
 from progdist.workdir import files, journal, layout
 from progdist.workdir.lock import Lock

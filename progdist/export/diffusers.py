@@ -13,7 +13,7 @@ N a divisor of T these are the levels of diffusers' "trailing" spacing, and
       num_inference_steps=N, eta=0.0, use_clipped_model_output=True
   )
 
-draws from the same noise what progdist draws. Source: Hugging Face diffusers,
+draws the same images as progdist from the same noise. Source: Hugging Face diffusers,
 `DDIMScheduler` and `UNet2DModel` of version 0.35.
 """
 
@@ -30,7 +30,8 @@ from progdist.errors import UsageError
 from progdist.export import formats, hub, model_card
 from progdist.export.model_card import Usage
 from progdist.model import Params
-from progdist.nets.settings import DiffusersUNetConfig, ImageShape, Timesteps
+from progdist.nets.diffusers_settings import DiffusersUNetConfig
+from progdist.nets.types import ImageShape, Timesteps
 from progdist.sampling.cards import Card
 from progdist.sampling.pretrained import Pretrained
 from progdist.workdir.files import write_bytes
@@ -176,15 +177,15 @@ def _usage(card: Card) -> Usage:
     steps = (
         f"The model is a student of {n} steps, and of no other number."
         if card.get("phase")
-        else "Other numbers of steps may be those that divide "
-        f"{card['net']['timesteps']['num_timesteps']:,}."
+        else f"Any divisor of {card['net']['timesteps']['num_timesteps']:,} may be the "
+        "number of steps."
     )
     text = (
         f"{steps} With `use_clipped_model_output` eps is recomputed from x̂ clipped to "
         "[-1, 1], as progdist does."
     )
     end = "The folder needs nothing but diffusers; `progdist convert` reads it, too."
-    return Usage("diffusers", "ddim", [*lines, "", text], end)
+    return Usage("diffusers", "ddim", [*lines, "", text], end, "that of `scheduler/`")
 
 
 def _call(card: Card) -> list[str]:

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,12 +21,14 @@ class Usage(NamedTuple):
       tag: a further tag.
       lines: Markdown that says how to draw images.
       end: the last sentence of the page.
+      schedule: the noise schedule in words, if not by its name.
     """
 
     library: str
     tag: str
     lines: list[str]
     end: str
+    schedule: str = ""
 
 
 def count(params: Params) -> int:
@@ -37,7 +38,7 @@ def count(params: Params) -> int:
 
 def model_card(card: Card, num_params: int, usage: Usage) -> str:
     """Returns the README of a model."""
-    n, data = card["num_steps"], (card.get("data") or {}).get("name", "images")
+    n, data = card["num_steps"], _subject(card)
     height, width, channels = card["image_shape"]
     size = f"{height}x{width} {'grey' if channels == 1 else 'RGB'}"
     calls = f"{n} network call{'s'[: n != 1]}"
@@ -59,11 +60,16 @@ def model_card(card: Card, num_params: int, usage: Usage) -> str:
         "",
         "## Where it comes from",
         "",
-        f"{_history(card)} The network predicts "
-        f"{card['output']}; the noise schedule is {card['schedule']}. {usage.end}",
+        f"{_history(card)} The network predicts {card['output']}; the noise schedule "
+        f"is {usage.schedule or card['schedule']}. {usage.end}",
         "",
     ]
     return "\n".join(lines)
+
+
+def _subject(card: Card) -> str:
+    """Returns the name of the data, or that of the model that was converted."""
+    return (card.get("data") or {}).get("name") or card.get("origin") or "images"
 
 
 def _metadata(card: Card, data: str, usage: Usage) -> list[str]:
@@ -140,13 +146,9 @@ def _history(card: Card) -> str:
 
 
 def _teacher(card: Card) -> str:
-    """Returns the model that came from elsewhere, with its licence.
-
-    Of a path on this machine only the last part is named.
-    """
-    origin, license = card["origin"], card.get("license")
-    name = Path(origin).name if Path(origin).is_absolute() else origin
-    return _code(name) + (f" (licence {_code(license)})" if license else "")
+    """Returns the model that came from elsewhere, with its licence."""
+    license = card.get("license")
+    return _code(card["origin"]) + (f" (licence {_code(license)})" if license else "")
 
 
 def _training_data(card: Card) -> str:

@@ -3,7 +3,19 @@
 import dataclasses
 from typing import Literal
 
-from progdist.nets.types import DType, ImageShape, Remat, Timesteps, require
+from progdist.nets.types import (
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    MOST_CLASSES,
+    MOST_LEVELS,
+    SMOKE_LEVELS,
+    DType,
+    ImageShape,
+    Remat,
+    Timesteps,
+    require,
+    require_at_most,
+)
 
 DownBlockType = Literal["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"]
 UpBlockType = Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]
@@ -11,8 +23,7 @@ TimeScaleShift = Literal["default", "scale_shift"]
 Resampler = Literal["conv", "resnet"]
 ClassEmbedding = Literal["none", "timestep"]
 
-_MOST_BLOCKS = 100  # a level; more compile for hours
-_SMOKE_CHANNELS, _SMOKE_LEVELS, _SMOKE_GROUPS = 16, 2, 4
+_SMOKE_CHANNELS, _SMOKE_GROUPS = 16, 4
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -89,10 +100,7 @@ class DiffusersUNetConfig:
         self._check_ranges()
         self._check_levels(image_shape)
         self._check_channels()
-        try:
-            self.timesteps.check()
-        except ValueError as error:
-            raise ValueError(f"timesteps.{error}") from None
+        self.timesteps.check("timesteps.")
 
     def portable(self) -> "DiffusersUNetConfig":
         """Returns the settings in float32, without recomputation."""
@@ -100,7 +108,7 @@ class DiffusersUNetConfig:
 
     def smoke(self, image_shape: ImageShape) -> "DiffusersUNetConfig":
         """Returns a narrow network of at most two levels, for a first test."""
-        levels = min(len(self.block_out_channels), _SMOKE_LEVELS)
+        levels = min(len(self.block_out_channels), SMOKE_LEVELS)
         return dataclasses.replace(
             self,
             block_out_channels=(_SMOKE_CHANNELS,) * levels,
@@ -113,19 +121,17 @@ class DiffusersUNetConfig:
             attn_norm_num_groups=min(self.attn_norm_num_groups, _SMOKE_GROUPS),
         )
 
-    def heights(self, image_shape: ImageShape) -> list[int]:
-        """Returns the height of the feature maps at each level."""
-        levels = range(len(self.block_out_channels))
-        return [image_shape[0] // 2**level for level in levels]
-
     def _check_ranges(self) -> None:
-        ok = 1 <= self.layers_per_block <= _MOST_BLOCKS
-        require(ok, self, "layers_per_block", f"1 to {_MOST_BLOCKS}")
+        ok = 1 <= self.layers_per_block <= MOST_BLOCKS
+        require(ok, self, "layers_per_block", f"1 to {MOST_BLOCKS}")
         for field in (
             *("time_embedding_dim", "attention_head_dim", "attn_norm_num_groups"),
             "num_classes",
         ):
             require(getattr(self, field) >= 0, self, field, "at least 0")
+        fields = "block_out_channels", "time_embedding_dim", "attention_head_dim"
+        require_at_most(MOST_CHANNELS, self, *fields)
+        require_at_most(MOST_CLASSES, self, "num_classes")
         for field in ("freq_shift", "downsample_padding"):
             require(getattr(self, field) in (0, 1), self, field, "0 or 1")
         for field in ("norm_eps", "mid_block_scale_factor"):
@@ -137,7 +143,8 @@ class DiffusersUNetConfig:
     def _check_levels(self, image_shape: ImageShape) -> None:
         """Refuses levels without a block each, and images that cannot be halved."""
         count = len(self.block_out_channels)
-        require(count >= 1, self, "block_out_channels", "at least one level")
+        rule = f"at least one level, at most {MOST_LEVELS}"
+        require(1 <= count <= MOST_LEVELS, self, "block_out_channels", rule)
         for field in ("down_block_types", "up_block_types"):
             ok = len(getattr(self, field)) == count
             require(ok, self, field, f"{count} blocks, as block_out_channels has")

@@ -9,7 +9,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from progdist.nets.blocks import (
@@ -23,33 +22,14 @@ from progdist.nets.blocks import (
     upsample,
 )
 from progdist.nets.conditioning import Conditioning
-from progdist.nets.diffusers_settings import DiffusersUNetConfig
+from progdist.nets.diffusers_settings import DiffusersUNetConfig, Resampler
 from progdist.nets.remat import recomputing
-from progdist.nets.timesteps import logsnr_of, timestep_of
-
-_MAX_PERIOD = 1e4
-
-
-def embed_timestep(
-    timestep: Float[Array, " b"], channels: int, *, flip: bool, shift: int
-) -> Float[Array, "b c"]:
-    """Sines, then cosines, of the timestep, with frequencies 1 … 1e-4.
-
-    Frequency j of h = channels / 2 is 1e4^(-j / (h - shift)). As in diffusers it is
-    rounded to float32 before it is multiplied by timesteps of up to 1000.
-
-    Args:
-      timestep: timesteps; may lie between whole numbers.
-      channels: even, above 2 `shift`.
-      flip: whether the cosines come first.
-      shift: 0 or 1; with 1 the last frequency is exactly 1e-4.
-    """
-    half = channels // 2
-    exponents = -np.float32(np.log(_MAX_PERIOD)) * np.arange(half, dtype=np.float32)
-    rates = np.exp(exponents / np.float32(half - shift))
-    phases = timestep[:, None] * jnp.asarray(rates, timestep.dtype)[None]
-    waves = jnp.sin(phases), jnp.cos(phases)
-    return jnp.concatenate(waves[::-1] if flip else waves, axis=-1)
+from progdist.nets.timesteps import (
+    check_inputs,
+    embed_timestep,
+    logsnr_of,
+    timestep_of,
+)
 
 
 class DiffusersUNet(nn.Module):
@@ -84,7 +64,7 @@ class DiffusersUNet(nn.Module):
         """
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         label = conditioning.label if conditioning else None
-        self._check(z, label)
+        check_inputs(z, label, len(config.block_out_channels), config.num_classes)
         emb = self._embed(logsnr, label)
         h = 2 * z - 1 if config.center_input_sample else z
         channels = config.block_out_channels
@@ -101,19 +81,6 @@ class DiffusersUNet(nn.Module):
         h = nn.silu(_norm(config, "conv_norm_out", z.dtype)(h))
         return Conv3x3(self.out_ch, zero=True, dtype=z.dtype, name="conv_out")(h)
 
-    def _check(self, z: Array, label: Array | None) -> None:
-        """Refuses inputs that do not fit the network."""
-        height, width = z.shape[1:3]
-        factor = 2 ** (len(self.config.block_out_channels) - 1)
-        if height % factor or width % factor:
-            raise ValueError(
-                f"image of {height}x{width}: height and width must be divisible by "
-                f"{factor}, for {len(self.config.block_out_channels)} levels"
-            )
-        count = self.config.num_classes
-        if count > 0 and label is None:
-            raise ValueError(f"label is None, num_classes={count} needs one")
-
     def _embed(self, logsnr: Array, label: Array | None) -> Array:
         """Returns the embedding of the timestep, plus that of the class."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
@@ -121,8 +88,8 @@ class DiffusersUNet(nn.Module):
         width = config.time_embedding_dim or 4 * channels
 
         def waves(timestep: Array) -> Array:
-            flip, shift = config.flip_sin_to_cos, config.freq_shift
-            return embed_timestep(timestep, channels, flip=flip, shift=shift)
+            order = {"flip": config.flip_sin_to_cos, "shift": config.freq_shift}
+            return embed_timestep(timestep, channels, **order, rounded=True)
 
         timestep = timestep_of(logsnr, logsnr_of(config.timesteps))
         emb = TimeEmbedding(width, dtype, name="time_embedding")(waves(timestep))
@@ -173,10 +140,7 @@ class DownBlock(nn.Module):
                 h = _attention(config, f"attentions.{i}")(h)
             skips.append(h)
         if self.level + 1 < len(config.block_out_channels):
-            by_conv = kind == "DownBlock2D" or (
-                kind == "AttnDownBlock2D" and config.downsample_type == "conv"
-            )
-            if by_conv:
+            if _is_by_conv(kind, config.downsample_type):
                 h = Downsample(config, features, name="downsamplers.0")(h)
             else:
                 block = _resnet(config, features, "downsamplers.0", "down")
@@ -234,10 +198,7 @@ class UpBlock(nn.Module):
                 h = _attention(config, f"attentions.{i}")(h)
         if self.place + 1 == len(config.block_out_channels):
             return h
-        by_conv = kind == "UpBlock2D" or (
-            kind == "AttnUpBlock2D" and config.upsample_type == "conv"
-        )
-        if by_conv:
+        if _is_by_conv(kind, config.upsample_type):
             return Upsample(config, features, name="upsamplers.0")(h)
         return _resnet(config, features, "upsamplers.0", "up")(h, emb, dropout)
 
@@ -366,6 +327,12 @@ class Attention(nn.Module):
             name="to_out.0",
         )(mixed.reshape(h.shape))
         return (x + out.reshape(x.shape)) / self.factor
+
+
+def _is_by_conv(kind: str, resampler: Resampler) -> bool:
+    """Whether a block changes the size by a convolution, not by a residual block."""
+    plain, attending = ("DownBlock2D", "UpBlock2D"), kind.startswith("Attn")
+    return kind in plain or (attending and resampler == "conv")
 
 
 def _norm(config: DiffusersUNetConfig, name: str, dtype: Any) -> GroupNorm:

@@ -3,7 +3,19 @@
 import dataclasses
 from typing import Literal
 
-from progdist.nets.types import DType, ImageShape, Remat, Timesteps, require
+from progdist.nets.types import (
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    MOST_CLASSES,
+    MOST_LEVELS,
+    SMOKE_LEVELS,
+    DType,
+    ImageShape,
+    Remat,
+    Timesteps,
+    require,
+    require_at_most,
+)
 
 Precondition = Literal["none", "edm", "consistency"]
 """How a network sees the noise; see `guided_unet.preconditioning`."""
@@ -12,8 +24,6 @@ AttentionOrder = Literal["legacy", "new"]
 """Order of the rows of qkv: q, k, v of each head in turn; or all q, all k, all v."""
 
 _GROUPS = 32  # of every norm
-_MOST_BLOCKS = 100  # a level; more compile for hours
-_SMOKE_LEVELS = 2
 
 
 @dataclasses.dataclass
@@ -64,13 +74,17 @@ class GuidedUNetConfig:
         """
         for field in ("num_res_blocks", "num_heads"):
             require(getattr(self, field) >= 1, self, field, "at least 1")
-        require(self.num_res_blocks <= _MOST_BLOCKS, self, "num_res_blocks", "<= 100")
+        require_at_most(MOST_BLOCKS, self, "num_res_blocks")
         for field in ("head_dim", "num_classes"):
             require(getattr(self, field) >= 0, self, field, "at least 0")
         require(self.ch >= 2 and self.ch % 2 == 0, self, "ch", "even, at least 2")
         ok = bool(self.channels) and all(c > 0 and c % 32 == 0 for c in self.channels)
         require(ok, self, "channels", f"multiples of {_GROUPS}, at least one")
-        self.timesteps.check()
+        ok = len(self.channels) <= MOST_LEVELS
+        require(ok, self, "channels", f"at most {MOST_LEVELS} levels")
+        require_at_most(MOST_CHANNELS, self, "ch", "channels", "head_dim", "num_heads")
+        require_at_most(MOST_CLASSES, self, "num_classes")
+        self.timesteps.check("timesteps.")
         self._check_sizes(image_shape)
         self._check_heads()
 
@@ -97,7 +111,7 @@ class GuidedUNetConfig:
 
     def smoke(self, image_shape: ImageShape) -> "GuidedUNetConfig":
         """Returns a narrow network of at most two levels, for a first test."""
-        num_levels = min(len(self.channels), _SMOKE_LEVELS)
+        num_levels = min(len(self.channels), SMOKE_LEVELS)
         return dataclasses.replace(
             self,
             ch=_GROUPS,

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from progdist.nets.blocks import Conv3x3, Dropout, Resample
@@ -21,11 +20,15 @@ from progdist.nets.conditioning import Conditioning
 from progdist.nets.guided_blocks import GuidedAttention, GuidedBlock, Resize, norm
 from progdist.nets.guided_settings import Precondition
 from progdist.nets.remat import recomputing
-from progdist.nets.timesteps import logsnr_of, timestep_of
+from progdist.nets.timesteps import (
+    check_inputs,
+    embed_timestep,
+    logsnr_of,
+    timestep_of,
+)
 from progdist.nets.types import Remat, Timesteps
 
 _SIGMA_DATA, _SIGMA_MIN = 0.5, 0.002
-_MAX_PERIOD = 1e4
 
 
 class Preconditioning(NamedTuple):
@@ -74,14 +77,6 @@ def preconditioning(logsnr: Float[Array, " b"], kind: Precondition) -> Precondit
     )
 
 
-def embed_timestep(timestep: Float[Array, " b"], channels: int) -> Float[Array, "b c"]:
-    """Returns cosines, then sines, with frequencies from 1 down to almost 1e-4."""
-    half = channels // 2
-    rates = np.exp(-np.log(_MAX_PERIOD) * np.arange(half) / half)
-    phases = timestep[:, None] * rates[None].astype(timestep.dtype)
-    return jnp.concatenate([jnp.cos(phases), jnp.sin(phases)], axis=-1)
-
-
 class GuidedUNet(nn.Module):
     """The U-Net of guided-diffusion, or x̂ of such a network with preconditioning.
 
@@ -127,7 +122,7 @@ class GuidedUNet(nn.Module):
           ValueError: if size or conditioning do not fit the network.
         """
         label = conditioning.label if conditioning else None
-        self._check(z, label)
+        check_inputs(z, label, len(self.channels), self.num_classes)
         if self.precondition == "none":
             emb = self._embed(self._timestep(logsnr), label)
             return self._evaluate(z, emb, dropout)
@@ -135,18 +130,6 @@ class GuidedUNet(nn.Module):
         skip, output, scale = (f[:, None, None, None] for f in factors[:3])
         emb = self._embed(factors.timestep, label)
         return skip * z + output * self._evaluate(scale * z, emb, dropout)
-
-    def _check(self, z: Array, label: Array | None) -> None:
-        """Refuses inputs that do not fit the network."""
-        height, width = z.shape[1:3]
-        factor = 2 ** (len(self.channels) - 1)
-        if height % factor or width % factor:
-            raise ValueError(
-                f"image of {height}x{width}: height and width must be divisible by "
-                f"{factor} (channels={self.channels})"
-            )
-        if self.num_classes > 0 and label is None:
-            raise ValueError(f"label is None, num_classes={self.num_classes} needs one")
 
     def _timestep(self, logsnr: Array) -> Array:
         """Returns the noise level as the network sees it, without preconditioning."""

@@ -8,17 +8,17 @@ import dataclasses
 from progdist.nets.diffusers_settings import DiffusersUNetConfig
 from progdist.nets.guided_settings import GuidedUNetConfig
 from progdist.nets.types import (
-    Betas as Betas,
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    SMOKE_LEVELS,
     DType as DType,
     ImageShape as ImageShape,
     MatmulPrecision as MatmulPrecision,
-    Remat as Remat,
-    Timesteps as Timesteps,
+    Remat,
     require as _require,
 )
 
-_MOST_BLOCKS = 100  # a level; more compile for hours
-_SMOKE_CHANNELS, _SMOKE_LEVELS = 16, 2
+_SMOKE_CHANNELS = 16
 
 
 @dataclasses.dataclass
@@ -66,10 +66,11 @@ class UNetConfig:
         """
         for field in ("emb_ch", "num_res_blocks", "num_heads", "patch_size"):
             _require(getattr(self, field) >= 1, self, field, "at least 1")
-        _require(self.num_res_blocks <= _MOST_BLOCKS, self, "num_res_blocks", "<= 100")
+        _require(self.num_res_blocks <= MOST_BLOCKS, self, "num_res_blocks", "<= 100")
         for field in ("head_dim", "num_groups", "num_classes"):
             _require(getattr(self, field) >= 0, self, field, "at least 0")
         _require(self.ch >= 4 and self.ch % 2 == 0, self, "ch", "even, >= 4")
+        _require(self.ch <= MOST_CHANNELS, self, "ch", f"at most {MOST_CHANNELS:,}")
         # Every norm has a multiple of ch channels, those of concatenations included.
         ok = self.ch % (self.num_groups or 1) == 0
         _require(ok, self, "num_groups", f"0, or a divisor of ch={self.ch}")
@@ -101,7 +102,7 @@ class UNetConfig:
             self,
             ch=_SMOKE_CHANNELS,
             emb_ch=2 * _SMOKE_CHANNELS,
-            ch_mult=self.ch_mult[:_SMOKE_LEVELS],
+            ch_mult=self.ch_mult[:SMOKE_LEVELS],
             num_res_blocks=1,
             head_dim=min(self.head_dim, _SMOKE_CHANNELS),
             num_groups=0,

@@ -1,20 +1,28 @@
 """Discrete noise levels of networks that take a timestep, not a log-SNR."""
 
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from progdist.nets.settings import Betas, Timesteps
+from progdist.nets.types import Betas, Timesteps
 
 _LIMIT = 20.0  # on |logsnr|; a terminal SNR of zero would be -infinity
-_SNAP = 2e-3  # of a timestep; rounding of float32 stays below it
+_GAP = 1e-4  # between levels of betas that are almost 0; others lie further apart
+_TAIL_GAP = 1e-3  # between levels beyond the limit
+# Of a timestep; rounding of float32 stays below it for up to 10,000 levels.
+_SNAP = 2e-3
+_MAX_PERIOD = 1e4
 
 
 def logsnr_of(timesteps: Timesteps) -> Float[np.ndarray, " t"]:
     """Returns the log-SNR of each noise level, in float64, strictly decreasing.
+
+    Levels at and beyond a log-SNR of -20 follow each other from there in steps of
+    0.001, so that float32 tells all levels apart: the target of distillation divides by
+    their differences.
 
     Raises:
       ValueError: if a beta is outside (0, 1), or their number is not `num_timesteps`.
@@ -32,7 +40,7 @@ def logsnr_of(timesteps: Timesteps) -> Float[np.ndarray, " t"]:
         log_alpha2 = _ending_at_zero(log_alpha2)
     with np.errstate(divide="ignore"):
         logsnr = log_alpha2 - np.log(-np.expm1(log_alpha2))
-    return np.clip(logsnr, -_LIMIT, _LIMIT)
+    return _told_apart(logsnr)
 
 
 def timestep_of(
@@ -48,6 +56,68 @@ def timestep_of(
     timestep = jnp.interp(logsnr, rising, numbers)
     whole = jnp.round(timestep)
     return jnp.where(jnp.abs(timestep - whole) < _SNAP, whole, timestep)
+
+
+def embed_timestep(
+    timestep: Float[Array, " b"],
+    channels: int,
+    *,
+    flip: bool = True,
+    shift: int = 0,
+    rounded: bool = False,
+) -> Float[Array, "b c"]:
+    """Sines and cosines of the timestep, with frequencies 1 … 1e-4.
+
+    Frequency j of h = channels / 2 is 1e4^(-j / (h - shift)).
+
+    Args:
+      timestep: timesteps; may lie between whole numbers.
+      channels: even, above 2 `shift`.
+      flip: whether the cosines come first.
+      shift: 0 or 1; with 1 the last frequency is exactly 1e-4.
+      rounded: whether each factor of a frequency is rounded to float32, as in
+        diffusers; timesteps of up to 1000 multiply the difference.
+    """
+    half, kind = channels // 2, np.float32 if rounded else np.float64
+    exponents = -kind(math.log(_MAX_PERIOD)) * np.arange(half, dtype=kind)
+    rates = np.exp(exponents / kind(half - shift))
+    phases = timestep[:, None] * jnp.asarray(rates, timestep.dtype)[None]
+    waves = jnp.sin(phases), jnp.cos(phases)
+    return jnp.concatenate(waves[::-1] if flip else waves, axis=-1)
+
+
+def check_inputs(z: Array, label: Any, levels: int, num_classes: int) -> None:
+    """Refuses inputs that do not fit a network with timesteps.
+
+    Args:
+      z: images, [b, h, w, c].
+      label: numbers of classes, or None.
+      levels: levels of the network, of which each after the first halves the size.
+      num_classes: number of classes; 0 ignores the labels.
+
+    Raises:
+      ValueError: if the sides cannot be halved, or a label is missing.
+    """
+    height, width = z.shape[1:3]
+    factor = 2 ** (levels - 1)
+    if height % factor or width % factor:
+        raise ValueError(
+            f"image of {height}x{width}: height and width must be divisible by "
+            f"{factor}, for {levels} levels"
+        )
+    if num_classes > 0 and label is None:
+        raise ValueError(f"label is None, num_classes={num_classes} needs one")
+
+
+def _told_apart(logsnr: np.ndarray) -> np.ndarray:
+    """Returns finite levels that differ in float32, each below the one before it."""
+    beyond = np.cumsum(logsnr <= -_LIMIT)
+    tail = _TAIL_GAP * np.maximum(beyond - 1, 0)
+    levels = np.clip(logsnr, -_LIMIT, _LIMIT - _GAP) - tail
+    if (np.diff(levels) <= -_GAP).all():
+        return levels
+    falling = _GAP * np.arange(len(levels))
+    return np.minimum.accumulate(levels + falling) - falling
 
 
 def _betas(timesteps: Timesteps) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Types that the settings of all networks share, as plain data without JAX."""
+"""Types and limits that the settings of all networks share, without JAX."""
 
 import dataclasses
 from typing import Any, Literal
@@ -6,10 +6,20 @@ from typing import Any, Literal
 DType = Literal["float32", "bfloat16"]
 MatmulPrecision = Literal["default", "high", "tensorfloat32", "bfloat16_3x", "highest"]
 Remat = Literal["none", "blocks", "dots"]
-Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "trained"]
+BetaRule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+Betas = Literal[BetaRule, "trained"]
 ImageShape = tuple[int, int, int]
 
-_MOST_TIMESTEPS = 10**6
+# Beyond these the sizes alone, before any parameter, take memory or overflow.
+MOST_CHANNELS = 2**16
+MOST_PIXELS = 2**14  # of a side of an image
+MOST_CLASSES = 2**20
+MOST_BLOCKS = 100  # a level; more compile for hours
+MOST_LEVELS = 16
+SMOKE_LEVELS = 2
+# At more of them float32 does not tell a noise level from its neighbours everywhere.
+_MOST_TIMESTEPS = 10_000
+_MOST_SHOWN = 200  # characters of a value in a message
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -35,12 +45,21 @@ class Timesteps:
     trained_betas: tuple[float, ...] = ()
     zero_terminal_snr: bool = False
 
-    def check(self) -> None:
+    def check(self, prefix: str = "") -> None:
         """Refuses betas outside (0, 1), and a number of them that is out of range.
+
+        Args:
+          prefix: of the fields in messages, such as "timesteps.".
 
         Raises:
           ValueError: naming the first bad field, its value and what is accepted.
         """
+        try:
+            self._check()
+        except ValueError as error:
+            raise ValueError(f"{prefix}{error}") from None
+
+    def _check(self) -> None:
         least = 2 if self.zero_terminal_snr else 1
         ok = least <= self.num_timesteps <= _MOST_TIMESTEPS
         rule = f"{least} to {_MOST_TIMESTEPS:,}"
@@ -61,4 +80,17 @@ def require(ok: bool, config: Any, field: str, rule: str) -> None:
       ValueError: naming field, value and rule.
     """
     if not ok:
-        raise ValueError(f"{field}={getattr(config, field)!r}: must be {rule}")
+        value = repr(getattr(config, field))
+        raise ValueError(f"{field}={value:.{_MOST_SHOWN}}: must be {rule}")
+
+
+def require_at_most(most: int, config: Any, *fields: str) -> None:
+    """Refuses fields above a limit; of tuples, any of the values.
+
+    Raises:
+      ValueError: naming the first such field.
+    """
+    for field in fields:
+        value = getattr(config, field)
+        values = value if isinstance(value, tuple) else (value,)
+        require(max(values, default=0) <= most, config, field, f"at most {most:,}")

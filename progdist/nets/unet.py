@@ -25,7 +25,7 @@ from progdist.nets.blocks import (
 )
 from progdist.nets.conditioning import Conditioning
 from progdist.nets.remat import recomputing
-from progdist.nets.settings import Remat
+from progdist.nets.types import Remat
 
 
 def embed_logsnr(logsnr: Float[Array, " b"], channels: int) -> Float[Array, "b c"]:

@@ -39,7 +39,7 @@ from progdist.config.check import check, require
 from progdist.diffusion.schedules import describe
 from progdist.errors import UsageError, not_one_of
 from progdist.model import Model
-from progdist.nets.settings import MatmulPrecision
+from progdist.nets.types import MatmulPrecision
 from progdist.plan import MOST_STEPS, Phase
 from progdist.workdir import files, layout, provenance
 from progdist.workdir.files import FormatError

@@ -22,7 +22,7 @@ from progdist.diffusion.settings import Clip, SolverName
 from progdist.errors import UsageError, did_you_mean, not_one_of
 from progdist.model import Model, Params, bind, param_template
 from progdist.nets.conditioning import Conditioning
-from progdist.nets.settings import ImageShape, MatmulPrecision
+from progdist.nets.types import ImageShape, MatmulPrecision
 from progdist.plan import MOST_STEPS
 from progdist.sampling import cards, hub
 from progdist.sampling.cards import Card
@@ -304,7 +304,8 @@ def with_params(path: Path) -> Path:
     """Returns the model directory, or the file of parameters in a folder.
 
     Raises:
-      CheckpointError: if there is neither.
+      CheckpointError: if there is neither; of a folder of diffusers, with the command
+        that converts it.
     """
     if path.is_file() or checkpoint.is_model(path):
         return path
@@ -313,6 +314,7 @@ def with_params(path: Path) -> Path:
             return path / name
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or directory")
+    hub.check_not_of_diffusers(path, str(path))
     raise CheckpointError(
         f"{path}: holds no model; pass a workdir, a directory of models/, an exported "
         f"folder, a .safetensors file or {hub.PREFIX}OWNER/NAME"

@@ -20,27 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from progdist.checkpoint import CheckpointError
-from progdist.errors import UsageError
+from progdist.errors import UsageError, escaped
 from progdist.model import make_model, param_shapes, schedule_of
 from progdist.nets.diffusers_settings import DiffusersUNetConfig
+from progdist.sampling import hub
 from progdist.teachers import diffusers_config, diffusers_weights
 from progdist.teachers.diffusers_config import Found, InOut
 from progdist.teachers.teacher import Options, Teacher
 from progdist.workdir import files, rows
 
 _CLASS = "UNet2DModel"
-_INDEX, _CONFIG = "model_index.json", "config.json"
+_INDEX, _CONFIG = hub.INDEX, "config.json"
 _SCHEDULER = "scheduler_config.json"
-
-
-def is_pipeline(path: Path) -> bool:
-    """Whether the path is a folder that diffusers wrote: a pipeline or a model."""
-    if (path / _INDEX).is_file():
-        return True
-    try:
-        return "_class_name" in _read_json(path / _CONFIG)
-    except (OSError, files.FormatError):
-        return False
+_README_BYTES = 2**16  # of which the front matter is read
 
 
 def read(path: Path, options: Options) -> Teacher:
@@ -52,9 +44,11 @@ def read(path: Path, options: Options) -> Teacher:
 
     Raises:
       CheckpointError: if a file is missing, damaged or of another kind of network.
-      UsageError: if there is no scheduler, and the options lack its facts.
+      UsageError: if there is no scheduler, and the options lack its facts, or if an
+        option does not apply.
       FormatError: if a file is not JSON.
     """
+    _check_options(path, options)
     folder = _model_folder(path)
     config = Found(folder / _CONFIG, _json_of(folder / _CONFIG))
     diffusers_config.check_class(config, (_CLASS,))
@@ -71,10 +65,19 @@ def read(path: Path, options: Options) -> Teacher:
         "schedule": "timesteps",
         "image_shape": list(shapes.image_shape),
         "num_classes": net.num_classes,
-        "origin": str(path),
         **_notes(path, scheduler),
     }
     return Teacher(card, _reader(folder, net, shapes))
+
+
+def _check_options(path: Path, options: Options) -> None:
+    """Refuses options of other formats, and the output of none of these networks."""
+    why = f"{path} is of diffusers, whose files hold the network"
+    options.check_applicable(("output", "betas"), why)
+    if options.output == "both":
+        raise UsageError(
+            "--output=both: must be eps, x or v for a network of diffusers"
+        )
 
 
 def _reader(
@@ -87,7 +90,10 @@ def _reader(
         schedule=schedule_of("timesteps", net),
         image_shape=shapes.image_shape,
     )
-    tree = param_shapes(model)
+    try:
+        tree = param_shapes(model)
+    except OverflowError:
+        raise CheckpointError(f"{folder}: has sizes beyond any array") from None
     return lambda: diffusers_weights.read(folder, tree, shapes.out_channels)
 
 
@@ -116,9 +122,9 @@ def _model_folder(path: Path) -> Path:
             f"{path / _INDEX}: {others[0]!r:.60} is not one of unet, scheduler"
         )
     kind = index.get("unet")
-    names = kind if isinstance(kind, list) else [kind]
-    if names[-1] != _CLASS:
-        named = names[-1] if isinstance(names[-1], str) else "missing"
+    name = kind[-1] if isinstance(kind, list) and kind else kind
+    if name != _CLASS:
+        named = escaped(name) if name and isinstance(name, str) else "missing"
         raise CheckpointError(
             f"{path / _INDEX}: its unet is {named}, accepted is {_CLASS}"
         )
@@ -156,11 +162,12 @@ def _license(path: Path) -> str | None:
     readme = path / "README.md"
     if not readme.is_file():
         return None
-    lines = readme.read_text("utf-8", errors="replace").splitlines()
+    with readme.open("rb") as file:
+        lines = file.read(_README_BYTES).decode("utf-8", "replace").splitlines()
     if not lines or lines[0].strip() != "---":
         return None
     for line in lines[1:]:
-        match = re.fullmatch(r"license:\s*[\"']?([\w.+-]+)[\"']?\s*", line)
+        match = re.fullmatch(r"license:\s*[\"']?([\w.+-]{1,80})[\"']?\s*", line)
         if match:
             return match[1]
         if line.strip() == "---":
@@ -170,10 +177,6 @@ def _license(path: Path) -> str | None:
 
 def _json_of(path: Path) -> dict[str, Any]:
     try:
-        return _read_json(path)
+        return rows.parse(files.read_regular(path), str(path))
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or 'not readable'}") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return rows.parse(files.read_regular(path), str(path))

@@ -1,13 +1,12 @@
 """The JSON files of diffusers: settings of a network, and of its noise levels."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from progdist.checkpoint import CheckpointError
 from progdist.diffusion.settings import Parameterization
-from progdist.errors import not_one_of
+from progdist.errors import escaped, not_one_of
 from progdist.nets.diffusers_settings import (
     ClassEmbedding,
     DiffusersUNetConfig,
@@ -16,7 +15,13 @@ from progdist.nets.diffusers_settings import (
     TimeScaleShift,
     UpBlockType,
 )
-from progdist.nets.settings import Betas, ImageShape, Timesteps
+from progdist.nets.types import (
+    MOST_CHANNELS,
+    MOST_PIXELS,
+    BetaRule,
+    ImageShape,
+    Timesteps,
+)
 
 SCHEDULERS = (
     "DDPMScheduler",
@@ -93,6 +98,7 @@ _NULLABLE = (
     "num_class_embeds",
     "time_embedding_dim",
 )
+_MOST = 2**24  # of the absolute value of any number
 
 
 class Found(NamedTuple):
@@ -122,7 +128,7 @@ def check_class(found: Found, accepted: Sequence[str]) -> None:
     """
     name = found.values.get("_class_name")
     if name not in accepted:
-        reason = not_one_of(str(name), accepted)
+        reason = not_one_of(f"{name!s:.60}", accepted)
         raise CheckpointError(f"{found.path}: _class_name: {reason}")
 
 
@@ -137,7 +143,7 @@ def output_of(scheduler: Found) -> Parameterization:
 
 
 def timesteps_of(
-    scheduler: Found, betas: Betas | None, output: Parameterization
+    scheduler: Found, betas: BetaRule | None, output: Parameterization
 ) -> Timesteps:
     """Returns the noise levels.
 
@@ -151,17 +157,16 @@ def timesteps_of(
     """
     values = scheduler.values
     trained = values.get("trained_betas")
-    rules = tuple(rule for rule in get_args(Betas) if rule != "trained")
     rule = values.get("beta_schedule", "linear")
     if betas is None and trained is None:
-        rule = _word(scheduler, "beta_schedule", rule, rules)
+        rule = _word(scheduler, "beta_schedule", rule, get_args(BetaRule))
     zero = _typed(scheduler, "rescale_betas_zero_snr", bool, False)
     if zero and output == "eps":
         raise CheckpointError(
             f"{scheduler.path}: rescale_betas_zero_snr needs prediction_type "
             "v_prediction or sample, since pure noise says nothing of eps"
         )
-    is_trained = betas in (None, "trained") and trained is not None
+    is_trained = betas is None and trained is not None
     given = _numbers(scheduler, "trained_betas", trained) if is_trained else ()
     count = _typed(scheduler, "num_train_timesteps", int, 1000)
     levels = Timesteps(
@@ -248,7 +253,9 @@ def _check_known(config: Found) -> None:
         if name in _FIXED:
             _word(config, name, value, _FIXED[name])
         elif name not in _DEFAULTS and not name.startswith("_"):
-            raise CheckpointError(f"{config.path}: {name} is not a known field")
+            raise CheckpointError(
+                f"{config.path}: {escaped(name)} is not a known field"
+            )
 
 
 def _class_embedding(config: Found) -> ClassEmbedding:
@@ -264,11 +271,13 @@ def _image_shape(config: Found) -> ImageShape:
     """Returns the shape of an image, from sample_size: a side, or height and width."""
     size: Any = config.values.get("sample_size")
     sides = size if isinstance(size, list) else [size, size]
-    ok = len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)
+    ok = len(sides) == 2 and all(
+        type(side) is int and 0 < side <= MOST_PIXELS for side in sides
+    )
     if not ok:
         raise CheckpointError(
             f"{config.path}: sample_size is {size!r:.60}, accepted is a side or "
-            "[height, width]"
+            f"[height, width], at most {MOST_PIXELS:,}"
         )
     return sides[0], sides[1], _typed(config, "in_channels", int, 3)
 
@@ -279,10 +288,11 @@ def _typed(found: Found, name: str, kind: type, default: Any) -> Any:
     if value is None:
         return None if name in _NULLABLE else default
     kinds = {float: (int, float), bool: (bool,), int: (int,)}[kind]
-    if type(value) not in kinds or not math.isfinite(value):
+    if type(value) not in kinds or not abs(value) <= _MOST:
         named = {float: "a number", bool: "true or false", int: "a whole number"}
+        limit = f", at most {_MOST:,}" if type(value) in kinds else ""
         raise CheckpointError(
-            f"{found.path}: {name} is {value!r:.60}, accepted is {named[kind]}"
+            f"{found.path}: {name} is {value!r:.60}, accepted is {named[kind]}{limit}"
         )
     return value
 
@@ -302,13 +312,14 @@ def _list(found: Found, name: str, value: Any) -> list[Any]:
 
 def _whole_numbers(config: Found, name: str) -> tuple[int, ...]:
     values = _list(config, name, config.values.get(name, _DEFAULTS[name]))
-    if not all(type(value) is int for value in values):
-        raise CheckpointError(f"{config.path}: {name}: must be whole numbers")
+    if not all(type(value) is int and value <= MOST_CHANNELS for value in values):
+        rule = f"must be whole numbers, at most {MOST_CHANNELS:,}"
+        raise CheckpointError(f"{config.path}: {name}: {rule}")
     return tuple(values)
 
 
 def _numbers(found: Found, name: str, value: Any) -> tuple[float, ...]:
     values = _list(found, name, value)
-    if not all(type(v) in (int, float) for v in values):
+    if not all(type(v) in (int, float) and abs(v) <= _MOST for v in values):
         raise CheckpointError(f"{found.path}: {name}: must be numbers")
     return tuple(map(float, values))

@@ -11,6 +11,7 @@ from flax.traverse_util import unflatten_dict
 from progdist.checkpoint import CheckpointError, files as model_files, torch_names
 from progdist.checkpoint.digests import leaves_of
 from progdist.checkpoint.weights import read_torch
+from progdist.errors import escaped
 from progdist.workdir import files, rows
 
 _SAFE = "diffusion_pytorch_model.safetensors"
@@ -24,6 +25,7 @@ _RENAMED = {
     "proj_attn": "to_out.0",
 }
 _LAST = "conv_out."
+_SHARD = re.compile(r"[\w.-]{1,255}", re.ASCII)
 
 
 class Stored(NamedTuple):
@@ -85,7 +87,7 @@ def _check_names(
     for name, one in stored.items():
         if name not in shapes:
             raise CheckpointError(
-                f"{one.path}: {one.name} is not a parameter of this network"
+                f"{one.path}: {escaped(one.name)} is not a parameter of this network"
             )
 
 
@@ -129,10 +131,12 @@ def _safe(path: Path) -> dict[str, Stored]:
 def _sharded(path: Path) -> dict[str, Stored]:
     """Returns the arrays of all files that an index names."""
     index = rows.parse(files.read_regular(path), str(path)).get("weight_map")
-    names = set(index.values()) if isinstance(index, dict) else set()
-    stored: dict[str, Stored] = {}
-    for name in sorted(map(str, names)):
-        if Path(name).name != name or not (path.parent / name).is_file():
+    names = list(index.values()) if isinstance(index, dict) else []
+    for name in names:
+        is_name = isinstance(name, str) and _SHARD.fullmatch(name)
+        if not is_name or not (path.parent / name).is_file():
             raise CheckpointError(f"{path}: {name!r:.60} is not a file beside it")
+    stored: dict[str, Stored] = {}
+    for name in sorted(set(names)):
         stored |= _safe(path.parent / name)
     return stored

@@ -1,8 +1,8 @@
 """Files of guided-diffusion, improved-diffusion and consistency_models.
 
-A .pt file holds the parameters alone. Shapes and names show the network except for the
-heads of its attention and the order of q, k and v; the noise levels, the
-preconditioning and the size of the images they do not show.
+A .pt file holds the parameters alone. The network follows from shapes and names,
+except for the heads of its attention and the order of q, k and v. They show neither the
+noise levels nor the preconditioning nor the size of the images.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from progdist.checkpoint.weights import read_torch
 from progdist.diffusion.settings import Parameterization
 from progdist.errors import UsageError
 from progdist.nets.guided_settings import AttentionOrder, GuidedUNetConfig, Precondition
-from progdist.nets.settings import Timesteps
+from progdist.nets.types import Timesteps
 from progdist.sampling.cards import Card
 from progdist.teachers import guided_names, published
 from progdist.teachers.shapes import Shapes
@@ -24,6 +24,8 @@ from progdist.teachers.teacher import Options, Teacher
 _FIRST = "input_blocks.0.0"
 _OUTPUT = "output_blocks.{}.0.in_layers.2.weight"
 _QKV = "middle_block.1.qkv.weight"
+_KIND = "guided-diffusion, improved-diffusion or consistency_models"
+_OF_TIMESTEPS = "betas", "num_timesteps", "rescale_timesteps"
 _NUM_STEPS = {"none": 250, "edm": 40, "consistency": 1}  # of the published samples
 
 
@@ -38,15 +40,15 @@ def read(path: Path, options: Options) -> Teacher:
     Raises:
       WeightsError: if it is damaged, or no file of parameters.
       CheckpointError: if it holds another network.
-      UsageError: if a fact is missing.
+      UsageError: if a fact is missing, or a given one does not apply.
     """
     arrays = read_torch(path)
-    given = {name: v for name, v in options._asdict().items() if v is not None}
+    shapes, given = Shapes(path, _KIND, arrays), options.given()
     if "num_heads" in given or "head_dim" in given:
         given = {"num_heads": None, "head_dim": None} | given
     facts = published.options_of(path.name)._replace(**given)
-    shapes = Shapes(path, arrays)
     net = _net_of(shapes, facts)
+    _check_options(shapes, options, net)
     order = _attention_order(shapes, facts, net)
     in_channels = shapes.of(f"{_FIRST}.weight", 4)[1]
     by_head = net if order == "legacy" else None
@@ -54,6 +56,19 @@ def read(path: Path, options: Options) -> Teacher:
         guided_names.params_of, path, arrays, by_head, in_channels
     )
     return Teacher(_card(path, net, facts, in_channels), read_params)
+
+
+def _check_options(shapes: Shapes, options: Options, net: GuidedUNetConfig) -> None:
+    """Refuses options that others, or the file itself, make void."""
+    names, kind = set(options._fields), net.precondition
+    if options.num_heads and options.head_dim:
+        raise UsageError("--num_heads: does not apply beside --head_dim; pass one")
+    if _is_of_consistency_models(shapes):
+        why = f"{shapes.path} is of consistency_models, whose order is always new"
+        options.check_applicable(names - {"attention_order"}, why)
+    if kind != "none":
+        why = f"a network with --precondition={kind} sees no timesteps"
+        options.check_applicable(names - set(_OF_TIMESTEPS), why)
 
 
 def _net_of(shapes: Shapes, facts: Options) -> GuidedUNetConfig:
@@ -196,7 +211,6 @@ def _card(path: Path, net: GuidedUNetConfig, facts: Options, num_channels: int) 
         "image_shape": list(shape),
         "num_classes": net.num_classes,
         "class_names": [],
-        "origin": path.name,
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from progdist.checkpoint import CheckpointError
 from progdist.checkpoint.weights import Arrays
+from progdist.errors import escaped
 from progdist.model import Params
 from progdist.nets.guided_settings import GuidedUNetConfig
 
@@ -45,7 +46,7 @@ def params_of(
         match = _NAME.fullmatch(name)
         if not match or not array.ndim:
             raise CheckpointError(
-                f"{path}: {ascii(name)[1:-1]:.80} is no parameter of guided-diffusion"
+                f"{path}: {escaped(name)} is no parameter of guided-diffusion"
             )
         module, inner, kind = match.groups()
         if module == "out.2":

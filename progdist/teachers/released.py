@@ -1,6 +1,6 @@
 """Checkpoints released with the paper: flax train states in msgpack.
 
-The network is that of `nets.unet`, and shapes show it but for the height of the images.
+The network is that of `nets.unet`. Shapes determine it, but not the size of the images.
 Its GroupNorms have 32 groups. Of the parameters, the moving average is taken.
 """
 
@@ -50,8 +50,11 @@ def read(path: Path, options: Options) -> Teacher:
       CheckpointError: if it is damaged, or holds another network.
       UsageError: if a fact is missing, or does not fit the network.
     """
+    why = f"{path} is a flax file, whose parameters show the rest"
+    options.check_applicable(("output", "image_size"), why)
     leaves, num_steps = read_flax(path)
-    return Teacher(_card(Shapes(path, leaves), num_steps, options), path=path)
+    shapes = Shapes(path, "the paper", leaves)
+    return Teacher(_card(shapes, num_steps, options), path=path)
 
 
 def _card(shapes: Shapes, num_steps: int, options: Options) -> Card:
@@ -78,7 +81,6 @@ def _card(shapes: Shapes, num_steps: int, options: Options) -> Card:
         "image_shape": list(shape),
         "num_classes": net.num_classes,
         "class_names": [],
-        "origin": shapes.path.name,
     }
 
 

@@ -12,12 +12,13 @@ class Shapes:
 
     Attributes:
       path: the file, for messages.
+      kind: kind of network that is expected, for messages.
       shapes: shape of each parameter.
     """
 
-    def __init__(self, path: Path, arrays: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, kind: str, arrays: Mapping[str, Any]) -> None:
         """Takes the arrays by their names."""
-        self.path = path
+        self.path, self.kind = path, kind
         self.shapes = {name: tuple(array.shape) for name, array in arrays.items()}
 
     def __contains__(self, name: str) -> bool:
@@ -33,7 +34,7 @@ class Shapes:
         shape = self.shapes.get(name)
         if shape is None:
             raise CheckpointError(
-                f"{self.path}: lacks {name}, which every network of its format has"
+                f"{self.path}: is no network of {self.kind}: it lacks {name}"
             )
         if len(shape) != num_axes:
             raise CheckpointError(
