@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
+
+from progdist import teachers
+from progdist.checkpoint import torch_names
+from progdist.model import param_shapes
+from progdist.sampling import cards
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -159,3 +165,21 @@ def write_json(path: Path, values: Any) -> None:
     """Writes a JSON file, and its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values))
+
+
+def torch_shapes(model):
+    """Names and shapes of a model's parameters in PyTorch."""
+    leaves = flatten_dict(param_shapes(model), sep="/")
+    arrays = [(path, np.broadcast_to(0.0, leaf.shape)) for path, leaf in leaves.items()]
+    named = (torch_names.to_torch(path, array) for path, array in arrays)
+    return {name: array.shape for name, array in named}
+
+
+def write_random(path, config, scheduler, doubled=False):
+    """Writes a pipeline whose names and shapes are those of our network."""
+    write_pipeline(path, config, scheduler, {})
+    shapes = torch_shapes(cards.model_of(teachers.read_teacher(path).card, "a test"))
+    if doubled:
+        last = {n: s for n, s in shapes.items() if n.startswith("conv_out")}
+        shapes |= {n: (2 * s[0], *s[1:]) for n, s in last.items()}
+    return write_pipeline(path, config, scheduler, shapes), shapes

@@ -12,14 +12,13 @@ from progdist.errors import InputError, UsageError
 from progdist.teachers import Options, read_teacher
 from tests import commands, converting, diffusers_models as models, hostile_files
 from tests.diffusers_pipelines import save
-from tests.test_teachers_diffusers import write
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     """A small pipeline of diffusers."""
     path = tmp_path_factory.mktemp("from") / "ddpm"
-    return write(path, models.TINY, models.scheduler_config("linear"))[0]
+    return models.write_random(path, models.TINY, models.scheduler_config("linear"))[0]
 
 
 @pytest.fixture(scope="module")

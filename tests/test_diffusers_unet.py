@@ -61,6 +61,7 @@ def test_the_published_network_has_as_many_parameters():
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 35746307
 
 
+@pytest.mark.slow
 def test_a_train_step_lowers_at_the_published_size():
     config, mesh = config_of(PUBLISHED), parallel.make_mesh(jax.devices()[:1])
     check(config)
@@ -189,7 +190,7 @@ def peak_of_converting(folder: Path) -> str:
     """Peak memory of this process before and after a conversion, in bytes."""
     from progdist.commands import convert
     from tests import diffusers_models as models
-    from tests.test_teachers_diffusers import torch_shapes
+    from tests.diffusers_models import torch_shapes
 
     config = {
         **{"sample_size": 32, "block_out_channels": WIDE.block_out_channels},

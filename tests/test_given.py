@@ -311,9 +311,7 @@ def test_no_workdir_imports_a_function(module, tmp_path, capsys, monkeypatch):
     (workdir / "config.json").write_text(text)
     code, err = answer(train, str(workdir), capsys=capsys, monkeypatch=monkeypatch)
     assert code == 2
-    assert (
-        "config.teacher=of_mine:make: is a function, which is imported" in err
-    )
+    assert "config.teacher=of_mine:make: is a function, which is imported" in err
     assert err.count("\n") == 1
     assert not module.exists()
 
@@ -337,9 +335,7 @@ def test_a_function_that_fails_is_one_line(module, tmp_path, name, message):
 def test_a_function_has_to_be_learned(module, tmp_path):
     config = student_config(teacher="of_mine:make")
     opened = given.open_given(config, may_import=True)
-    with pytest.raises(
-        ConfigError, match="reparameterize=False: must be True"
-    ):
+    with pytest.raises(ConfigError, match="reparameterize=False: must be True"):
         given.check(config, opened, preflight.open_source(config))
 
 

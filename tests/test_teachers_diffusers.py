@@ -19,7 +19,7 @@ from progdist.checkpoint import torch_names
 from progdist.commands import convert
 from progdist.diffusion import samplers
 from progdist.errors import InputError
-from progdist.model import bind, param_shapes
+from progdist.model import bind
 from progdist.nets.conditioning import Conditioning
 from progdist.nets.timesteps import logsnr_of
 from progdist.sampling import cards
@@ -41,24 +41,6 @@ some_trajectories = pytest.mark.parametrize(
 )
 
 
-def torch_shapes(model):
-    """Names and shapes of a model's parameters in PyTorch."""
-    leaves = flatten_dict(param_shapes(model), sep="/")
-    arrays = [(path, np.broadcast_to(0.0, leaf.shape)) for path, leaf in leaves.items()]
-    named = (torch_names.to_torch(path, array) for path, array in arrays)
-    return {name: array.shape for name, array in named}
-
-
-def write(path, config, scheduler, doubled=False):
-    """Writes a pipeline whose names and shapes are those of our network."""
-    models.write_pipeline(path, config, scheduler, {})
-    shapes = torch_shapes(cards.model_of(teachers.read_teacher(path).card, "a test"))
-    if doubled:
-        last = {n: s for n, s in shapes.items() if n.startswith("conv_out")}
-        shapes |= {n: (2 * s[0], *s[1:]) for n, s in last.items()}
-    return models.write_pipeline(path, config, scheduler, shapes), shapes
-
-
 def network_output(model, params, config, timesteps):
     """Our network's output for the inputs of a case, at the log-SNR of timesteps."""
     z, label = models.inputs(config)
@@ -76,7 +58,7 @@ def assert_equal(ours, theirs, tolerance):
 @every_case
 def test_outputs_are_those_of_diffusers(name, tmp_path):
     config, scheduler = CASES[name], models.scheduler_config("linear")
-    path, shapes = write(tmp_path, config, scheduler, name == "variance")
+    path, shapes = models.write_random(tmp_path, config, scheduler, name == "variance")
     assert models.digest(shapes) == GOLDEN[f"{name}/digest"]
     teacher = teachers.read_teacher(path)
     model = cards.model_of(teacher.card, "a test")
@@ -99,7 +81,7 @@ def our_states(model, params, z, clip):
 
 @some_trajectories
 def test_ddim_goes_where_diffusers_goes(case, tmp_path):
-    path, _ = write(tmp_path, models.TINY, models.scheduler_config(*case))
+    path, _ = models.write_random(tmp_path, models.TINY, models.scheduler_config(*case))
     teacher = teachers.read_teacher(path)
     clip = "keep" if case[2] else "none"
     assert teacher.card["clip"] == clip
@@ -118,7 +100,9 @@ def run_convert(source, out, *flags):
 
 def test_a_converted_model_draws_what_the_pipeline_draws(tmp_path):
     case = ("linear", "v_prediction", True)
-    path, _ = write(tmp_path / "p", models.TINY, models.scheduler_config(*case))
+    path, _ = models.write_random(
+        tmp_path / "p", models.TINY, models.scheduler_config(*case)
+    )
     (path / "README.md").write_text("---\ntags: [x]\nlicense: apache-2.0\n---\n# Hi\n")
     model = run_convert(path, tmp_path / "out")
     card = {n: model.card[n] for n in ("origin", "license", "clip", "output")}
@@ -136,7 +120,9 @@ def test_a_converted_model_draws_what_the_pipeline_draws(tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     """A small pipeline."""
-    return write(tmp_path / "p", models.TINY, models.scheduler_config("linear"))[0]
+    return models.write_random(
+        tmp_path / "p", models.TINY, models.scheduler_config("linear")
+    )[0]
 
 
 def edit(path, **fields):
@@ -316,7 +302,9 @@ def test_shards_are_read_as_one_file(folder, tmp_path):
 
 
 def test_attention_under_its_names_before_2023(tmp_path):
-    path, _ = write(tmp_path, CASES["ddpm"], models.scheduler_config("linear"))
+    path, _ = models.write_random(
+        tmp_path, CASES["ddpm"], models.scheduler_config("linear")
+    )
     current, olds = arrays_of(path), {"to_q": "query", "to_k": "key", "to_v": "value"}
     old = current
     for new, name in (olds | {"to_out.0": "proj_attn"}).items():

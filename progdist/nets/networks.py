@@ -1,6 +1,5 @@
 """Networks by their settings."""
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -26,12 +25,13 @@ def make_net(config: NetConfig, out_ch: int) -> nn.Module:
     """
     match config:
         case UNetConfig():
-            fields = dataclasses.asdict(config)
-            fields["dtype"] = jnp.dtype(config.dtype)
-            return UNet(**fields, out_ch=out_ch)
+            return UNet(**_fields(config), out_ch=out_ch)
         case DiffusersUNetConfig():
             return DiffusersUNet(config, out_ch)
         case GuidedUNetConfig():
-            fields: dict[str, Any] = vars(config) | {"dtype": jnp.dtype(config.dtype)}
-            return GuidedUNet(**fields, out_ch=out_ch)
+            return GuidedUNet(**_fields(config), out_ch=out_ch)
     raise ValueError(f"net: {config!r} is not one of the known settings")
+
+
+def _fields(config: UNetConfig | GuidedUNetConfig) -> dict[str, Any]:
+    return vars(config) | {"dtype": jnp.dtype(config.dtype)}
