@@ -74,7 +74,7 @@ DIFFUSION = [
         ("alpha for alpha squared", "np.log1p(-betas)", "0.5 * np.log1p(-betas)"),
         ("no bound at t = 0", "jnp.maximum(jnp.expm1(b), np.exp(-self.logsnr_max))", "jnp.expm1(b)"),
         ("wrong root", "2 * slope * b)", "slope * b)"),
-        ("discrete times a step early", "np.linspace(0.0, 1.0, self.num_timesteps + 1)", "np.linspace(0.0, 1.0 - 1 / self.num_timesteps, self.num_timesteps + 1)"),
+        ("discrete times a step early", "np.linspace(0.0, 1.0, len(self.logsnr) + 1)", "np.linspace(0.0, 1.0 - 1 / len(self.logsnr), len(self.logsnr) + 1)"),
         ("sigma from alpha", "jnp.sqrt(jax.nn.sigmoid(-logsnr))", "jnp.sqrt(1 - jax.nn.sigmoid(logsnr))", "test_schedules.py test_process.py test_prediction.py"),
     ),
     *_mutants(
@@ -273,6 +273,10 @@ NETS = [
         ("channels of the first level everywhere", "features = self.ch * self.ch_mult[level]", "features = self.ch * self.ch_mult[0]"),
         ("no keys on the way up", "self._up(h, skips, emb, dropout)", "self._up(h, skips, emb, None)"),
         ("output in the computation's dtype", "dtype=z.dtype, name=\"conv_out\"", "dtype=self.dtype, name=\"conv_out\""),
+    ),
+    *_mutants(
+        "progdist/nets/remat.py",
+        "test_unet_published.py test_nets.py",
         ("convolutions recomputed", "primitive is jax.lax.conv_general_dilated_p or dots(", "dots("),
     ),
 ]
@@ -310,14 +314,24 @@ TRAINER = [
         ("a loop that forgets", "jax.tree.map(jnp.add, total, function(part)), None", "function(part), None"),
     ),
     *_mutants(
+        "progdist/preflight.py",
+        "test_precision.py",
+        ("the target in the precision of training", "(precision.training, precision.target,", "(precision.training, precision.training,"),
+    ),
+    *_mutants(
+        "progdist/trainer/given.py",
+        "test_given.py",
+        ("another output taken as it is", "card[\"output\"] != config.parameterization or ", ""),
+        ("a function imported by a workdir", "if not may_import:", "if False:"),
+        ("the students' dtype is the teacher's", "dtype=ours.dtype, remat=ours.remat", "remat=ours.remat"),
+    ),
+    *_mutants(
         "progdist/trainer/recipes.py",
         "test_recipes.py",
         ("no dropout in phase 0", "weight=base.weight, dropout=base.dropout)", "weight=base.weight)"),
-        ("the base model's dropout in the rounds", "dropout=distill.dropout", "dropout=base.dropout"),
-        ("the base model's weight in the rounds", "weight=distill.weight", "weight=base.weight"),
+        ("the base model's loss in the rounds", "_towards(models.target, model, distill,", "_towards(models.target, model, base,"),
         ("two teacher steps whatever the ratio", "ratio=distill.ratio", "ratio=2"),
-        ("the base model's settings in the rounds", "_make_recipe(distill, student, teacher, distill_loss, mesh)", "_make_recipe(base, student, teacher, distill_loss, mesh)"),
-        ("the target in the precision of training", "precision=config.precision.target", "precision=config.precision.training", "test_precision.py"),
+        ("the base model's settings in the rounds", "_make_recipe(distill, model, models.target, loss, mesh)", "_make_recipe(base, model, models.target, loss, mesh)"),
         ("one key for all phases", "1 + phase.number", "1"),
         ("one key for all seeds", "jax.random.key(seed)", "jax.random.key(0)"),
         ("steps and updates swapped", "jnp.int32(phase.num_steps), jnp.int32(phase.num_updates)", "jnp.int32(phase.num_updates), jnp.int32(phase.num_steps)"),
@@ -343,7 +357,7 @@ TRAINER = [
     *_mutants(
         "progdist/trainer/start.py",
         "test_run_values.py",
-        ("one seed for all runs", "init_params(recipe.model, pieces.config.seed, pieces.mesh)", "init_params(recipe.model, 0, pieces.mesh)"),
+        ("one seed for all runs", "init_params(recipe.model, config.seed, mesh)", "init_params(recipe.model, 0, mesh)"),
     ),
     *_mutants(
         "progdist/trainer/state_machine.py",
@@ -374,7 +388,8 @@ TRAINER = [
         ("the same draws at each update", "jax.random.fold_in(round_.key, state.step)", "round_.key", "test_step.py::test_each_update_has_random_numbers_of_its_own"),
         ("i from 0", "jnp.floor(draws.u * num_steps).astype(int) + 1", "jnp.floor(draws.u * num_steps).astype(int)"),
         ("i rounded up", "jnp.floor(draws.u * num_steps)", "jnp.round(draws.u * num_steps)"),
-        ("a teacher step too few", "conditioning=conditioning)] * ratio", "conditioning=conditioning)] * (ratio - 1)", "test_model.py test_recipes.py"),
+        ("a teacher step too few", "if is_given else leg] * ratio", "if is_given else leg] * (ratio - 1)", "test_model.py test_recipes.py"),
+        ("a given teacher beyond its schedule", "_in_range(leg, teacher.schedule) if is_given else leg", "leg", "test_given.py"),
         ("i beyond N", "jnp.minimum(jnp.floor(draws.u * num_steps).astype(int) + 1, num_steps)", "jnp.floor(draws.u * num_steps).astype(int) + 1", "", "u is at most 1 - 2^-24, of which u N rounds to less than N"),
         ("the student is its own teacher", "bind(teacher, round_.teacher_params)", "bind(teacher, state.params)", "test_step.py::test_a_round_learns_from_its_own_teacher"),
         ("the teacher without labels", "functools.partial(teacher_denoise, conditioning=conditioning)", "teacher_denoise", "test_model.py"),
@@ -398,7 +413,7 @@ TRAINER += [
         "progdist/trainer/utilisation.py",
         "test_utilisation.py",
         ("a multiply-add is one", "return 2 * equation.outvars[0].aval.size * size", "return equation.outvars[0].aval.size * size"),
-        ("forward alone", "phase.batch_size * phase.passes", "phase.batch_size"),
+        ("forward alone", "min(phase.passes, STUDENT_PASSES)", "1"),
         ("one turn of a scan", "params[\"length\"] if name == \"scan\" else 1", "1"),
         ("all branches", "return max(inner)", "return sum(inner)"),
         ("slices have the whole peak", " and \"MIG\" not in device_kind", ""),
@@ -474,8 +489,8 @@ CORE = [
     *_mutants(
         "progdist/nets/networks.py",
         "test_config.py",
-        ("head_dim ignored", "fields[\"dtype\"] = jnp.dtype(config.dtype)", "fields[\"dtype\"], fields[\"head_dim\"] = jnp.dtype(config.dtype), 0"),
-        ("dtype ignored", "fields[\"dtype\"] = jnp.dtype(config.dtype)", "fields[\"dtype\"] = jnp.dtype(\"float32\")"),
+        ("head_dim ignored", "{\"dtype\": jnp.dtype(config.dtype)}", "{\"dtype\": jnp.dtype(config.dtype), \"head_dim\": 0}"),
+        ("dtype ignored", "{\"dtype\": jnp.dtype(config.dtype)}", "{\"dtype\": jnp.dtype(\"float32\")}"),
     ),
     *_mutants(
         "progdist/model.py",
