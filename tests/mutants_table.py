@@ -1026,7 +1026,11 @@ TEACHERS = [
         "progdist/teachers/diffusers_config.py",
         "test_teachers_hostile.py",
         ("numbers of any size", "not abs(value) <= _MOST:", "False:"),
-        ("channels without bound", "type(value) is int and value <= MOST_CHANNELS", "type(value) is int"),
+    ),
+    *_mutants(
+        "progdist/nets/diffusers_settings.py",
+        "test_teachers_hostile.py",
+        ("channels without bound", "require_at_most(MOST_CHANNELS, self, *fields)", "require_at_most(2**99, self, *fields)"),
     ),
     *_mutants(
         "progdist/teachers/diffusers_weights.py",
