@@ -169,7 +169,7 @@ def test_the_package_has_two_names_and_a_version():
 
 # --- what a stranger guesses
 
-KNOWN = "is not a command; commands are train, sample, evaluate, report, export, prep"
+KNOWN = "is not a command; commands are train, sample, evaluate, report, export, conv"
 GUESSES = {
     # commands
     "tain": (2, "'tain' is not a command; commands are train, sample, evaluate, rep"),

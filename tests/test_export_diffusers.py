@@ -235,6 +235,7 @@ def test_a_folder_is_read_as_the_model_that_was_exported(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, teacher.read(), model.params)
 
 
+@pytest.mark.slow
 def test_a_folder_converts_to_the_model_that_was_exported(tmp_path):
     model = pipelines.make(RICH)
     folder = pipelines.export(tmp_path, model)

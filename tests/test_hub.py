@@ -289,10 +289,12 @@ def test_the_commands_open_a_model_of_the_hub(remote, capsys, monkeypatch, tmp_p
     assert error.endswith(" is a student of 1 steps\n")
 
 
-def test_a_teacher_may_be_on_the_hub(remote, model, tmp_path, monkeypatch):
-    """A model of progdist, or a folder of diffusers, of which no other file is got."""
+def test_a_teacher_may_be_on_the_hub(remote, model):
     teacher = teachers.read_teacher("hf://me/pets")
     assert teacher.card["net"] == model.card["net"]
+
+
+def test_of_a_folder_of_diffusers_no_other_file_is_got(remote, tmp_path, monkeypatch):
     for name in ("config.json", "scheduler_config.json", "diffusion_pytorch_model.bin"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "training_state.pt").touch()
@@ -300,6 +302,17 @@ def test_a_teacher_may_be_on_the_hub(remote, model, tmp_path, monkeypatch):
     folder = hub_of_models.download("hf://me/pets@v1", hub_of_models.OF_DIFFUSERS)
     assert {path.name for path in folder.iterdir()} >= {"scheduler_config.json"}
     assert not (folder / "training_state.pt").exists()
+
+
+def test_a_pipeline_on_the_hub_is_to_be_converted(
+    remote, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "model_index.json").write_text("{}")
+    monkeypatch.setattr(remote, "folder", tmp_path)
+    code, error = answer(sample, "hf://me/pets", capsys=capsys, monkeypatch=monkeypatch)
+    said = "hf://me/pets: is a pipeline of diffusers; convert it first: progdist "
+    assert code == 2
+    assert error.splitlines()[-1] == f"progdist: {said}convert hf://me/pets --out=DIR"
 
 
 @pytest.mark.parametrize(

@@ -287,7 +287,7 @@ HOSTILE = [
     ({"net": {"depth": 3}}, "'depth' is no field of version "),
     ({"net": {"ch": "16"}}, "net.ch='16': must be of type int"),
     ({"net": {"ch": 2**31}}, "not written by this version|sizes beyond any array"),
-    ({"net": {"ch": 10**9}}, "has shape"),
+    ({"net": {"ch": 10**9}}, "net.ch=1000000000: must be at most 65,536"),
     ({"net": {"ch_mult": 3}}, "not written by this version of progdist"),
     ({"net": {"ch_mult": ["1"]}}, "net.ch_mult=.*: must be a tuple of integers"),
     ({"net": {"ch_mult": [10**12]}}, "sizes beyond any array"),

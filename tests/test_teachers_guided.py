@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from progdist import parallel
 from progdist.checkpoint import CheckpointError
 from progdist.checkpoint.weights import read_torch
 from progdist.errors import UsageError
-from progdist.model import bind
+from progdist.model import bind, param_template
 from progdist.nets import timesteps
 from progdist.nets.conditioning import Conditioning
 from progdist.nets.guided_unet import preconditioning
 from progdist.nets.types import Timesteps
 from progdist.sampling import cards
-from progdist.teachers import Options, published, read_teacher
+from progdist.teachers import Options, load, published, read_teacher
 from tests import converting, torch_files
 from tests.diffusers_models import FAST
 from tests.guided_goldens import CASES, SIZE
@@ -47,7 +48,9 @@ def teacher_of(name, path, **changes):
 
 def denoised(teacher, z, logsnr, label):
     """The prediction of a teacher, compiled as fast as can be."""
-    denoise = bind(cards.model_of(teacher.card, "a test"), teacher.read())
+    model = cards.model_of(teacher.card, "a test")
+    template = param_template(model, parallel.make_mesh(jax.devices()[:1]))
+    denoise = bind(model, load(teacher, template, "a test"))
     run = jax.jit(denoise, compiler_options=FAST)
     return run(z, np.float32(logsnr), Conditioning(np.int32(label)))
 
@@ -88,6 +91,7 @@ def test_x_is_that_of_the_source(name, phase, num_steps, tmp_path):
     assert (card["output"], card["schedule"]) == ("x", "karras")
 
 
+@pytest.mark.slow
 def test_the_command_converts_a_file(tmp_path, monkeypatch):
     teacher = teacher_of("rescaled", tmp_path)
     source, facts = tmp_path / "model.pt", facts_of("rescaled")

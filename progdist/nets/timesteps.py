@@ -10,8 +10,7 @@ from jaxtyping import Array, Float
 from progdist.nets.types import Betas, Timesteps
 
 _LIMIT = 20.0  # on |logsnr|; a terminal SNR of zero would be -infinity
-_GAP = 1e-4  # between levels of betas that are almost 0; others lie further apart
-_TAIL_GAP = 1e-3  # between levels beyond the limit
+_GAP = 1e-4  # the least between two levels; 50 times the rounding of float32 at -20
 # Of a timestep; rounding of float32 stays below it for up to 10,000 levels.
 _SNAP = 2e-3
 _MAX_PERIOD = 1e4
@@ -20,9 +19,9 @@ _MAX_PERIOD = 1e4
 def logsnr_of(timesteps: Timesteps) -> Float[np.ndarray, " t"]:
     """Returns the log-SNR of each noise level, in float64, strictly decreasing.
 
-    Levels at and beyond a log-SNR of -20 follow each other from there in steps of
-    0.001, so that float32 tells all levels apart: the target of distillation divides by
-    their differences.
+    Levels beyond a log-SNR of -20 follow each other from there in steps of 1e-4, so
+    that float32 tells all levels apart: the target of distillation divides by their
+    differences.
 
     Raises:
       ValueError: if a beta is outside (0, 1), or their number is not `num_timesteps`.
@@ -111,9 +110,7 @@ def check_inputs(z: Array, label: Any, levels: int, num_classes: int) -> None:
 
 def _told_apart(logsnr: np.ndarray) -> np.ndarray:
     """Returns finite levels that differ in float32, each below the one before it."""
-    beyond = np.cumsum(logsnr <= -_LIMIT)
-    tail = _TAIL_GAP * np.maximum(beyond - 1, 0)
-    levels = np.clip(logsnr, -_LIMIT, _LIMIT - _GAP) - tail
+    levels = np.clip(logsnr, -_LIMIT, _LIMIT - _GAP)
     if (np.diff(levels) <= -_GAP).all():
         return levels
     falling = _GAP * np.arange(len(levels))
