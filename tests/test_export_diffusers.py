@@ -17,16 +17,14 @@ import pytest
 import yaml
 
 import progdist
-from progdist import preflight, teachers
+from progdist import teachers
 from progdist.commands import export
-from progdist.config import load_preset, plan_of
 from progdist.diffusion import samplers
 from progdist.errors import UsageError
 from progdist.export import diffusers
 from progdist.model import bind
 from progdist.nets.settings import UNetConfig
 from progdist.nets.types import Timesteps
-from progdist.sampling import cards
 from progdist.teachers import Options
 from progdist.teachers.diffusers_config import Found, net_of
 from progdist.workdir import provenance
@@ -338,15 +336,3 @@ def test_it_needs_neither_torch_nor_diffusers(tmp_path, monkeypatch):
     for name in ("torch", "diffusers"):
         monkeypatch.setitem(sys.modules, name, None)
     assert pipelines.export(tmp_path, pipelines.make_case("eps")).is_dir()
-
-
-def test_the_card_of_a_student_names_the_origin_of_its_teacher(tmp_path):
-    facts = {"origin": "org/ddpm", "license": "mit"}
-    config = load_preset("digits", "smoke")
-    config.teacher = str(pipelines.save(tmp_path / "model", phase=0, **facts))
-    source = preflight.open_data(config.data)
-    for phase in plan_of(config):
-        card = cards.make_card(config, phase, source)
-        assert {name: card[name] for name in facts} == facts
-    config.teacher = str(tmp_path / "moved")
-    assert not facts.keys() & cards.make_card(config, phase, source).keys()

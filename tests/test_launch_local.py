@@ -258,6 +258,7 @@ def test_a_mistake_is_one_line_and_code_2(words, message):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_trainer_runs_in_two_processes_and_saves_on_sigterm(tmp_path):
     workdir = tmp_path / "w"
     command = [sys.executable, "-m", "launch.local", "--", f"--workdir={workdir}"]

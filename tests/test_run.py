@@ -497,6 +497,7 @@ def test_a_number_of_steps_without_a_round_is_refused(finished):
         draw(finished, 1, num_steps=3)
 
 
+@pytest.mark.slow
 def test_models_above_the_bound_of_the_evaluation_are_left_out(tmp_path):
     """The teacher of 8 steps is sampled in 2, and of the students those of 2 and 1."""
     config = load_preset("digits", "smoke")

@@ -233,6 +233,7 @@ def start(*words):
     )
 
 
+@pytest.mark.slow
 def test_it_follows_a_run_in_another_process(tmp_path):
     """From before it has begun; the end is found although nobody says it here."""
     workdir = tmp_path / "run"
