@@ -62,17 +62,25 @@ def test_the_published_network_has_as_many_parameters():
 
 
 @pytest.mark.slow
-def test_a_train_step_lowers_at_the_published_size():
+def test_the_step_towards_a_teacher_of_62_million_parameters_compiles():
     config, mesh = config_of(PUBLISHED), parallel.make_mesh(jax.devices()[:1])
+    config.net = dataclasses.replace(
+        config.net, block_out_channels=(128, 256, 384, 384)
+    )
     check(config)
     models = preflight.make_models(config)
-    recipe = recipes.make_recipe("base", config, models, None, mesh)
+    teacher = models.target._replace(parameterization="eps")
+    shapes = jax.tree.leaves(param_shapes(teacher))
+    assert sum(leaf.size for leaf in shapes) > 61_000_000
+    recipe = recipes.make_recipe("reparameterize", config, models, teacher, mesh)
     snapshot = recipes.make_template(recipe, 0, mesh)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     key = jax.eval_shape(jax.random.key, 0)
     round_ = recipes.steps.Round(snapshot.teacher_params, number, number, key)
-    batch = Batch(np.zeros((2, 32, 32, 3), np.float32), np.zeros(2, np.int32))
-    assert recipe.train_step.lower(snapshot.state, round_, batch).as_text()
+    batch = Batch(np.zeros((8, 32, 32, 3), np.float32), np.zeros(8, np.int32))
+    compiled = recipe.train_step.lower(snapshot.state, round_, batch).compile()
+    # Parameters, Adam's two moments, the average, and the teacher.
+    assert compiled.memory_analysis().argument_size_in_bytes > 4 * 4 * 61_000_000
 
 
 def apply(net, dropout=None):
