@@ -141,10 +141,13 @@ def update_flops(model: Model, phase: Phase, teacher: Model | None = None) -> in
     return phase.batch_size * (ours * forward_flops(model) + theirs)
 
 
-@functools.lru_cache(maxsize=8)  # a trace of a large network takes seconds
 def forward_flops(model: Model) -> int:
     """Returns the FLOPs of the products in a forward pass of one image."""
+    return _forward_flops(model._replace(precision="default"))
 
+
+@functools.lru_cache(maxsize=8)  # a trace of a large network takes seconds
+def _forward_flops(model: Model) -> int:
     def forward(params: Any, z_t: jax.Array, logsnr_t: jax.Array) -> Any:
         return bind(model, params)(z_t, logsnr_t, Conditioning(jnp.zeros(1, int)))
 
