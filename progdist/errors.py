@@ -36,6 +36,8 @@ SIGNALS = (
 )
 _LEAST_SIMILARITY = 0.65
 _READER_IS_GONE = errno.EPIPE, errno.EIO
+# Names of local copies of remote directories in messages, by their paths.
+shown_as: dict[str, str] = {}
 # Errors of JAX that were not caused by another process.
 _OWN_FAULTS = "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED"
 
@@ -109,6 +111,13 @@ def heard_signals() -> list[signal.Signals]:
     """Returns `SIGNALS` without those to be ignored, as SIGHUP is under nohup."""
     always = signal.SIGINT, signal.SIGTERM
     return [s for s in SIGNALS if s in always or signal.getsignal(s) != signal.SIG_IGN]
+
+
+def shown(text: str) -> str:
+    """Returns a message with the names that users know things by, see `shown_as`."""
+    for path, name in shown_as.items():
+        text = text.replace(path, name)
+    return text
 
 
 def last_line(error: BaseException) -> str:
@@ -298,7 +307,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 def _fail(message: str, code: int, everywhere: bool = False) -> NoReturn:
     with contextlib.suppress(OSError):
-        print(f"progdist: {message}", file=sys.stderr, flush=True)
+        print(f"progdist: {shown(message)}", file=sys.stderr, flush=True)
     if _is_distributed() and not everywhere:
         os._exit(code)  # an orderly exit would wait for the other processes
     sys.exit(code)

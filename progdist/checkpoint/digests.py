@@ -19,7 +19,7 @@ from progdist.errors import InputError, escaped
 from progdist.workdir import layout
 from progdist.workdir.files import write_bytes
 
-_MANIFEST = "manifest.sha256"  # in sha256sum's format
+_MANIFEST = layout.MANIFEST  # in sha256sum's format
 _ADDED = _MANIFEST, layout.DISTANCES  # written after the files of the manifest
 _SEAL = "# "
 

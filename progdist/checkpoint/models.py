@@ -1,5 +1,6 @@
 """Models of finished phases, and files of models that can serve as a teacher."""
 
+import functools
 import re
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from progdist.checkpoint.digests import CheckpointError
 from progdist.checkpoint.snapshots import SaveError
 from progdist.checkpoint.trees import Params
 from progdist.workdir import layout
+from progdist.workdir.mirror import Mirror
 
 
 def model_dir(workdir: Path, phase: int, num_steps: int) -> Path:
@@ -50,10 +52,19 @@ def find_model(workdir: Path, num_steps: int | None) -> Path:
     )
 
 
-def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
+def save_model(
+    path: Path, params: Params, facts: dict[str, Any], mirror: Mirror | None = None
+) -> None:
     """Writes a model's parameters, and a card with the facts.
 
     An existing equal model is kept; any other is replaced.
+
+    Args:
+      path: the directory.
+      params: the parameters.
+      facts: plain data for the card.
+      mirror: copy of the workdir in a bucket, to which the model is pushed, and from
+        which the other processes get it; None if they share the directory.
 
     Raises:
       SaveError: if it could not be written.
@@ -63,14 +74,23 @@ def save_model(path: Path, params: Params, facts: dict[str, Any]) -> None:
     try:
         if parallel.broadcast_from_zero(_is_saved(path, card)):
             return
-        ocp.save(trees.location(path), tree, custom_metadata=card, overwrite=True)
+        if trees.saves_here(mirror):
+            with trees.saving(mirror):
+                part, where = trees.part_to_save(tree, mirror), trees.location(path)
+                ocp.save(where, part, custom_metadata=card, overwrite=True)
         if jax.process_index() == 0:
             digests.write_manifest(path)
+            if mirror:
+                mirror.push()
     except Exception as error:
         raise SaveError(
             f"{path}: could not be written ({trees.reason(error)})"
         ) from error
     parallel.barrier(f"{path.name} is kept")
+    if mirror:
+        under = f"{path.relative_to(mirror.path).as_posix()}/"
+        pull = functools.partial(mirror.pull_unless_owned, lambda n: n.startswith(under))
+        parallel.together(pull)
 
 
 def is_model(path: Path) -> bool:

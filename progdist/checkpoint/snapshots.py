@@ -15,6 +15,7 @@ from progdist import parallel
 from progdist.checkpoint import digests, trees
 from progdist.checkpoint.digests import CheckpointError, DamageError
 from progdist.errors import Error
+from progdist.workdir.mirror import Mirror
 
 Facts = dict[str, Any]
 Tree = Any
@@ -30,7 +31,11 @@ class Checkpoints:
     """Snapshots of one run, numbered by global step."""
 
     def __init__(
-        self, directory: Path, keep: int, warn: Callable[[str], None] = print
+        self,
+        directory: Path,
+        keep: int,
+        warn: Callable[[str], None] = print,
+        mirror: Mirror | None = None,
     ) -> None:
         """Takes the directory; it need not exist yet.
 
@@ -38,8 +43,11 @@ class Checkpoints:
           directory: the directory.
           keep: number of latest snapshots to keep.
           warn: shows a message to the user.
+          mirror: copy of the workdir in a bucket, to which snapshots are pushed; None
+            if the processes share the directory.
         """
         self._directory, self._keep, self._warn = directory, keep, warn
+        self._mirror = mirror
         self._saving: tuple[int, Future[None]] | None = None
         # While a save is in progress, nothing else may call Orbax.
         self._background = ThreadPoolExecutor(1)
@@ -58,6 +66,8 @@ class Checkpoints:
           SaveError: if the previous write failed, or this one cannot begin.
         """
         self.wait()
+        if not trees.saves_here(self._mirror):
+            return
         latest = self._orbax.latest
         if latest is not None and latest.step == global_step:
             return
@@ -66,7 +76,11 @@ class Checkpoints:
             raise self._failure(global_step, reason)
         card = trees.make_card(facts, tree)
         try:
-            writing = self._orbax.save_async(global_step, tree, custom_metadata=card)
+            with trees.saving(self._mirror):
+                part = trees.part_to_save(tree, self._mirror)
+                writing = self._orbax.save_async(
+                    global_step, part, custom_metadata=card
+                )
         except Exception as error:
             raise self._failure(global_step, error) from error
         completed = self._background.submit(self._complete, global_step, writing)
@@ -135,10 +149,11 @@ class Checkpoints:
     def _orbax(self) -> ocp.training.Checkpointer:
         """Orbax's manager; opened late, once damaged snapshots have been moved."""
         policy = ocp.training.preservation_policies.LatestN(self._keep)
-        return ocp.training.Checkpointer(
-            trees.location(self._directory),
-            preservation_policy=policy,  # pyright: ignore
-        )
+        with trees.saving(self._mirror):
+            return ocp.training.Checkpointer(
+                trees.location(self._directory),
+                preservation_policy=policy,  # pyright: ignore
+            )
 
     def _complete(self, global_step: int, writing: Any) -> None:
         """Completes a write, and adds the digests of its files."""
@@ -146,6 +161,8 @@ class Checkpoints:
             raise RuntimeError("it did not start")
         if jax.process_index() == 0:
             digests.write_manifest(self._directory / str(global_step))
+            if self._mirror:
+                self._mirror.push()
 
     def _restore(
         self, global_step: int, template_of: Callable[[Facts], Tree]

@@ -1,5 +1,7 @@
 """Trees of arrays on disk by Orbax, each with a sealed card that describes it."""
 
+import contextlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from orbax.checkpoint import v1 as ocp
 
 from progdist.checkpoint import digests
 from progdist.checkpoint.digests import CheckpointError, DamageError, Leaf, Leaves
+from progdist.workdir.mirror import Mirror
 
 Params = Any  # a tree of arrays, or of their shapes and dtypes
 Card = dict[str, Any]
@@ -17,6 +20,32 @@ Card = dict[str, Any]
 def location(path: Path) -> str:
     """Returns an absolute path; Orbax fails late on a relative one."""
     return str(path.absolute())
+
+
+def saves_here(mirror: Mirror | None) -> bool:
+    """Whether this process takes part in a save.
+
+    All do if they share the directory; else the first one, which has all arrays, since
+    they are replicated.
+    """
+    return mirror is None or jax.process_index() == 0
+
+
+def saving(mirror: Mirror | None) -> AbstractContextManager[Any]:
+    """Opens Orbax's context of a save by the processes that take part in it."""
+    if mirror is None or jax.process_count() == 1:
+        return contextlib.nullcontext()
+    alone = ocp.options.MultiprocessingOptions(
+        active_processes={0}, barrier_sync_key_prefix="alone"
+    )
+    return ocp.Context(multiprocessing_options=alone)
+
+
+def part_to_save(tree: Any, mirror: Mirror | None) -> Any:
+    """Returns what this process hands to Orbax: its own copies if it saves alone."""
+    if mirror is None or jax.process_count() == 1:
+        return tree
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def make_card(facts: dict[str, Any], tree: Any) -> Card:

@@ -7,7 +7,7 @@
 The same command, or `progdist train WORKDIR`, resumes where it stopped. --list names
 the presets, and --config.base.num_updates=100 overrides one field. For several machines
 or processes, run the same command in each with --distributed, and a workdir on storage
-that they share.
+that they share. WORKDIR may be gs://BUCKET/PATH, with the extra `gcs`.
 
 Exit codes:
   0 done
@@ -28,6 +28,8 @@ from progdist.config import Config, as_begun, from_json, plan_of, presets
 from progdist.config.check import check
 from progdist.errors import UsageError
 from progdist.workdir import files, layout
+from progdist.workdir.bucket import is_url
+from progdist.workdir.mirror import Mirror
 
 
 def define_flags() -> Flags:
@@ -54,7 +56,8 @@ def main(argv: list[str]) -> None:
     if values["list"]:
         print(_list_of_presets())
         return
-    workdir, config = _open(flags, values)
+    place, config = _open(flags, values)
+    workdir = getattr(place, "path", place)
     check(config)
     config = as_begun(config, workdir) or config
     if values["wandb"] is not None:
@@ -82,7 +85,7 @@ def main(argv: list[str]) -> None:
     with Interrupt() as interrupt:
         run(
             config,
-            workdir,
+            place,
             interrupt,
             values["override"],
             values["wandb"],
@@ -131,15 +134,28 @@ def _profile(text: str | None, num_updates: int) -> range:
     return range(first, first + count)
 
 
-def _open(flags: Flags, values: dict[str, Any]) -> tuple[Path, Config]:
+def _open(flags: Flags, values: dict[str, Any]) -> tuple[Path | Mirror, Config]:
     """Returns the workdir and the configuration, by default that of the workdir."""
     flags.require(values, "workdir")
-    workdir = files.expand(values["workdir"]).absolute()
+    place, workdir = _open_workdir(values["workdir"])
     if not values["config"] and (workdir / layout.CONFIG).exists():
-        return workdir, from_json(workdir / layout.CONFIG)
+        return place, from_json(workdir / layout.CONFIG)
     if not values["config"]:
         raise UsageError("--config is missing; progdist train --list names the presets")
-    return workdir, values["config"]
+    return place, values["config"]
+
+
+def _open_workdir(text: str) -> tuple[Path | Mirror, Path]:
+    """Returns the workdir, and the path of its files; copies those in a bucket."""
+    if not is_url(text):
+        workdir = files.expand(text).absolute()
+        return workdir, workdir
+    from progdist.data.progress import counting, print_line
+
+    mirror = Mirror(text, print_line)
+    with counting(f"reading {mirror.url}", 1):
+        mirror.pull()
+    return mirror, mirror.path
 
 
 def _list_of_presets() -> str:

@@ -22,6 +22,7 @@ from progdist.trainer.preemption import Interrupt, Preemption, Watchdog
 from progdist.trainer.recipes import Recipe, make_recipe
 from progdist.workdir import layout
 from progdist.workdir.lock import Lock
+from progdist.workdir.mirror import Mirror
 
 
 class Pieces(NamedTuple):
@@ -39,9 +40,14 @@ class Pieces(NamedTuple):
     checkpoints: Checkpoints
     display: Display
     preemption: Preemption
-    lock: Lock
+    lock: Lock | Mirror
     override: bool
     profile: range
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """The copy of the workdir, if that lies in a bucket."""
+        return self.lock if isinstance(self.lock, Mirror) else None
 
     def recipe(self, phase: int) -> Recipe:
         """Returns the recipe of phase `number`; it may open the given teacher."""
@@ -57,7 +63,7 @@ def build(
     source: data.Source,
     extractors: list[Extractor],
     interrupt: Interrupt,
-    lock: Lock,
+    lock: Lock | Mirror,
     override: bool,
     profile: range,
     stack: ExitStack,
@@ -82,6 +88,7 @@ def build(
         workdir / layout.CHECKPOINTS,
         config.keep_checkpoints,
         display.note,
+        lock if isinstance(lock, Mirror) else None,
     )
     stack.callback(checkpoints.close)
     return Pieces(

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from progdist import plan, report
 from progdist.config import Config, from_json, plan_of
+from progdist.errors import shown
 from progdist.report.read.run import files_of
 from progdist.trainer.display import Display
 from progdist.workdir import layout
@@ -72,13 +73,14 @@ def show(workdir: Path, num_steps: int, display: Display) -> None:
 def _where_next(workdir: Path, num_steps: int) -> Iterator[Text]:
     """Yields lines with the paths of the pictures, and with two commands."""
     here = Path.cwd()
-    short = workdir.relative_to(here) if workdir.is_relative_to(here) else workdir
+    path = workdir.relative_to(here) if workdir.is_relative_to(here) else workdir
+    short = shown(str(path))
     for name in (layout.SAMPLES, layout.FIGURES, layout.REPORT):
         if (workdir / name).exists():
             link = Style(link=(workdir / name).absolute().as_uri())
             label = name.removesuffix(".html")
-            yield Text(f"{label:11} ") + Text(str(short / name), link)
-    run, flags = shlex.quote(str(short)), f"--steps={num_steps} --num=64 --out=grid.png"
+            yield Text(f"{label:11} ") + Text(f"{short}/{name}", link)
+    run, flags = shlex.quote(short), f"--steps={num_steps} --num=64 --out=grid.png"
     yield Text(f"{'try':11} {_command()} sample {run} {flags}")
     yield Text(f"{'':11} tensorboard --logdir={run}  # pip install tensorboard")
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from progdist.data import progress
 from progdist.data.progress import WIDTH, clock_text
+from progdist.errors import shown
 from progdist.plan import Phase
 
 _WEIGHT = 0.3  # of an interval in the smoothed speed
@@ -118,6 +119,8 @@ class Display:
 
     def note(self, text: str | Text) -> None:
         """Prints a message above the bars."""
+        if isinstance(text, str):
+            text = shown(text)
         if self._active:  # in one line, however long
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 

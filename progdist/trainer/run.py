@@ -15,12 +15,13 @@ from progdist.trainer.phase_end import PhaseEnd
 from progdist.trainer.preemption import Interrupt
 from progdist.workdir import layout, provenance
 from progdist.workdir.lock import Lock
+from progdist.workdir.mirror import Mirror
 from progdist.workdir.weights_and_biases import WandbRun
 
 
 def run(
     config: Config,
-    workdir: Path,
+    workdir: Path | Mirror,
     interrupt: Interrupt | None = None,
     override: bool = False,
     wandb_project: str | None = None,
@@ -31,7 +32,8 @@ def run(
 
     Args:
       config: the configuration.
-      workdir: directory used only by this run, on storage that all processes share.
+      workdir: directory used only by this run, on storage that all processes share;
+        or this process's copy of one in a bucket.
       interrupt: listener whose signals stop the run early; none by default.
       override: whether the configuration may differ from that of the first start.
       wandb_project: project of W&B that gets the rows and pictures; None for none.
@@ -49,6 +51,8 @@ def run(
       PeerError: on the other processes, if process 0 failed.
       Interrupted: if a signal asked it to stop; the state is saved.
     """
+    lock = workdir if isinstance(workdir, Mirror) else Lock(workdir)
+    workdir = lock.path if isinstance(lock, Mirror) else workdir
     provenance.code()  # of the cards; files may change while the run goes on
     open_given = functools.cache(lambda: given.open_given(config, may_import))
     source = parallel.together(lambda: start.check(config, workdir, open_given))
@@ -62,12 +66,13 @@ def run(
         )
     )
     with ExitStack() as stack:
-        lock = Lock(workdir)
         teacher = open_given().model if config.reparameterize and is_fresh else None
         own = functools.partial(
             start.own, config, workdir, override, lock, stack, teacher
         )
         parallel.on_process_zero(own)
+        if isinstance(lock, Mirror):
+            parallel.together(lock.pull_unless_owned)
         with parallel.refused_by_all():
             resume.check_same_everywhere(config, workdir, source, override)
         wandb_run = start.open_wandb(config, workdir, wandb_project, stack)

@@ -40,6 +40,7 @@ from progdist.trainer.summary import (
 from progdist.workdir import layout, provenance
 from progdist.workdir.journal import Journal
 from progdist.workdir.lock import Lock
+from progdist.workdir.mirror import Mirror
 from progdist.workdir.weights_and_biases import WandbRun
 
 
@@ -108,13 +109,13 @@ def own(
     config: Config,
     workdir: Path,
     override: bool,
-    lock: Lock,
+    lock: Lock | Mirror,
     stack: ExitStack,
     teacher: Model | None = None,
 ) -> None:
     """Locks the workdir for this run and removes unfinished writes of earlier ones."""
     resume.make(workdir)
-    stack.enter_context(lock)
+    stack.enter_context(lock)  # for a mirror, the files are there only now
     if not override:
         resume.check_same(config, workdir)
         resume.check_same_numerics(workdir)

@@ -1,5 +1,8 @@
 """Names of the files and folders in a workdir, and in an export."""
 
+import re
+from collections.abc import Container
+
 CONFIG = "config.json"
 PLAN = "plan.json"
 METRICS = "metrics.jsonl"
@@ -16,6 +19,8 @@ WANDB = "wandb"
 PROFILE = "profile"
 MEASURING = "measuring"  # unfinished measurements
 REPORT = "report.html"
+LOCK = "lock"
+MANIFEST = "manifest.sha256"  # of a checkpoint or model; written last
 
 FILES = CONFIG, PLAN, METRICS, EVALUATIONS, STARTS, REPORT
 DIRECTORIES = (
@@ -28,6 +33,35 @@ DIRECTORIES = (
     PROFILE,
     MEASURING,
 )
+
+_OTHER_FILES = r"lock|config\.\d+\.json|reproduction\.md|SHA256SUMS"
+
+
+def is_of_run(name: str) -> bool:
+    """Whether a path, relative to a workdir, is that of a file of the run."""
+    first, slash, _ = name.partition("/")
+    if slash:
+        return first in DIRECTORIES
+    return first in FILES or bool(re.fullmatch(_OTHER_FILES, first))
+
+
+def tree_of(name: str) -> str:
+    """Returns the directory of the checkpoint or model that holds a file, or ""."""
+    first, *rest = name.split("/")
+    whole = first in (CHECKPOINTS, MODELS) and len(rest) > 1
+    return f"{first}/{rest[0]}" if whole else ""
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a path is that of the manifest of a checkpoint or model."""
+    return name == f"{tree_of(name)}/{MANIFEST}"
+
+
+def is_complete(name: str, names: Container[str]) -> bool:
+    """Whether a file is part of no checkpoint or model that lacks its manifest."""
+    tree = tree_of(name)
+    return not tree or f"{tree}/{MANIFEST}" in names
+
 
 # Files and folders of an export.
 JAX_SAMPLER, ONNX_SAMPLER = "sampler.jax.zip", "sampler.onnx"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from progdist.errors import InputError
 from progdist.workdir.files import read_regular
+from progdist.workdir.layout import LOCK
 
 _TOUCH_SECONDS, _WATCH_SECONDS = 2.0, 7.0
 _SILENT_SECONDS = 60.0  # other machines may see a change with a delay
@@ -33,7 +34,7 @@ class Lock:
 
     def __init__(self, workdir: Path) -> None:
         """Prepares the lock of an existing directory."""
-        self._path = workdir / "lock"
+        self._path = workdir / LOCK
         self._record = b""  # as in the file; empty while not the owner
         self._released = threading.Event()
 
@@ -62,7 +63,7 @@ class Lock:
           LockError: if another run has taken it over.
         """
         if self._record and not self._is_owner():
-            owner = _describe(owner_of(self._path.parent))
+            owner = describe(owner_of(self._path.parent))
             raise LockError(
                 f"{self._path.parent}: was taken over by {owner} while this process "
                 "was suspended"
@@ -81,7 +82,7 @@ class Lock:
         watches = owner and (free is None or owner["host"] != socket.gethostname())
         if free is False or (watches and self._is_touched()):
             raise LockError(
-                f"{self._path.parent}: is in use by {_describe(owner)}; stop that run "
+                f"{self._path.parent}: is in use by {describe(owner)}; stop that run "
                 "first, or choose another --workdir"
             )
         note = {
@@ -118,7 +119,7 @@ class Owner:
 
     def __init__(self, workdir: Path) -> None:
         """Watches a directory, which need not exist yet."""
-        self._path = workdir / "lock"
+        self._path = workdir / LOCK
         self._touched: int | None = None
         self._since = 0.0
 
@@ -135,10 +136,17 @@ class Owner:
 
 def owner_of(workdir: Path) -> dict[str, str]:
     """Returns the owner's record (pid, host, since); empty without an owner."""
+    with contextlib.suppress(OSError, ValueError):
+        return parse_owner(read_regular(workdir / LOCK))
+    return {}
+
+
+def parse_owner(record: bytes) -> dict[str, str]:
+    """Returns the owner's record from the content of a lock; see `owner_of`."""
     try:
-        record = json.loads(read_regular(workdir / "lock")[:4096])
-        return {key: str(record[key]) for key in ("pid", "host", "since")}
-    except (OSError, ValueError, KeyError, TypeError):
+        fields = json.loads(record[:4096])
+        return {key: str(fields[key]) for key in ("pid", "host", "since")}
+    except (ValueError, KeyError, TypeError):
         return {}
 
 
@@ -151,7 +159,8 @@ def _try_lock(file: int) -> bool | None:
     return True
 
 
-def _describe(owner: dict[str, str]) -> str:
+def describe(owner: dict[str, str]) -> str:
+    """Returns the owner in words."""
     if not owner:
         return "another run"
     return "process {pid} on {host}, since {since}".format(**owner)
