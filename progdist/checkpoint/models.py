@@ -1,6 +1,5 @@
 """Models of finished phases, and files of models that can serve as a teacher."""
 
-import functools
 import re
 import shutil
 from pathlib import Path
@@ -75,9 +74,8 @@ def save_model(
         if parallel.broadcast_from_zero(_is_saved(path, card)):
             return
         if trees.saves_here(mirror):
-            with trees.saving(mirror):
-                part, where = trees.part_to_save(tree, mirror), trees.location(path)
-                ocp.save(where, part, custom_metadata=card, overwrite=True)
+            with trees.saving(tree, mirror) as part:
+                ocp.save(trees.location(path), part, custom_metadata=card, overwrite=True)
         if jax.process_index() == 0:
             digests.write_manifest(path)
             if mirror:
@@ -89,8 +87,7 @@ def save_model(
     parallel.barrier(f"{path.name} is kept")
     if mirror:
         under = f"{path.relative_to(mirror.path).as_posix()}/"
-        pull = functools.partial(mirror.pull_unless_owned, lambda n: n.startswith(under))
-        parallel.together(pull)
+        parallel.together(lambda: mirror.pull_unless_owned(under))
 
 
 def is_model(path: Path) -> bool:

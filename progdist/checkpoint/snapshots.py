@@ -1,7 +1,6 @@
 """Snapshots of a run; it resumes from the newest intact one."""
 
-import contextlib
-import functools
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
@@ -68,19 +67,17 @@ class Checkpoints:
         self.wait()
         if not trees.saves_here(self._mirror):
             return
-        latest = self._orbax.latest
-        if latest is not None and latest.step == global_step:
+        latest = max(snapshot_steps(self._directory), default=-1)
+        if latest == global_step:
             return
-        if latest is not None and latest.step > global_step:
-            reason = RuntimeError(f"{latest.path} exists and is newer")
+        if latest > global_step:
+            reason = RuntimeError(f"{self._directory / str(latest)} exists and is newer")
             raise self._failure(global_step, reason)
         card = trees.make_card(facts, tree)
+        where = trees.location(self._directory / str(global_step))
         try:
-            with trees.saving(self._mirror):
-                part = trees.part_to_save(tree, self._mirror)
-                writing = self._orbax.save_async(
-                    global_step, part, custom_metadata=card
-                )
+            with trees.saving(tree, self._mirror) as part:
+                writing = ocp.save_async(where, part, custom_metadata=card)
         except Exception as error:
             raise self._failure(global_step, error) from error
         completed = self._background.submit(self._complete, global_step, writing)
@@ -140,27 +137,14 @@ class Checkpoints:
             self.wait()
         finally:
             self._background.shutdown()
-            # Closing raises the error of `wait` once more.
-            with contextlib.suppress(Exception):
-                if "_orbax" in self.__dict__:
-                    self._orbax.close()
-
-    @functools.cached_property
-    def _orbax(self) -> ocp.training.Checkpointer:
-        """Orbax's manager; opened late, once damaged snapshots have been moved."""
-        policy = ocp.training.preservation_policies.LatestN(self._keep)
-        with trees.saving(self._mirror):
-            return ocp.training.Checkpointer(
-                trees.location(self._directory),
-                preservation_policy=policy,  # pyright: ignore
-            )
 
     def _complete(self, global_step: int, writing: Any) -> None:
-        """Completes a write, and adds the digests of its files."""
-        if writing is None or not writing.result():
-            raise RuntimeError("it did not start")
+        """Completes a write, adds the digests of its files, and removes old ones."""
+        writing.result()
         if jax.process_index() == 0:
             digests.write_manifest(self._directory / str(global_step))
+            for old in snapshot_steps(self._directory)[self._keep :]:
+                shutil.rmtree(self._directory / str(old))
             if self._mirror:
                 self._mirror.push()
 

@@ -1,13 +1,14 @@
 """Trees of arrays on disk by Orbax, each with a sealed card that describes it."""
 
 import contextlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
+from orbax.checkpoint.experimental.v1._src.saving import execution
 
 from progdist.checkpoint import digests
 from progdist.checkpoint.digests import CheckpointError, DamageError, Leaf, Leaves
@@ -31,21 +32,36 @@ def saves_here(mirror: Mirror | None) -> bool:
     return mirror is None or jax.process_index() == 0
 
 
-def saving(mirror: Mirror | None) -> AbstractContextManager[Any]:
-    """Opens Orbax's context of a save by the processes that take part in it."""
+@contextlib.contextmanager
+def saving(tree: Any, mirror: Mirror | None) -> Iterator[Any]:
+    """Opens Orbax's context of a save; yields what this process hands to Orbax."""
     if mirror is None or jax.process_count() == 1:
-        return contextlib.nullcontext()
-    alone = ocp.options.MultiprocessingOptions(
-        active_processes={0}, barrier_sync_key_prefix="alone"
-    )
-    return ocp.Context(multiprocessing_options=alone)
+        yield tree
+        return
+    with alone(), _no_comparison_of_paths():
+        yield jax.device_get(tree)  # Orbax refuses a process's own jax.Array
 
 
-def part_to_save(tree: Any, mirror: Mirror | None) -> Any:
-    """Returns what this process hands to Orbax: its own copies if it saves alone."""
-    if mirror is None or jax.process_count() == 1:
-        return tree
-    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Lets Orbax wait for no other process."""
+    here, context = jax.process_index(), ocp.Context()
+    context.multiprocessing.primary_host = here
+    context.multiprocessing.active_processes = {here}
+    context.multiprocessing.barrier_sync_key_prefix = f"process_{here}"
+    with context:
+        yield
+
+
+@contextlib.contextmanager
+def _no_comparison_of_paths() -> Iterator[None]:
+    """Prevents Orbax 0.12 from asking all processes, active or not, for the path."""
+    before = execution._check_directory_consistency
+    execution._check_directory_consistency = lambda directory: None
+    try:
+        yield
+    finally:
+        execution._check_directory_consistency = before
 
 
 def make_card(facts: dict[str, Any], tree: Any) -> Card:
@@ -101,7 +117,8 @@ def read_tree(where: Path, abstract: Any, card: Card) -> Any:
     saved = leaves_on(card)
     digests.check_shapes(where, saved, abstract)
     try:
-        tree = ocp.load(location(where), abstract)
+        with alone() if jax.process_count() > 1 else contextlib.nullcontext():
+            tree = ocp.load(location(where), abstract)
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:

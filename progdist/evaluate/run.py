@@ -22,6 +22,7 @@ from progdist.nets.types import MatmulPrecision
 from progdist.sampling import cards
 from progdist.workdir import files, journal, layout
 from progdist.workdir.lock import Lock
+from progdist.workdir.mirror import Mirror, owner_of
 from progdist.workdir.rows import EvalRow, ImagesRow, read_typed
 
 Measuring = AbstractContextManager[Counting]
@@ -65,7 +66,7 @@ def check(
 
 def evaluate_models(
     config: Config,
-    workdir: Path,
+    workdir: Path | Mirror,
     sampler_specs: Sequence[SamplerSpec],
     out: Path | None = None,
     precision: MatmulPrecision | None = None,
@@ -75,17 +76,21 @@ def evaluate_models(
 
     Args:
       config: configuration of the run.
-      workdir: directory of the run, which is locked unless the rows go elsewhere.
+      workdir: directory of the run, or a copy of one in a bucket; it is locked unless
+        the rows go elsewhere.
       sampler_specs: from `check`.
       out: file of the rows; None for the run's own, and the cards of its models.
       precision: precision of the network's products; None for that of each card.
       measuring: shows the progress of measurements; entered once all is open.
     """
     preflight.check_memory(config, jax.process_count())
-    lock, path = Lock(workdir), out or workdir / layout.EVALUATIONS
+    lock, workdir = owner_of(workdir)
+    path = out or workdir / layout.EVALUATIONS
     with ExitStack() as stack:
         if not out:
             parallel.on_process_zero(lambda: stack.enter_context(lock) and None)
+        if isinstance(lock, Mirror):
+            parallel.together(lock.pull_unless_owned)
         evaluation = _make_evaluator(config, path.parent, stack, measuring)
         models = _evaluate(evaluation, workdir, path, sampler_specs, lock, precision)
         for model_dir in models:
@@ -132,7 +137,7 @@ def _evaluate(
     workdir: Path,
     out: Path,
     sampler_specs: Sequence[SamplerSpec],
-    lock: Lock,
+    lock: Lock | Mirror,
     precision: MatmulPrecision | None,
 ) -> Iterator[Path]:
     """Evaluates one model after another; yields the directory of each."""

@@ -14,8 +14,7 @@ from progdist.trainer.build import Pieces, build
 from progdist.trainer.phase_end import PhaseEnd
 from progdist.trainer.preemption import Interrupt
 from progdist.workdir import layout, provenance
-from progdist.workdir.lock import Lock
-from progdist.workdir.mirror import Mirror
+from progdist.workdir.mirror import Mirror, owner_of
 from progdist.workdir.weights_and_biases import WandbRun
 
 
@@ -51,8 +50,7 @@ def run(
       PeerError: on the other processes, if process 0 failed.
       Interrupted: if a signal asked it to stop; the state is saved.
     """
-    lock = workdir if isinstance(workdir, Mirror) else Lock(workdir)
-    workdir = lock.path if isinstance(lock, Mirror) else workdir
+    lock, workdir = owner_of(workdir)
     provenance.code()  # of the cards; files may change while the run goes on
     open_given = functools.cache(lambda: given.open_given(config, may_import))
     source = parallel.together(lambda: start.check(config, workdir, open_given))

@@ -34,7 +34,7 @@ DIRECTORIES = (
     MEASURING,
 )
 
-_OTHER_FILES = r"lock|config\.\d+\.json|reproduction\.md|SHA256SUMS"
+_OTHER_FILES = r"config\.\d+\.json|reproduction\.md|SHA256SUMS"
 
 
 def is_of_run(name: str) -> bool:

@@ -21,6 +21,7 @@ from progdist.errors import Error, InputError, Interrupted
 from progdist.workdir import bucket, files, layout
 from progdist.workdir.bucket import Bucket, Conflict, Stored
 from progdist.workdir.lease import Lease
+from progdist.workdir.lock import Lock
 
 PUSH_SECONDS = 15.0
 _THREADS = 8
@@ -113,9 +114,18 @@ class Mirror(Copy):
     the others pull.
     """
 
-    def __init__(self, url: str, note: Callable[[str], None]) -> None:
-        """Takes the address, and what shows a line to the user."""
+    def __init__(
+        self, url: str, note: Callable[[str], None], has_checkpoints: bool = True
+    ) -> None:
+        """Takes the address.
+
+        Args:
+          url: the address.
+          note: shows a line to the user.
+          has_checkpoints: whether the copy includes the checkpoints.
+        """
         super().__init__(url)
+        self._has_checkpoints = has_checkpoints
         if not self.bucket.path:
             raise InputError(f"{url}: must name a folder: {url}/NAME")
         self._lease = Lease(self.bucket, note)
@@ -124,9 +134,15 @@ class Mirror(Copy):
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._push_often, daemon=True)
 
-    def pull(self, only: _Filter = layout.is_of_run) -> None:
+    def pull(self, only: _Filter = lambda name: True) -> None:
         """Makes the copy equal to the bucket; other objects are left alone."""
-        super().pull(lambda name: layout.is_of_run(name) and only(name))
+        super().pull(
+            lambda name: name == layout.LOCK or (self._selects(name) and only(name))
+        )
+
+    def _selects(self, name: str) -> bool:
+        is_checkpoint = name.startswith(f"{layout.CHECKPOINTS}/")
+        return layout.is_of_run(name) and (self._has_checkpoints or not is_checkpoint)
 
     def _forget_incomplete(self, found: dict[str, Stored]) -> None:
         before = set(found)
@@ -160,10 +176,10 @@ class Mirror(Copy):
         finally:
             self._lease.__exit__()
 
-    def pull_unless_owned(self, only: _Filter = layout.is_of_run) -> None:
-        """Pulls, in the processes of a run that do not own the workdir."""
+    def pull_unless_owned(self, under: str = "") -> None:
+        """Pulls names that begin so, in processes that do not own the workdir."""
         if not self._thread.is_alive():
-            self.pull(only)
+            self.pull(lambda name: name.startswith(under))
 
     def check(self) -> None:
         """Refuses to go on if another run has taken the workdir over.
@@ -184,24 +200,33 @@ class Mirror(Copy):
         with self._pushing:
             # Listed before anything is read: rows that precede a checkpoint are
             # written before its manifest is.
-            names = {n for n in _names(self.path) if layout.is_of_run(n)}
-            names.discard(layout.LOCK)
-            here = {n for n in names if layout.is_complete(n, names)}
+            here = self._names()
             self._upload_all(n for n in here if not layout.tree_of(n))
-            for tree in sorted({t for n in here if (t := layout.tree_of(n))}):
-                self._upload_tree(tree, here)
-            gone = (self._known.keys() | self._incomplete) - here - {layout.LOCK}
-            for name in sorted(gone, key=lambda name: not layout.is_manifest(name)):
+            for manifest in sorted(filter(layout.is_manifest, here)):
+                self._upload_tree(manifest, here)
+            # A checkpoint that replaces an older one may have come meanwhile.
+            now = self._names()
+            if not any(layout.is_manifest(name) for name in now - here):
+                self._delete((self._known.keys() | self._incomplete) - now)
+
+    def _names(self) -> set[str]:
+        """Returns the files of the run, without incomplete checkpoints and models."""
+        names = {name for name in _names(self.path) if self._selects(name)}
+        return {name for name in names if layout.is_complete(name, names)}
+
+    def _delete(self, names: Iterable[str]) -> None:
+        for name in sorted(names, key=lambda name: not layout.is_manifest(name)):
+            if self._selects(name):
                 self._lease.ensure()
                 self.bucket.delete(name)
                 self._known.pop(name, None)
-            self._incomplete.clear()
+                self._incomplete.discard(name)
 
-    def _upload_tree(self, tree: str, here: Iterable[str]) -> None:
+    def _upload_tree(self, manifest: str, here: Iterable[str]) -> None:
         """Uploads a checkpoint or model, its manifest last; skips one just removed."""
-        names = [n for n in here if layout.tree_of(n) == tree]
-        manifest = next(n for n in names if layout.is_manifest(n))
-        if self._upload_all(n for n in names if n != manifest):
+        tree = layout.tree_of(manifest)
+        names = [n for n in here if layout.tree_of(n) == tree and n != manifest]
+        if self._upload_all(names):
             self._upload(manifest)
 
     def _upload_all(self, names: Iterable[str]) -> bool:
@@ -263,14 +288,11 @@ def local(path: str | Path, only: _Filter = lambda name: True) -> Path:
     return copy.path
 
 
-def local_run(path: str | Path, only: _Filter = lambda name: True) -> Path:
-    """Returns the local path of a workdir; see `local`. Takes no checkpoints."""
-
-    def wanted(name: str) -> bool:
-        is_checkpoint = name.startswith(f"{layout.CHECKPOINTS}/")
-        return layout.is_of_run(name) and not is_checkpoint and only(name)
-
-    return local(path, wanted)
+def owner_of(workdir: Path | Mirror) -> tuple[Lock | Mirror, Path]:
+    """Returns what owns a workdir once it is entered, and the path of its files."""
+    if isinstance(workdir, Mirror):
+        return workdir, workdir.path
+    return Lock(workdir), workdir
 
 
 _copies: dict[str, Copy] = {}
