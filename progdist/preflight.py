@@ -16,7 +16,8 @@ from progdist.config.check import require
 from progdist.diffusion.schedules import describe
 from progdist.model import Model, param_shapes
 from progdist.nets.settings import NetConfig, UNetConfig, norm_groups, released_groups
-from progdist.workdir import files
+from progdist.workdir.bucket import is_url
+from progdist.workdir.mirror import local
 from progdist.workdir.provenance import memory_bytes
 
 
@@ -134,11 +135,12 @@ def open_data(settings: Data, num_classes: int = 0) -> data.Source:
 
     Raises:
       DataError: if it is missing, malformed or of another shape.
+      InputError, BucketError: if it lies in a bucket that cannot be read.
     """
     return data.open_source(
         settings.name,
         settings.split,
-        settings.dir,
+        str(local(settings.dir)) if is_url(settings.dir) else settings.dir,
         settings.tfds_name,
         settings.image_shape,
         settings.skip_bad,
@@ -170,7 +172,7 @@ def check_teacher(
     """
     if not config.teacher:
         return
-    path = path or files.expand(config.teacher)
+    path = path or local(config.teacher)
     card = checkpoint.check_model(path, param_shapes(model))
     check_card(model, path, card)
     _check_hidden(path, card, config.net)

@@ -7,7 +7,6 @@ serves the bucket `runs` until it is killed.
 
 import contextlib
 import http.client
-import os
 import platform
 import random
 import signal
@@ -54,8 +53,9 @@ def make_bucket(url):
     for _ in range(100):
         with contextlib.suppress(OSError):
             connection = http.client.HTTPConnection(host, timeout=10)
-            connection.request("POST", "/storage/v1/b?project=test", body)
-            assert connection.getresponse().status == 200
+            with contextlib.closing(connection):
+                connection.request("POST", "/storage/v1/b?project=test", body)
+                assert connection.getresponse().status == 200
             return
         time.sleep(0.1)
     raise TimeoutError(url)
@@ -90,6 +90,7 @@ class Flaky:
 
     def __exit__(self, *_):
         self._server.shutdown()
+        self._server.server_close()
 
     def answer(self, method, path, headers, body):
         fails = self._rng.random() < self.share
@@ -97,9 +98,10 @@ class Flaky:
         if fails and self._rng.random() < 0.5:
             return 503, [], b"not now"
         connection = http.client.HTTPConnection(self._host, timeout=60)
-        connection.request(method, path, body, dict(headers))
-        response = connection.getresponse()
-        content = response.read()
+        with contextlib.closing(connection):
+            connection.request(method, path, body, dict(headers))
+            response = connection.getresponse()
+            content = response.read()
         if fails:
             return 503, [], b"lost"
         return response.status, response.getheaders(), content
@@ -118,7 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers:
             if name.lower() not in ("content-length", "transfer-encoding", "date"):
                 # Sessions of uploads go through the proxy, too.
-                self.send_header(name, value.replace(self.proxy._host, self.headers["Host"]))
+                self.send_header(
+                    name, value.replace(self.proxy._host, self.headers["Host"])
+                )
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

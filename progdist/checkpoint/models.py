@@ -75,7 +75,9 @@ def save_model(
             return
         if trees.saves_here(mirror):
             with trees.saving(tree, mirror) as part:
-                ocp.save(trees.location(path), part, custom_metadata=card, overwrite=True)
+                ocp.save(
+                    trees.location(path), part, custom_metadata=card, overwrite=True
+                )
         if jax.process_index() == 0:
             digests.write_manifest(path)
             if mirror:

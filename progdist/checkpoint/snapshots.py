@@ -71,7 +71,9 @@ class Checkpoints:
         if latest == global_step:
             return
         if latest > global_step:
-            reason = RuntimeError(f"{self._directory / str(latest)} exists and is newer")
+            reason = RuntimeError(
+                f"{self._directory / str(latest)} exists and is newer"
+            )
             raise self._failure(global_step, reason)
         card = trees.make_card(facts, tree)
         where = trees.location(self._directory / str(global_step))

@@ -44,7 +44,9 @@ from progdist.errors import UsageError
 from progdist.evaluate.published import PROTOCOL, Protocol
 from progdist.nets.types import MatmulPrecision
 from progdist.plan import MOST_STEPS
-from progdist.workdir import files
+from progdist.workdir import files, layout
+from progdist.workdir.bucket import is_url
+from progdist.workdir.mirror import Mirror, local
 
 # Flags of the models of a run.
 _OF_MODELS = "num_steps", "round", "sampler", "gammas", "seed", "precision"
@@ -99,7 +101,8 @@ def main(argv: list[str]) -> None:
     values = define_flags().parse(argv, __doc__)
     if values["protocol"]:
         _take_protocol(values)
-    workdir, config = _open(values)
+    place, config = _open(values)
+    workdir = place.path if isinstance(place, Mirror) else place
     _check_words(config, values)
     out = _check_out(workdir, values)
 
@@ -107,7 +110,7 @@ def main(argv: list[str]) -> None:
     from progdist.evaluate import run
     from progdist.trainer.preemption import interruptible
 
-    images = None if values["images"] is None else files.expand(values["images"])
+    images = None if values["images"] is None else local(values["images"])
     specs = run.check(config, None if images else workdir, values)
     cluster.join(values)
     devices.prepare(config, values["num_processes"] or 1)
@@ -115,10 +118,10 @@ def main(argv: list[str]) -> None:
     if images:
         run.evaluate_images(config, images, values["num"], out, measuring)
     else:
-        run.evaluate_models(config, workdir, specs, out, precision, measuring)
+        run.evaluate_models(config, place, specs, out, precision, measuring)
 
 
-def _open(values: dict[str, Any]) -> tuple[Path, Config]:
+def _open(values: dict[str, Any]) -> tuple[Path | Mirror, Config]:
     """Returns the run's directory, "" without a run, and the checked configuration."""
     has = {name: values[name] is not None for name in ("workdir", "config", "images")}
     if has["config"] and not (has["images"] and not has["workdir"]):
@@ -132,10 +135,25 @@ def _open(values: dict[str, Any]) -> tuple[Path, Config]:
         config = _with_flags(values["config"], values)
         check_reference(config)
         return Path(), config
-    workdir, config = open_run(values["workdir"])
+    place = _place(values)
+    workdir, config = open_run(str(getattr(place, "path", place)))
     config = _with_flags(config, values)
     check(config)
-    return workdir, config
+    return place if isinstance(place, Mirror) else workdir, config
+
+
+def _place(values: dict[str, Any]) -> str | Path | Mirror:
+    """Returns the workdir; of one in a bucket a copy, which is owned to add rows."""
+    text = values["workdir"]
+    if not is_url(text):
+        return text
+    if values["images"] or values["out"]:
+        return local(text, lambda name: not layout.is_checkpoint(name))
+    from progdist.data.progress import print_line
+
+    mirror = Mirror(text, print_line, has_checkpoints=False)
+    mirror.pull()
+    return mirror
 
 
 def _with_flags(config: Config, values: dict[str, Any]) -> Config:

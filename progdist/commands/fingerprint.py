@@ -11,7 +11,8 @@ Exit codes: 0 done; 2 bad input, in one line.
 
 from progdist.commands.parser import Flags
 from progdist.errors import UsageError
-from progdist.workdir import files, layout
+from progdist.workdir import layout
+from progdist.workdir.mirror import local
 
 
 def define_flags() -> Flags:
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
 
     from progdist import checkpoint
 
-    workdir = files.expand(values["workdir"])
+    workdir = local(values["workdir"])
     if not workdir.is_dir():
         raise UsageError(f"{workdir}: no such directory")
     directory = workdir / layout.CHECKPOINTS

@@ -6,11 +6,11 @@
   progdist report runs/digits --figures=docs/images
 
 Several workdirs are shown side by side. The page is WORKDIR/report.html, or report.html
-in the current directory for several. An unfinished run is shown as it stands. With
---watch the page is rewritten at that interval when a run has written something, and
-reloads itself in the browser, until all runs have ended or Ctrl-C. It waits for
-runs that have not started yet, and exits at once on a stopped run: resume that first.
-With --figures the figures of one run are drawn again, as they
+in the current directory for several or for gs://BUCKET/PATH. An unfinished run is shown
+as it stands. With --watch the page is rewritten at that interval when a run has written
+something, and reloads itself in the browser, until all runs have ended or Ctrl-C. It
+waits for runs that have not started yet, and exits at once on a stopped run: resume
+that first. With --figures the figures of one run are drawn again, as they
 stand, into a directory: NAME.png for light pages and NAME_dark.png for dark ones.
 
 Exit codes: 0 done; 2 bad input, in one line; 4 the page could not be written; 128 + n
@@ -23,7 +23,9 @@ from pathlib import Path
 
 from progdist.commands.parser import Flags
 from progdist.errors import UsageError
-from progdist.workdir import files
+from progdist.workdir import files, layout
+from progdist.workdir.bucket import is_url
+from progdist.workdir.mirror import local, refresh
 
 
 def define_flags() -> Flags:
@@ -39,10 +41,12 @@ def define_flags() -> Flags:
 def main(argv: list[str]) -> None:
     """Writes the page that the command line describes, and prints its path."""
     values = define_flags().parse(argv, __doc__, "workdir")
-    workdirs = [files.expand(path) for path in values["workdir"]]
+    workdirs = [local(path, _is_shown) for path in values["workdir"]]
     out = None if values["out"] is None else files.expand(values["out"])
     if out:
         _check_out(out)
+    elif is_url(values["workdir"][0]):
+        out = Path(layout.REPORT)
 
     figures = values["figures"] and files.expand(values["figures"])
     if figures:
@@ -53,11 +57,16 @@ def main(argv: list[str]) -> None:
     from progdist.report.page.watch import watch
 
     if values["watch"]:
-        print(watch(workdirs, out, values["watch"], _note))
+        print(watch(workdirs, out, values["watch"], _note, refresh))
     else:
         print(write_page(workdirs, out))
     if figures:
         print(*write_figures(workdirs[0], figures), sep="\n")
+
+
+def _is_shown(name: str) -> bool:
+    """Whether the page needs a file of a run in a bucket."""
+    return not layout.tree_of(name)
 
 
 def _check_out(out: Path) -> None:

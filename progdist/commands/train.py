@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
         print(_list_of_presets())
         return
     place, config = _open(flags, values)
-    workdir = getattr(place, "path", place)
+    workdir = place.path if isinstance(place, Mirror) else place
     check(config)
     config = as_begun(config, workdir) or config
     if values["wandb"] is not None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatch
 from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args
@@ -27,7 +28,8 @@ from progdist.plan import MOST_STEPS
 from progdist.sampling import cards, hub
 from progdist.sampling.cards import Card
 from progdist.sampling.draw import Batches, Sampler, draw_trajectory, make_sampler
-from progdist.workdir import files, layout
+from progdist.workdir import layout
+from progdist.workdir.mirror import local
 
 # Files of parameters in exported folders, and in those of the Hub.
 _PARAMS = "model.safetensors", "hub/model.safetensors", "params.safetensors"
@@ -263,7 +265,8 @@ def load(
 
     Args:
       path: workdir of a run, directory of one of its `models/`, exported folder or its
-        .safetensors file, or hf://OWNER/NAME on the Hugging Face Hub.
+        .safetensors file, any of them in a bucket as gs://BUCKET/PATH, or
+        hf://OWNER/NAME on the Hugging Face Hub.
       steps: network calls per image, N. Selects the student of a run; a single model
         knows its own. An undistilled teacher takes any number.
       teacher: whether to open the undistilled teacher of a run.
@@ -275,7 +278,8 @@ def load(
         that a run has.
     """
     is_remote = str(path).startswith(hub.PREFIX)
-    place = hub.download(str(path)) if is_remote else files.expand(path)
+    wanted = _wanted(steps, teacher)
+    place = hub.download(str(path)) if is_remote else local(path, wanted)
     if (place / layout.MODELS).is_dir():
         place = _model_of_run(place, steps, teacher)
     place = with_params(place)
@@ -287,6 +291,19 @@ def load(
     except OverflowError:
         raise CheckpointError(f"{place}: its card has sizes beyond any array") from None
     return Pretrained(model, checkpoint.load_model(place, template), card, num_steps)
+
+
+def _wanted(steps: int | None, teacher: bool) -> Callable[[str], bool]:
+    """Selects what to copy from a bucket: of a run, its manifests and one model."""
+    wanted = "phase_00_*" if teacher else f"*_steps_{'*' if steps is None else steps}"
+
+    def is_wanted(name: str) -> bool:
+        if tree := layout.tree_of(name):
+            is_known = layout.is_manifest(name) and not layout.is_checkpoint(name)
+            return is_known or fnmatch(tree, f"{layout.MODELS}/{wanted}")
+        return not layout.is_of_run(name)
+
+    return is_wanted
 
 
 def _model_of_run(workdir: Path, steps: int | None, teacher: bool) -> Path:

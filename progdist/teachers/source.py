@@ -11,6 +11,8 @@ from progdist.sampling.pretrained import with_params
 from progdist.teachers import diffusers, guided, released
 from progdist.teachers.teacher import Options, Teacher
 from progdist.workdir import files
+from progdist.workdir.bucket import is_url
+from progdist.workdir.mirror import local
 
 # A pickle is a program; the reader of .pt files refuses all but tensors.
 _PICKLES = ".pkl", ".pickle", ".ckpt", ".bin"
@@ -31,15 +33,13 @@ def read_teacher(source: str | Path, options: Options | None = None) -> Teacher:
       UsageError: if an option does not apply to it.
     """
     is_remote = str(source).startswith(hub.PREFIX)
-    if is_remote:
-        path = hub.download(str(source), hub.OF_DIFFUSERS)
-    else:
-        path = files.expand(source)
+    path = hub.download(str(source), hub.OF_DIFFUSERS) if is_remote else local(source)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or directory")
     teacher = _read(path, options or Options())
     if teacher.is_own:
         return teacher
+    is_remote |= is_url(source)
     origin = str(source) if is_remote else Path(os.path.abspath(path)).name
     return teacher._replace(card=teacher.card | {"origin": origin})
 

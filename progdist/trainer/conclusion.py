@@ -19,6 +19,7 @@ from progdist.errors import shown
 from progdist.report.read.run import files_of
 from progdist.trainer.display import Display
 from progdist.workdir import layout
+from progdist.workdir.bucket import is_url
 from progdist.workdir.rows import EvalRow, StartRow, read_typed
 
 
@@ -74,7 +75,8 @@ def _where_next(workdir: Path, num_steps: int) -> Iterator[Text]:
     """Yields lines with the paths of the pictures, and with two commands."""
     here = Path.cwd()
     path = workdir.relative_to(here) if workdir.is_relative_to(here) else workdir
-    short = shown(str(path))
+    name = shown(str(workdir))
+    short = name if is_url(name) else str(path)
     for name in (layout.SAMPLES, layout.FIGURES, layout.REPORT):
         if (workdir / name).exists():
             link = Style(link=(workdir / name).absolute().as_uri())

@@ -7,7 +7,7 @@ from pathlib import Path
 from progdist import checkpoint, parallel, preflight
 from progdist.config import Config, Data, plan_of
 from progdist.data import Source, survey
-from progdist.errors import InputError
+from progdist.errors import InputError, shown
 from progdist.evaluate.specs import passes_of_phase
 from progdist.model import Model
 from progdist.plan import Phase
@@ -19,7 +19,7 @@ from progdist.trainer.summary import (
     snapshot_bytes,
 )
 from progdist.workdir import layout
-from progdist.workdir.files import expand
+from progdist.workdir.mirror import local
 
 
 def show(
@@ -82,16 +82,17 @@ def training_passes(phases: tuple[Phase, ...]) -> int:
 
 
 def _folder(settings: Data) -> str:
-    path = expand(settings.dir).absolute()
+    path = local(settings.dir).absolute()
     found = survey.look(path, settings.split, settings.labels)
     return survey.describe(found, settings.image_shape)
 
 
 def _workdir(workdir: Path) -> str:
     steps = checkpoint.snapshot_steps(workdir / layout.CHECKPOINTS)
+    name = shown(str(workdir))
     if steps:
-        return f"{workdir}, resumes at update {max(steps):,}"
-    return f"{workdir}, " + ("exists" if workdir.exists() else "will be created")
+        return f"{name}, resumes at update {max(steps):,}"
+    return f"{name}, " + ("exists" if workdir.exists() else "will be created")
 
 
 def _phases(config: Config, phases: tuple[Phase, ...], model: Model) -> Iterator[str]:

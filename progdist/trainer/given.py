@@ -21,7 +21,7 @@ from progdist.model import Model, Params, param_shapes
 from progdist.nets.settings import UNetConfig, norm_groups
 from progdist.sampling import cards
 from progdist.teachers import Teacher, function
-from progdist.workdir import files
+from progdist.workdir.mirror import local
 
 
 class Given(NamedTuple):
@@ -94,7 +94,7 @@ def _source(config: Config) -> Teacher:
 
     Such a file does not say what its output means.
     """
-    path = files.expand(config.teacher)
+    path = local(config.teacher)
     if config.student == "net" and teachers.is_released(path) and _fits(path, config):
         return Teacher({}, path=path)
     return teachers.read_teacher(config.teacher)

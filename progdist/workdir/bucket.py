@@ -138,28 +138,37 @@ class Bucket:
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         """Turns errors of the client into those of this program."""
-        from google.api_core import exceptions
+        from google.api_core.exceptions import GoogleAPIError
         from google.auth.exceptions import GoogleAuthError
 
         try:
             yield
-        except (exceptions.PreconditionFailed, exceptions.NotFound) as error:
-            if isinstance(error, exceptions.NotFound) and not self._exists():
-                raise InputError(f"{self.url}: there is no such bucket") from None
-            raise Conflict(self.url) from None
-        except (exceptions.Unauthorized, exceptions.Forbidden) as error:
-            reason = reason_of(error)
-            raise InputError(f"{self.url}: access is refused ({reason})") from None
-        except exceptions.BadRequest as error:
-            raise InputError(f"{self.url}: {reason_of(error)}") from None
-        except GoogleAuthError as error:
-            raise InputError(f"{self.url}: {_LOG_IN} ({reason_of(error)})") from None
-        except exceptions.GoogleAPIError as error:
-            raise BucketError(f"{self.url}: no answer ({reason_of(error)})") from None
+        except (GoogleAPIError, GoogleAuthError) as error:
+            raise self._explanation(error) from None
         except OSError as error:
             if error.filename is not None:  # of a local file
                 raise
             raise BucketError(f"{self.url}: no answer ({reason_of(error)})") from None
+
+    def _explanation(self, error: Exception) -> Exception:
+        """Returns the error of this program for one of the client."""
+        from google.api_core import exceptions
+        from google.auth.exceptions import GoogleAuthError
+
+        match error:
+            case exceptions.NotFound() if not self._exists():
+                return InputError(f"{self.url}: there is no such bucket")
+            case exceptions.NotFound() | exceptions.PreconditionFailed():
+                return Conflict(self.url)
+            case exceptions.Unauthorized() | exceptions.Forbidden():
+                reason = f"access is refused ({reason_of(error)})"
+            case exceptions.BadRequest():
+                reason = reason_of(error)
+            case GoogleAuthError():
+                reason = f"{_LOG_IN} ({reason_of(error)})"
+            case _:
+                return BucketError(f"{self.url}: no answer ({reason_of(error)})")
+        return InputError(f"{self.url}: {reason}")
 
     def _exists(self) -> bool:
         """Whether the bucket exists; True if that cannot be known."""

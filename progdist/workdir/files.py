@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,10 +21,12 @@ def expand(path: str | Path) -> Path:
     """Returns the path with ~ replaced by the home directory.
 
     Raises:
-      InputError: if it is empty, or there is no such home directory.
+      InputError: if it is empty, an address, or in no such home directory.
     """
     if not str(path):
         raise InputError("'': not a path")
+    if re.match(r"\w+:/", str(path)):
+        raise InputError(f"{path}: must be a path on a disk")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -45,6 +45,11 @@ def is_of_run(name: str) -> bool:
     return first in FILES or bool(re.fullmatch(_OTHER_FILES, first))
 
 
+def is_checkpoint(name: str) -> bool:
+    """Whether a path is that of a file of the checkpoints."""
+    return name.startswith(f"{CHECKPOINTS}/")
+
+
 def tree_of(name: str) -> str:
     """Returns the directory of the checkpoint or model that holds a file, or ""."""
     first, *rest = name.split("/")

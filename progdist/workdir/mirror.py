@@ -77,7 +77,6 @@ class Copy:
         self._forget_incomplete(found)
         for name in found:
             _check_name(self.url, name)
-        self.path.mkdir(parents=True, exist_ok=True)
         for name in _names(self.path):
             if name not in found and only(name):
                 (self.path / name).unlink(missing_ok=True)
@@ -141,8 +140,9 @@ class Mirror(Copy):
         )
 
     def _selects(self, name: str) -> bool:
-        is_checkpoint = name.startswith(f"{layout.CHECKPOINTS}/")
-        return layout.is_of_run(name) and (self._has_checkpoints or not is_checkpoint)
+        if layout.is_checkpoint(name) and not self._has_checkpoints:
+            return False
+        return layout.is_of_run(name)
 
     def _forget_incomplete(self, found: dict[str, Stored]) -> None:
         before = set(found)
@@ -283,9 +283,17 @@ def local(path: str | Path, only: _Filter = lambda name: True) -> Path:
     """
     if not bucket.is_url(path):
         return files.expand(path)
-    copy = _copies.get(str(path)) or _copies.setdefault(str(path), Copy(str(path)))
+    if str(path) not in _copies:
+        _copies[str(path)] = Copy(str(path)), only
+    copy, _ = _copies[str(path)]
     copy.pull(only)
     return copy.path
+
+
+def refresh() -> None:
+    """Copies what has changed in the buckets since `local`."""
+    for copy, only in _copies.values():
+        copy.pull(only)
 
 
 def owner_of(workdir: Path | Mirror) -> tuple[Lock | Mirror, Path]:
@@ -295,7 +303,7 @@ def owner_of(workdir: Path | Mirror) -> tuple[Lock | Mirror, Path]:
     return Lock(workdir), workdir
 
 
-_copies: dict[str, Copy] = {}
+_copies: dict[str, tuple[Copy, _Filter]] = {}
 
 
 def _claim(url: str) -> tuple[Path, int]:

@@ -18,6 +18,7 @@ def watch(
     out: Path | None,
     seconds: int,
     note: Callable[[str], None],
+    refresh: Callable[[], None] = lambda: None,
 ) -> Path:
     """Writes the page whenever a run has written something; returns its path.
 
@@ -29,6 +30,7 @@ def watch(
       out: as for `write_page`.
       seconds: interval between checks of the files, and between reloads.
       note: shows a line to the user.
+      refresh: called before the files are read, to copy those in a bucket.
 
     Raises:
       InputError: if a workdir occurs twice, or a file is malformed at the end. Until
@@ -49,6 +51,7 @@ def watch(
             if there and marks != latest and page.try_to_write(there, seconds):
                 latest = marks
             time.sleep(seconds)
+            refresh()
     except (KeyboardInterrupt, SystemExit):
         with contextlib.suppress(InputError, OSError):
             page.write([path for path in workdirs if is_run(path)])
