@@ -27,7 +27,7 @@ from progdist.report import square_grid
 
 # How many pictures each shows.
 PICTURES = {"library": 8, "digits": 5, "draw": 4}
-MOST_BYTES, CELL_SECONDS = 1_000_000, 120
+MOST_BYTES, CELL_SECONDS = 1_000_000, 300
 COLABS = Path(__file__).parent / "colab.txt"
 LIBRARY = {"START_STEPS": 4, "WIDTH": 32, "BATCH_SIZE": 128}
 LIBRARY |= {"FIRST_UPDATES": 1000, "NUM_UPDATES": 500, "NUM_SAMPLES": 300}
