@@ -19,7 +19,7 @@ import nbformat
 from absl import flags
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
 from launch import command_line
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         else:
             try:
                 notebook = execute(notebook)
-            except (CellExecutionError, CellTimeoutError) as error:
+            except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
                 print(error, file=sys.stderr)
                 return 1
         nbformat.write(notebook, path)
@@ -68,11 +68,13 @@ def notebook_path(name: str) -> Path:
     return ROOT / "launch" / f"{name}.ipynb"
 
 
-def execute(notebook: NotebookNode, cell_seconds: int = 3600) -> NotebookNode:
+def execute(
+    notebook: NotebookNode, cell_seconds: int = 3600, *, python: str = sys.executable
+) -> NotebookNode:
     """Returns a copy of the notebook with the outputs of all its cells, run in order.
 
-    The kernel is this Python at the top of the checkout. It accepts connections only
-    from this process, and reads no user settings.
+    The kernel is this Python, or another, at the top of the checkout. It accepts
+    connections only from this process, and reads no user settings.
     """
     notebook = copy.deepcopy(notebook)
     with tempfile.TemporaryDirectory(prefix="notebook") as private:
@@ -82,6 +84,8 @@ def execute(notebook: NotebookNode, cell_seconds: int = 3600) -> NotebookNode:
             transport="ipc",
             ip=f"{private}/kernel",
         )
+        if spec := manager.kernel_spec:
+            spec.argv[0] = python
         places = "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"
         environment = os.environ | dict.fromkeys(places, private)
         environment.pop("MPLBACKEND", None)  # or figures would not reach the notebook

@@ -47,7 +47,7 @@ def url(server, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(lease, "LEASE_SECONDS", LEASE)
     monkeypatch.setattr(lease, "RENEW_SECONDS", RENEW)
-    monkeypatch.setattr(errors, "shown_as", {})
+    errors.shown_as.clear()
     monkeypatch.setattr(mirror, "_copies", {})
     clients, make = [], bucket._client.__wrapped__
 

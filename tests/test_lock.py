@@ -13,7 +13,7 @@ import pytest
 from progdist.diffusion import logsnr_bins
 from progdist.workdir import lock
 from progdist.workdir.journal import Journal
-from progdist.workdir.lock import Lock, LockError
+from progdist.workdir.lock import Lock, LockError, Owner
 from tests.waiting import wait_until
 
 OWNER = """
@@ -62,6 +62,23 @@ def test_a_released_lock_is_free(tmp_path):
         with Lock(tmp_path):
             pass
     assert (tmp_path / "lock").read_text() == ""
+
+
+def test_a_lock_on_the_local_disk_is_one_for_every_name_of_the_workdir(
+    tmp_path, monkeypatch
+):
+    workdir, local = tmp_path / "drive", tmp_path / "disk" / "locks"
+    workdir.mkdir()
+    (tmp_path / "link").symlink_to(workdir)
+    monkeypatch.setenv("PROGDIST_LOCK_DIR", str(local))
+    with Lock(workdir):
+        with pytest.raises(LockError, match="link: is in use"), Lock(tmp_path / "link"):
+            pass
+        with Lock(tmp_path):  # another workdir
+            assert len(list(local.iterdir())) == 2
+        assert Owner(workdir).is_alive()
+    assert not Owner(workdir).is_alive()
+    assert not list(workdir.iterdir())
 
 
 def leave_note_of_another_host(directory):

@@ -1,19 +1,23 @@
 """The notebooks run in small, and lie there with the outputs of a decent run."""
 
 import ast
-import importlib.util
+import copy
+import functools
+import importlib.metadata
 import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pytest
-from nbclient.exceptions import CellTimeoutError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
@@ -23,7 +27,31 @@ from progdist.report import square_grid
 
 # How many pictures each shows.
 PICTURES = {"library": 8, "digits": 5, "draw": 4}
-MOST_BYTES, CELL_SECONDS = 1_000_000, 120
+MOST_BYTES, CELL_SECONDS = 1_000_000, 300
+COLABS = Path(__file__).parent / "colab.txt"
+LIBRARY = {"START_STEPS": 4, "WIDTH": 32, "BATCH_SIZE": 128}
+LIBRARY |= {"FIRST_UPDATES": 1000, "NUM_UPDATES": 500, "NUM_SAMPLES": 300}
+DIGITS = {"CONFIG": "digits:smoke", "SETTINGS": ["--config.cpu_devices=1"]}
+DRAWING = {"NUM_STEPS": [1, 2], "NUM_IMAGES": 64, "BATCH_SIZE": 64, "SEED": 7}
+COLAB = """
+import sys
+from types import SimpleNamespace
+place = SimpleNamespace(drive=SimpleNamespace(mount=print), output=None)
+sys.modules["google.colab"] = place
+get_ipython().run_line_magic = print
+"""
+LOSS = """
+import os, signal, threading, time
+from pathlib import Path
+
+def lose():
+    while not Path({path!r}).exists():
+        time.sleep(0.02)
+    os.killpg(0, signal.SIGKILL)
+
+assert os.getpgrp() == os.getpid()
+threading.Thread(target=lose, daemon=True).start()
+"""
 
 
 def read(name):
@@ -112,64 +140,114 @@ def test_the_library_is_shown_without_the_rest_of_the_package():
 
 
 class Machine:
-    """A machine that lacks the project until pip is called."""
+    """A machine that lacks the project until pip has run."""
 
-    def __init__(self, has_gpu=False):
-        self.has_gpu, self.commands = has_gpu, []
-        self._spec = importlib.util.find_spec("progdist")
+    def __init__(self, monkeypatch, has_gpu=False, refusals=0, upgraded=""):
+        self.commands, self.kernel = [], SimpleNamespace(do_shutdown=self.shut_down)
+        self.restarts, self.versions = 0, {"numpy": "2.1.3", "jax": "0.7.2"}
+        self._refusals, self._upgraded = refusals, upgraded
+        owners = {"numpy": ["numpy"], "not_loaded": ["jax"]}
+        metadata = importlib.metadata
+        monkeypatch.setattr(metadata, "distributions", self.distributions)
+        monkeypatch.setattr(metadata, "packages_distributions", lambda: owners)
+        monkeypatch.setattr(metadata, "version", lambda name: self.versions[name])
+        monkeypatch.setattr(subprocess, "run", self.run)
+        which = shutil.which("true") if has_gpu else None
+        monkeypatch.setattr(shutil, "which", lambda command: which)
 
-    def find_spec(self, name):
-        installed = any("pip" in command for command in self.commands)
-        return self._spec if installed else None
+    def distributions(self, name):
+        version = self.versions.get(name)
+        return [SimpleNamespace(version=version)] if version else self.commands
 
-    def run(self, command, check):
-        self.commands.append([str(word) for word in command])
+    def run(self, command, **_):
+        self.commands.append(command)
+        refused = len(self.commands) <= self._refusals
+        if self._upgraded and not refused:
+            self.versions[self._upgraded] = "9"
+        return SimpleNamespace(returncode=int(refused), stderr="ERROR: why\n")
 
-    def which(self, command):
-        return command if self.has_gpu else None
+    def shut_down(self, restart):
+        self.restarts += restart
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    return functools.partial(Machine, monkeypatch)
 
 
 def set_up(machine, monkeypatch, directory, repository=""):
     monkeypatch.chdir(directory)
-    monkeypatch.setattr(importlib.util, "find_spec", machine.find_spec)
-    monkeypatch.setattr(subprocess, "run", machine.run)
-    monkeypatch.setattr("shutil.which", machine.which)
     script = directory / "set_up.py"
-    source = code_cells(read("library"))[0].source
-    address = f"REPOSITORY = {repository!r}"
-    source = re.sub(r'^REPOSITORY = ".*"', address, source, flags=re.MULTILINE)
-    script.write_text(source)
-    runpy.run_path(str(script))
+    notebook = read("library")
+    if repository:
+        notebooks.address(notebook, "library", repository)
+    script.write_text(code_cells(notebook)[0].source)
+    runpy.run_path(str(script), {"get_ipython": lambda: machine})
 
 
 def test_the_set_up_fetches_nothing_where_the_project_is(monkeypatch, tmp_path):
-    machine = Machine()
-    monkeypatch.setattr(machine, "find_spec", importlib.util.find_spec)
-    set_up(machine, monkeypatch, tmp_path)
-    assert machine.commands == []
+    set_up(None, monkeypatch, tmp_path)
     assert Path.cwd() == tmp_path
 
 
-def test_the_set_up_installs_from_git_for_the_accelerator(monkeypatch, tmp_path):
-    machine = Machine(has_gpu=True)
-    set_up(machine, monkeypatch, tmp_path, "https://example.org/progdist")
-    (install,) = machine.commands
+@pytest.mark.parametrize(
+    ("uploads", "directory", "source"),
+    [
+        ("progdist-1-py3-none-any.whl", ".", "progdist-1-py3-none-any.whl"),
+        ("progdist-1-py3-none-any (1).whl other-1-any.whl", ".", None),
+        ("progdist-main/progdist/py.typed", ".", "progdist-main"),
+        ("progdist/progdist/py.typed", "progdist", "progdist"),
+        ("progdist/progdist/py.typed", "progdist/launch", "progdist"),
+    ],
+    ids=["wheel", "neither", "beside", "top of a checkout", "launch of a checkout"],
+)
+def test_the_set_up_installs_an_upload_before_the_address(
+    machine, monkeypatch, tmp_path, uploads, directory, source
+):
+    for name in (f"{directory}/lies_here", *uploads.split(" other")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    it = machine()
+    set_up(it, monkeypatch, tmp_path / directory, "owner/progdist")
+    address = "git+https://github.com/owner/progdist"
+    expected = (tmp_path / source).as_uri() if source else address
+    (install,) = it.commands
     assert install[:4] == [sys.executable, "-m", "pip", "install"]
-    assert install[-1] == "progdist[cuda] @ git+https://example.org/progdist"
+    assert install[4:] == [f"progdist @ {expected}", "numpy==2.1.3"]
+    assert it.restarts == 0
 
 
-def test_the_set_up_installs_an_upload(monkeypatch, tmp_path):
-    machine = Machine()
-    upload = tmp_path / "progdist_checkout"
-    upload.mkdir()
-    set_up(machine, monkeypatch, tmp_path, "https://example.org/progdist")
-    (install,) = machine.commands
-    assert install[-1] == f"progdist @ {upload.as_uri()}"
+def test_the_set_up_installs_the_plugin_of_the_accelerator(
+    machine, monkeypatch, tmp_path
+):
+    it = machine(has_gpu=True)
+    set_up(it, monkeypatch, tmp_path, "owner/progdist")
+    assert it.commands[0][4].startswith("progdist[cuda] @ ")
 
 
-def test_the_set_up_asks_in_one_line_for_what_it_lacks(monkeypatch, tmp_path):
-    with pytest.raises(SystemExit, match=r"^Set REPOSITORY, or upload .*\.$"):
-        set_up(Machine(), monkeypatch, tmp_path)
+def test_a_numpy_without_a_release_of_jax_is_replaced_and_the_kernel_restarted(
+    machine, monkeypatch, tmp_path
+):
+    it = machine(refusals=1, upgraded="numpy")
+    with pytest.raises(
+        SystemExit, match=r"^numpy 2\.1\.3 → 9: .* Run the notebook again"
+    ):
+        set_up(it, monkeypatch, tmp_path, "owner/progdist")
+    assert it.commands[1] == it.commands[0][:-1]
+    assert it.restarts == 1
+
+
+def test_a_package_that_was_not_loaded_needs_no_restart(machine, monkeypatch, tmp_path):
+    it = machine(upgraded="jax")
+    set_up(it, monkeypatch, tmp_path, "owner/progdist")
+    assert it.restarts == 0
+
+
+def test_the_set_up_says_in_one_line_what_it_lacks(machine, monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match=r"^Upload .* to \S+, or set REPOSITORY\.$"):
+        set_up(machine(), monkeypatch, tmp_path)
+    with pytest.raises(SystemExit, match="ERROR: why\npip could not install git"):
+        set_up(machine(refusals=2), monkeypatch, tmp_path, "owner/progdist")
 
 
 # Running them.
@@ -183,14 +261,18 @@ def set_parameters(notebook, **parameters):
     return notebook
 
 
-def run_in_small(name, **parameters):
-    return execute_in(notebooks.ROOT, set_parameters(read(name), **parameters))
-
-
-def execute_in(directory, notebook):
+def execute_in(directory, notebook, **more):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(notebooks, "ROOT", directory)
-        return notebooks.execute(notebook, CELL_SECONDS)
+        return notebooks.execute(notebook, CELL_SECONDS, **more)
+
+
+def execute_and_lose(directory, notebook, path):
+    """Runs the notebook on a machine that is lost as soon as a path exists there."""
+    lost = copy.deepcopy(notebook)
+    lost.cells.insert(0, new_code_cell(LOSS.format(path=path)))
+    with pytest.raises(DeadKernelError):
+        execute_in(directory, lost)
 
 
 def test_a_notebook_is_run_by_this_python_from_the_top_of_the_checkout(
@@ -264,15 +346,7 @@ def test_an_address_that_is_none_is_refused():
 
 @pytest.fixture(scope="module")
 def library():
-    return run_in_small(
-        "library",
-        START_STEPS=4,
-        WIDTH=32,
-        BATCH_SIZE=128,
-        FIRST_UPDATES=1000,
-        NUM_UPDATES=500,
-        NUM_SAMPLES=300,
-    )
+    return execute_in(notebooks.ROOT, set_parameters(read("library"), **LIBRARY))
 
 
 def test_the_students_of_the_library_land_where_their_teachers_do(library):
@@ -293,23 +367,33 @@ def directory(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def digits(directory):
-    notebook = set_parameters(
-        read("digits"), CONFIG="digits:smoke", SETTINGS=["--config.cpu_devices=1"]
-    )
+def workdir(directory):
+    return directory / "drive" / "MyDrive" / "runs" / "digits"
+
+
+@pytest.fixture(scope="module")
+def digits(directory, workdir):
+    """The digits on Colab with a Drive, which loses the machine once."""
+    notebook = on_colab(set_parameters(read("digits"), DRIVE="drive", **DIGITS))
+    execute_and_lose(directory, notebook, str(workdir / "checkpoints" / "10"))
     return execute_in(directory, notebook)
 
 
+def on_colab(notebook):
+    notebook.cells.insert(0, new_code_cell(COLAB))
+    return notebook
+
+
 def draw(directory, *cells, **parameters):
-    notebook = set_parameters(read("draw"), **parameters)
+    notebook = on_colab(set_parameters(read("draw"), DRIVE="drive", **parameters))
     notebook.cells += cells
     return execute_in(directory, notebook)
 
 
-def test_the_digits_are_trained_measured_and_drawn(digits, directory):
+def test_the_digits_are_trained_measured_and_drawn(digits, workdir):
     assert len(shown(digits, "image/png")) == PICTURES["digits"]
-    assert "64 images in 1 step: runs/digits/one_step.png" in printed(digits)
-    lines = (directory / "runs" / "digits" / "eval.jsonl").read_text().splitlines()
+    assert "64 images in 1 step: drive/MyDrive/runs/digits/one_step" in printed(digits)
+    lines = (workdir / "eval.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if row["role"] == "student"]
     students = {n: values[0] for n, values in table(digits).items()}
     assert list(students) == [4, 2, 1]
@@ -321,16 +405,27 @@ def test_the_digits_are_trained_measured_and_drawn(digits, directory):
     assert "\x1b" not in printed(digits)
 
 
-def test_a_student_draws_what_the_command_draws(digits, directory, tmp_path):
+def test_a_lost_machine_costs_the_updates_since_the_last_checkpoint(digits, workdir):
+    rows = map(json.loads, (workdir / "starts.jsonl").read_text().splitlines())
+    starts = [row["global_step"] for row in rows if "global_step" in row]
+    assert starts[0] == 0
+    assert starts[1] >= 10
+
+
+def test_the_lock_of_a_run_on_drive_lies_on_the_local_disk(digits, directory, workdir):
+    assert "drive\n" in printed(digits)  # mounted
+    assert not (workdir / "lock").exists()
+    assert len(list((directory / "locks").iterdir())) == 1
+
+
+def test_a_student_draws_what_the_command_draws(digits, directory, workdir, tmp_path):
     out = tmp_path / "drawn.npy"
-    cell = new_code_cell(f"np.save({str(out)!r}, rows[0])")
-    settings = {"NUM_STEPS": [1, 2], "NUM_IMAGES": 64, "BATCH_SIZE": 64, "SEED": 7}
-    drawn = draw(directory, cell, **settings)
+    drawn = draw(directory, new_code_cell(f"np.save({str(out)!r}, rows[0])"), **DRAWING)
     assert len(shown(drawn, "image/png")) == PICTURES["draw"]
     times = table(drawn)
     assert list(times) == [1, 2, 4]
     assert all(float(value) > 0 for row in times.values() for value in row)
-    picture = np.asarray(Image.open(directory / "runs" / "digits" / "one_step.png"))
+    picture = np.asarray(Image.open(workdir / "one_step.png"))
     grid = square_grid(np.load(out)).squeeze()
     # The command may split the batch over several devices.
     np.testing.assert_allclose(grid, picture.astype(int), rtol=0, atol=1)
@@ -338,10 +433,13 @@ def test_a_student_draws_what_the_command_draws(digits, directory, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_is_trained_where_there_is_none(tmp_path):
-    training = ["--config=digits:smoke"]
-    drawn = draw(tmp_path, TRAINING=training, NUM_STEPS=[1, 2], BATCH_SIZE=8)
-    assert list(table(drawn)) == [1, 2, 4]
+def test_a_run_is_trained_where_there_is_none_and_resumed_where_it_was_lost(tmp_path):
+    settings = {"TRAINING": ["--config=digits:smoke"], **DRAWING}
+    notebook = set_parameters(read("draw"), **settings)
+    models = "runs/digits/models"
+    execute_and_lose(tmp_path, notebook, f"{models}/phase_01_steps_2")
+    assert not (tmp_path / models / "phase_02_steps_1").exists()
+    assert list(table(execute_in(tmp_path, notebook))) == [1, 2, 4]
 
 
 @pytest.mark.slow
@@ -360,3 +458,53 @@ def test_a_cell_that_takes_too_long_is_ended():
     notebook = new_notebook(cells=[new_code_cell("import time\ntime.sleep(60)")])
     with pytest.raises(CellTimeoutError):
         notebooks.execute(notebook, cell_seconds=1)
+
+
+# Beside the packages of Colab.
+
+
+def run_in(python, *words):
+    done = subprocess.run([python, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def has_version(python):
+    """Whether the command exists, and is no shim of another version's."""
+    try:
+        return not subprocess.run([python, "--version"], capture_output=True).returncode
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_the_notebooks_run_on_the_packages_of_colab(tmp_path, monkeypatch):
+    """Installed there from a checkout, with a NumPy and a Jupyter that stay."""
+    commands = [name for name in ("python3.13", "python3.12") if has_version(name)]
+    if not commands:
+        pytest.skip("no Python 3.13 or 3.12")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    checkout, python = tmp_path / "progdist", str(tmp_path / "venv" / "bin" / "python")
+    for room in ("progdist", "configs"):
+        shutil.copytree(notebooks.ROOT / room, checkout / room)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(notebooks.ROOT / name, checkout)
+    run_in(commands[0], "-m", "venv", tmp_path / "venv")
+    run_in(python, "-m", "pip", "install", "-r", COLABS)
+    loaded = new_code_cell("import flax, jax, matplotlib.pyplot, numpy, pandas")
+    trials = {"library": LIBRARY, "digits": DIGITS, "draw": DRAWING}
+    for name, settings in trials.items():
+        notebook = set_parameters(read(name), **settings)
+        notebook.cells.insert(0, loaded)
+        if name == "library":
+            with pytest.raises(CellExecutionError, match=r"jax 0\.7\.2 → .*restarts"):
+                execute_in(tmp_path, notebook, python=python)
+        done = execute_in(tmp_path, notebook, python=python)
+        assert len(shown(done, "image/png")) == PICTURES[name]
+    source = "from importlib.metadata import requires, version as v\n"
+    source += "print(v('numpy'), v('jax'), *requires('jax'))"
+    version, jax, *needs = run_in(python, "-c", source).split()
+    assert version == "2.1.3"
+    assert f"jax-cuda12-plugin[with-cuda]<={jax},>={jax};" in needs
+    plugin = f"jax-cuda12-plugin=={jax}"  # which exists for this Python
+    run_in(python, "-m", "pip", "install", "--dry-run", "--no-deps", plugin)

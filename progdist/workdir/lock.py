@@ -4,11 +4,15 @@ The owner holds an exclusive lock on the file `lock`, which is released when it 
 and touches the file every two seconds. On a file system that does not share locks
 between machines, a run on another machine sees the file change. An owner that was
 suspended may find its record replaced; it must check before it writes.
+
+The variable PROGDIST_LOCK_DIR moves the file into a local directory, named by a digest
+of the workdir's path. It then locks out this machine alone, as for Google Drive.
 """
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -16,7 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-from progdist.errors import InputError
+from progdist.errors import InputError, shown_as
 from progdist.workdir.files import read_regular
 from progdist.workdir.layout import LOCK
 
@@ -34,12 +38,13 @@ class Lock:
 
     def __init__(self, workdir: Path) -> None:
         """Prepares the lock of an existing directory."""
-        self._path = workdir / LOCK
+        self._workdir, self._path = workdir, _lock_path(workdir)
         self._record = b""  # as in the file; empty while not the owner
         self._released = threading.Event()
 
     def __enter__(self) -> "Lock":
         """Raises LockError, within ten seconds, if there is a living owner."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._acquire()
@@ -63,9 +68,9 @@ class Lock:
           LockError: if another run has taken it over.
         """
         if self._record and not self._is_owner():
-            owner = describe(owner_of(self._path.parent))
+            owner = describe(owner_of(self._workdir))
             raise LockError(
-                f"{self._path.parent}: was taken over by {owner} while this process "
+                f"{self._workdir}: was taken over by {owner} while this process "
                 "was suspended"
             )
 
@@ -77,12 +82,12 @@ class Lock:
             return True
 
     def _acquire(self) -> None:
-        owner, free = owner_of(self._path.parent), _try_lock(self._file)
+        owner, free = owner_of(self._workdir), _try_lock(self._file)
         # Whether the lock was granted says nothing about other machines.
         watches = owner and (free is None or owner["host"] != socket.gethostname())
         if free is False or (watches and self._is_touched()):
             raise LockError(
-                f"{self._path.parent}: is in use by {describe(owner)}; stop that run "
+                f"{self._workdir}: is in use by {describe(owner)}; stop that run "
                 "first, or choose another --workdir"
             )
         note = {
@@ -119,13 +124,13 @@ class Owner:
 
     def __init__(self, workdir: Path) -> None:
         """Watches a directory, which need not exist yet."""
-        self._path = workdir / LOCK
+        self._workdir, self._path = workdir, _lock_path(workdir)
         self._touched: int | None = None
         self._since = 0.0
 
     def is_alive(self) -> bool:
         """Whether there is an owner that may still be alive."""
-        if not owner_of(self._path.parent):
+        if not owner_of(self._workdir):
             return False
         with contextlib.suppress(OSError):
             touched = self._path.stat().st_mtime_ns
@@ -137,7 +142,7 @@ class Owner:
 def owner_of(workdir: Path) -> dict[str, str]:
     """Returns the owner's record (pid, host, since); empty without an owner."""
     with contextlib.suppress(OSError, ValueError):
-        return parse_owner(read_regular(workdir / LOCK))
+        return parse_owner(read_regular(_lock_path(workdir)))
     return {}
 
 
@@ -148,6 +153,18 @@ def parse_owner(record: bytes) -> dict[str, str]:
         return {key: str(fields[key]) for key in ("pid", "host", "since")}
     except (ValueError, KeyError, TypeError):
         return {}
+
+
+def _lock_path(workdir: Path) -> Path:
+    """Returns the path of the lock, in the workdir or in PROGDIST_LOCK_DIR.
+
+    In a copy of a workdir in a bucket it is the copy of the lease's record.
+    """
+    directory = os.environ.get("PROGDIST_LOCK_DIR")
+    if directory and str(workdir) not in shown_as:
+        digest = hashlib.sha256(os.fsencode(workdir.resolve())).hexdigest()
+        return Path(directory) / f"{digest[:16]}.lock"
+    return workdir / LOCK
 
 
 def _try_lock(file: int) -> bool | None:
