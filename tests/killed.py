@@ -25,6 +25,8 @@ from progdist.trainer import state_machine, step
 from progdist.trainer.phase_end import PhaseEnd
 from progdist.trainer.preemption import Preemption
 from progdist.trainer.state import make_optimizer
+from progdist.workdir import lease
+from progdist.workdir.bucket import Bucket
 from progdist.workdir.journal import Journal
 
 UPDATES = [0]  # done by this process, or before it
@@ -180,6 +182,12 @@ def at_swap(number):
     before(state_machine, "swap", counted(number, lambda *_, **__: die()))
 
 
+def at_push(number):
+    """Before an object is written to a bucket, the lock aside."""
+    act = counted(number, lambda *_: die())
+    before(Bucket, "upload", lambda _, name, *__: name != "lock" and act())
+
+
 PLACES = {
     "compilation": at_compilation,
     "update": at_update,
@@ -189,6 +197,7 @@ PLACES = {
     "evaluation": at_evaluation,
     "model": at_model,
     "swap": at_swap,
+    "push": at_push,
     "hang": at_hang,
     "terminated": at_terminated,
     "terminated_sampling": at_terminated_sampling,
@@ -232,6 +241,8 @@ if __name__ == "__main__":
     split = sys.argv.index("--")
     words, sys.argv[1:] = sys.argv[1:split], sys.argv[split + 1 :]
     remember_start()
+    # A killed owner is waited for; the next start would do so for a minute.
+    lease.LEASE_SECONDS, lease.RENEW_SECONDS = 4.0, 0.5
     PhaseEnd.conclude = lambda *_: None  # the figures: nothing of them is compared
     for word in words[2:]:
         option, _, value = word.partition("=")
