@@ -75,7 +75,7 @@ def test_the_task_for_skypilot_runs_the_trainer_with_what_it_is_given(tmp_path):
         "max_restarts_on_errors": 0,
         "recover_on_exit_codes": [5, 134, 143],
     }
-    given = {"NFS": "10.0.0.2:/share", "CONFIG": "cifar10", "RUN": "a run"}
+    given = {"CONFIG": "cifar10", "WORKDIR": "gs://bucket/a run"}
     assert set(task["envs"]) == set(given)
     (tmp_path / "launch").mkdir()
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
@@ -87,8 +87,7 @@ def test_the_task_for_skypilot_runs_the_trainer_with_what_it_is_given(tmp_path):
         subprocess.run(command, cwd=tmp_path, env=fakes | given, check=True, timeout=60)
     assert fake_commands.calls(tmp_path) == [
         ["worker", "install", "3.12"],
-        ["worker", "mount_share", "10.0.0.2:/share", "/mnt/progdist"],
-        ["trainer", *MAIN, "--config=cifar10", "--workdir=/mnt/progdist/a run"],
+        ["trainer", *MAIN, "--config=cifar10", "--workdir=gs://bucket/a run"],
     ]
 
 
