@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from progdist.commands import report
 from tests import fake_commands
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +49,10 @@ def test_the_commands_of_the_page_are_right(command):
     if words[0] in OF_OTHERS:
         paths = [word.rpartition("=")[2] for word in words if "launch/" in word]
         assert all((ROOT / path).is_file() for path in paths)
+        return
+    if words[0] == "progdist":
+        assert words[1] == "report"
+        report.define_flags().parse(["progdist", *words[2:]], None, "workdir")
         return
     words[0] = sys.executable if words[0] == "python" else words[0]
     at = words.index("--") if "--" in words else len(words)
