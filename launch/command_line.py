@@ -1,5 +1,6 @@
 """Flags and usage errors of the launchers."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -43,8 +44,10 @@ def _check_arguments(arguments: Sequence[str], reserved: Sequence[str]) -> None:
     for name in ("config", "workdir"):
         if not value_of(name, arguments):
             raise UsageError(f"--{name}=... is missing after --")
-    if "://" in value_of("workdir", arguments):
-        raise UsageError("--workdir: must be a directory mounted everywhere, not a URL")
+    workdir = value_of("workdir", arguments)
+    if "://" in workdir and not is_in_bucket(workdir):
+        rule = "must be gs://BUCKET/PATH or a directory mounted everywhere"
+        raise UsageError(f"--workdir={workdir}: {rule}")
     for argument in arguments:
         if argument.startswith("-") and argument.strip("-").split("=")[0] in reserved:
             raise UsageError(f"{argument}: is set by the launcher")
@@ -54,6 +57,11 @@ def value_of(name: str, arguments: Sequence[str]) -> str:
     """Returns the last value of a flag among the arguments, or an empty string."""
     values = [a.partition("=")[2] for a in arguments if a.startswith(f"--{name}=")]
     return values[-1] if values else ""
+
+
+def is_in_bucket(workdir: str) -> bool:
+    """Whether a workdir is a path in a bucket of Google Cloud Storage."""
+    return bool(re.match(r"gs://[a-z0-9][\w.-]*[a-z0-9]/[^/]", workdir, re.ASCII))
 
 
 def exit_with(main: Callable[[list[str]], int], argv: list[str]) -> None:

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Functions of the shell launchers; to be sourced.
 
-dry_run='' arguments=() others=()
+dry_run='' workdir='' arguments=() others=()
 
 # Prints a one-line error and exits with CODE, 2 by default.
 fail() { # MESSAGE [CODE]
@@ -54,15 +54,15 @@ check() { # FLAG PATTERN EXAMPLE
   [[ $value =~ ^($2)$ ]] || fail "--$1=$value: must look like $3"
 }
 
-# Refuses arguments of progdist train that cannot work on several machines.
+# Sets `workdir`; refuses arguments of progdist train that cannot work on several
+# machines.
 check_arguments() { # ROOT_OF_THE_WORKDIR RULE
-  local argument config='' workdir=''
+  local argument config=''
   for argument in "${arguments[@]}"; do
     case $argument in
       --config=?*) config=$argument ;;
-      --workdir=*:*) fail "$argument: must be a path that is mounted on every machine" ;;
-      --workdir="$1"/?*) workdir=$argument ;;
-      --workdir=*) fail "$argument: must be $2" ;;
+      --workdir=gs://[a-z0-9]*[a-z0-9]/?* | --workdir="$1"/?*) workdir=${argument#*=} ;;
+      --workdir=*) fail "$argument: must be gs://BUCKET/PATH or $2" ;;
       --distributed* | --coordinator=* | --num_processes=* | --process_id=*)
         fail "$argument: is set by the launcher" ;;
       --[a-z]*) ;;

@@ -1,11 +1,12 @@
 """Runs the trainer on Kubernetes (GKE), as a JobSet.
 
-  python -m launch.jobset --name=my-run --image=REGISTRY/progdist:tpu --claim=my-claim
+  python -m launch.jobset --name=my-run --image=REGISTRY/progdist:tpu
     --kind=tpu --accelerator=tpu-v4-podslice --topology=2x2x4
-    -- --config=NAME --workdir=/workdir/my-run
+    -- --config=NAME --workdir=gs://BUCKET/PATH
 
 On GPUs, --kind=gpu --accelerator=nvidia-h100-80gb. Arguments after -- go to progdist
-train. The claim (ReadWriteMany) is mounted at /workdir.
+train. With --claim=my-claim (ReadWriteMany, mounted at /workdir), the workdir is
+/workdir/my-run.
 """
 
 import json
@@ -32,7 +33,12 @@ _TEXTS = {
     # Pods are called NAME-workers-0-0-abcde, in at most 63 characters.
     "name": ("Name of the JobSet.", rf"(?=.{{1,40}}$)[a-z]({_WORD})?", "my-run"),
     "image": ("Image of the trainer.", r"\w[\w./:@-]*", "REGISTRY/progdist:tpu"),
-    "claim": ("PersistentVolumeClaim of the workdir.", _WORD, "my-claim"),
+    "claim": (
+        "PersistentVolumeClaim of a workdir outside buckets.",
+        rf"({_WORD})?",
+        "my-claim",
+    ),
+    "service_account": ("Kubernetes service account of the pods.", _WORD, "default"),
     "namespace": ("Namespace of the JobSet.", _WORD, "default"),
     "accelerator": ("GKE's node label.", _WORD, "tpu-v6e-slice or nvidia-h100-80gb"),
     "topology": ("TPU: chips of a slice.", r"[1-9]\d*(x[1-9]\d*){1,2}", "2x2x4"),
@@ -56,6 +62,7 @@ _bool = partial(flags.DEFINE_bool, flag_values=FLAGS)
 for _name, (_help, _, _example) in _TEXTS.items():
     flags.DEFINE_string(_name, "", f"{_help} Example: {_example}.", flag_values=FLAGS)
 FLAGS.set_default("namespace", "default")
+FLAGS.set_default("service_account", "default")
 flags.DEFINE_enum("kind", "tpu", ["tpu", "gpu"], "Kind of nodes.", flag_values=FLAGS)
 _integer("slices", 1, "TPU: number of slices.", 1)
 _integer("nodes", 1, "GPU: number of nodes.", 1)
@@ -78,9 +85,7 @@ def main(argv: list[str]) -> int:
         is_used = name != "topology" or FLAGS.kind == "tpu"
         if is_used and not re.fullmatch(pattern, FLAGS[name].value or "", re.ASCII):
             raise UsageError(f"--{name}={FLAGS[name].value}: must look like {example}")
-    workdir = command_line.value_of("workdir", arguments)
-    if not re.match(r"/workdir/[^/]", workdir):
-        raise UsageError(f"--workdir={workdir}: must be below /workdir, the claim")
+    _check_workdir(command_line.value_of("workdir", arguments))
     if FLAGS.locked_memory and FLAGS.user:
         raise UsageError("--locked_memory: only root can raise the limit; add --user=0")
     manifest = render(arguments)
@@ -89,6 +94,18 @@ def main(argv: list[str]) -> int:
         print(f"# {shlex.join(command)}\n{manifest}", end="")
         return 0
     return subprocess.run(command, input=manifest, text=True).returncode
+
+
+def _check_workdir(workdir: str) -> None:
+    if command_line.is_in_bucket(workdir):
+        if FLAGS.claim:
+            rule = f"needs no claim; omit --claim={FLAGS.claim}"
+            raise UsageError(f"--workdir={workdir}: {rule}")
+    elif not re.match(r"/workdir/[^/]", workdir):
+        rule = "must be gs://BUCKET/PATH or below /workdir, with --claim"
+        raise UsageError(f"--workdir={workdir}: {rule}")
+    elif not FLAGS.claim:
+        raise UsageError(f"--workdir={workdir}: needs the --claim to mount at /workdir")
 
 
 def render(arguments: Sequence[str]) -> str:
@@ -105,6 +122,11 @@ def render(arguments: Sequence[str]) -> str:
         "spot_toleration": f"{{key: {_SPOT}, operator: Exists}}" if FLAGS.spot else "",
         "command": ["sh", "-c", _LOCK, "sh"] if FLAGS.locked_memory else _COMMAND,
         "capabilities": "SYS_RESOURCE" if FLAGS.locked_memory else "",
+        "volume": (
+            {"persistentVolumeClaim": {"claimName": FLAGS.claim}}
+            if FLAGS.claim
+            else {"emptyDir": {}}
+        ),
     }
     template = string.Template(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
     return template.substitute({name: _yaml(value) for name, value in values.items()})

@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/commands.sh
 
 readonly archive=build/progdist.tar.gz worker=progdist/launch/tpu_worker.sh
-name='' zone='' project='' type='' version='' nfs='' mount=/mnt/progdist python=3.12
+name='' zone='' project='' type='' version='' nfs='' mount='' python=3.12
 from='' to='' spot='' queued='' guaranteed='' reserved='' max_run='' valid_until=6h
 internal='' network='' subnetwork='' service_account='' max_hours=168 delete_at_end=''
 
@@ -50,7 +50,7 @@ $worker install $python"
 run() {
   local deletion=''
   if [[ $delete_at_end ]]; then deletion=$(dry_run=true delete); fi
-  on_workers all "$(quote "$worker" start "$nfs" "$mount" "$max_hours" "$deletion" \
+  on_workers all "$(quote "$worker" start "$nfs" "$root" "$max_hours" "$deletion" \
     "${arguments[@]}")"
 }
 
@@ -88,10 +88,16 @@ if [[ $command == create ]]; then
   check subnetwork '[A-Za-z0-9/._-]*' my-subnetwork
   check service_account '[A-Za-z0-9@._-]*' runner@my-project.iam.gserviceaccount.com
 elif [[ $command == run ]]; then
-  check nfs '[A-Za-z0-9.-]+:/[A-Za-z0-9_./-]*' 10.0.0.2:/share
-  check mount '/[A-Za-z0-9_./-]+' /mnt/progdist
   check max_hours '[1-9][0-9]*' 168
-  check_arguments "$mount" "below the mount, $mount, which all workers share"
+  root=${mount:-/mnt/progdist}
+  check_arguments "$root" "below the mount, $root, which all workers share"
+  if [[ $workdir == gs://* ]]; then
+    [[ ! $nfs$mount ]] || fail "--workdir=$workdir: needs no share; omit --nfs and --mount"
+    root=$workdir
+  else
+    check nfs '[A-Za-z0-9.-]+:/[A-Za-z0-9_./-]*' 10.0.0.2:/share
+    check mount '(/[A-Za-z0-9_./-]+)?' /mnt/progdist
+  fi
 fi
 group=tpu-vm
 if [[ $spot || $queued || $guaranteed || $max_run ]]; then group='queued-resources'; fi

@@ -11,7 +11,7 @@ install() { # PYTHON_VERSION
   python3 -m pip install --user --quiet 'uv>=0.8,<1'
   "$HOME/.local/bin/uv" venv --quiet --clear --python "$1" .venv
   "$HOME/.local/bin/uv" pip install --quiet --python .venv/bin/python \
-    -c ".ci/constraints-$1.txt" '.[tpu,tfds]'
+    -c ".ci/constraints-$1.txt" '.[tpu,tfds,gcs]'
   touch .venv/complete
 }
 
@@ -24,13 +24,16 @@ mount_share() { # SERVER:/SHARE MOUNT
     command -v mount.nfs >/dev/null || { packages update && packages install nfs-common; }
     sudo mkdir -p "$2"
     sudo mount -t nfs -o nosuid,nodev "$1" "$2"
+  elif [[ $(findmnt --noheadings --output=FSTYPE "$2") == fuse.gcsfuse ]]; then
+    fail "$2: is a bucket mounted by gcsfuse; use --workdir=gs://BUCKET/PATH"
   fi
   [[ -w $2 ]] || sudo chown "$(id -u):$(id -g)" "$2"
 }
 
 # SERVER:/SHARE MOUNT MAX_HOURS COMMAND_THAT_DELETES_THE_SLICE FLAGS_OF_PROGDIST_MAIN...
+# With a workdir in a bucket the first is empty, and the second the workdir.
 start() {
-  mount_share "$1" "$2"
+  if [[ $1 ]]; then mount_share "$1" "$2"; fi
   mkdir -p "$record"
   exec 9>"$record/lock"
   flock --nonblock 9 || fail 'is running already; see: status, stop'
@@ -39,7 +42,7 @@ start() {
 }
 
 # Internal: runs the trainer, writes its exit code, and deletes the slice if it must.
-attend() { # MOUNT MAX_HOURS COMMAND FLAGS...
+attend() { # MOUNT_OR_WORKDIR MAX_HOURS COMMAND FLAGS...
   # A shutdown of the machine sends SIGTERM to both; the trainer takes longer.
   trap ':' TERM HUP
   local code=0
@@ -52,7 +55,9 @@ attend() { # MOUNT MAX_HOURS COMMAND FLAGS...
   echo "launch: ended with $code"
   echo "$code" >"$record/code"
   if [[ $3 ]]; then
-    cp "$record/log" "$1/$HOSTNAME.log"
+    local copy=(cp)
+    if [[ $1 == gs://* ]]; then copy=(gcloud storage cp --quiet); fi
+    "${copy[@]}" "$record/log" "$1/$HOSTNAME.log" || echo 'launch: the log was not copied'
     sleep "${SECONDS_BEFORE_DELETION:-60}" # the other workers are saving, too
     bash -c "$3" || echo 'launch: the slice was not deleted, and costs money'
   fi

@@ -95,6 +95,8 @@ def exit_with(main: Callable[[list[str]], Any], argv: list[str]) -> None:
         reason, code = _explain(error)
         if reason:
             _fail(reason, code, getattr(error, "everywhere", False))
+        if isinstance(error, Exception) and _is_distributed():
+            _leave("".join(traceback.format_exception(error)), code)
         raise
     sys.stdout.flush()
     lost = output.error if output else None
@@ -306,8 +308,38 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _fail(message: str, code: int, everywhere: bool = False) -> NoReturn:
-    with contextlib.suppress(OSError):
-        print(f"progdist: {shown(message)}", file=sys.stderr, flush=True)
     if _is_distributed() and not everywhere:
-        os._exit(code)  # an orderly exit would wait for the other processes
+        _leave(f"progdist: {shown(message)}\n", code)
+    say(f"progdist: {shown(message)}\n")
     sys.exit(code)
+
+
+def say(text: str) -> None:
+    """Writes to standard error at once, if it can be written to."""
+    with contextlib.suppress(OSError):
+        print(text, end="", file=sys.stderr, flush=True)
+
+
+def _leave(text: str, code: int) -> NoReturn:
+    """Ends one of several processes; an orderly exit would wait for the others."""
+    try:
+        code = _last_words[-1](text, code)
+    finally:
+        os._exit(code)
+
+
+def _say_alone(text: str, code: int) -> int:
+    say(text)
+    return code
+
+
+_last_words: list[Callable[[str, int], int]] = [_say_alone]
+
+
+def on_leaving(act: Callable[[str, int], int]) -> None:
+    """Sets what one of several processes does when it fails on its own.
+
+    Args:
+      act: gets the text to say and the exit code; returns the exit code.
+    """
+    _last_words.append(act)

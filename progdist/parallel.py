@@ -244,10 +244,15 @@ def together(act: Callable[[], _T]) -> _T:
     if not any(codes):
         return result
     first = next(number for number, code in enumerate(codes) if code)
-    error = failure or PeerError(f"process {first} failed; its own message says why")
+    error = failure or PeerError(failure_of(first))
     if isinstance(error, Error):
         error.exit_code, error.everywhere = codes[first], True
     raise error
+
+
+def failure_of(process: int) -> str:
+    """Returns the message of a process that ends because of another's failure."""
+    return f"process {process} failed; its own message says why"
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ A mutant loses a part of every checkpoint when it is restored.
 
 import itertools
 import os
+import resource
 import signal
 import sys
 import threading
@@ -23,7 +24,7 @@ from progdist.checkpoint import Checkpoints, digests, models
 from progdist.errors import exit_with
 from progdist.trainer import state_machine, step
 from progdist.trainer.phase_end import PhaseEnd
-from progdist.trainer.preemption import Preemption
+from progdist.trainer.preemption import Interrupt, Preemption
 from progdist.trainer.state import make_optimizer
 from progdist.workdir import lease
 from progdist.workdir.bucket import Bucket
@@ -87,7 +88,7 @@ def at_update(number, act=die):
     step.make_train_step = make_killing
 
 
-def terminate():
+def terminate(*_):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -99,6 +100,22 @@ def at_terminated(number):
 def at_hang(number):
     """Alive, and heard of, but going no further."""
     at_update(number, threading.Event().wait)
+
+
+def at_full(number):
+    """With a disk that takes no more from this process."""
+    limits = 0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    at_update(number, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
+
+
+def at_starting(_):
+    """Asked to stop before the run listens to signals."""
+    before(Interrupt, "__enter__", terminate)
+
+
+def at_bug(number):
+    """An error in the program."""
+    at_update(number, lambda: {}["bug"])
 
 
 def at_terminated_sampling(number):
@@ -199,6 +216,9 @@ PLACES = {
     "swap": at_swap,
     "push": at_push,
     "hang": at_hang,
+    "full": at_full,
+    "bug": at_bug,
+    "starting": at_starting,
     "terminated": at_terminated,
     "terminated_sampling": at_terminated_sampling,
 }

@@ -1069,6 +1069,7 @@ LAUNCH = [
         ("a killed task is requeued", "5|134|138|143", "5|134|137|138|143"),
         ("restarts without an end", "restarts=$((restarts + 1))", "restarts=0"),
         ("checkpoints as words", "sort -n |", "sort |"),
+        ("a bucket without checkpoints", "$workdir == gs://*", "$workdir == none"),
         ("a cancelled job is requeued", "if [[ $ended_by_slurm ]]; then", "if false; then"),
     ),
     *_mutants(
@@ -1082,7 +1083,8 @@ LAUNCH = [
         "launch/tpu_worker.sh",
         "test_launch_tpu.py",
         ("a clock with a code of its own", " --preserve-status", ""),
-        ("the log goes with the slice", "cp \"$record/log\" \"$1/$HOSTNAME.log\"", ":"),
+        ("the log goes with the slice", "\"${copy[@]}\" \"$record/log\"", ": \"$record/log\""),
+        ("a log that cannot be copied", " || echo 'launch: the log was not copied'", ""),
     ),
 ]
 

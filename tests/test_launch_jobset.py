@@ -13,6 +13,7 @@ from tests import fake_commands
 
 ROOT = Path(__file__).parents[1]
 COMMON = ["--name=my-run", "--image=r.io/p/progdist:1@sha256:ab", "--claim=my-claim"]
+BUCKET = ["--config=C", "--workdir=gs://my-bucket/runs/w"]
 TPU = [*COMMON, "--kind=tpu", "--accelerator=tpu-v4-podslice", "--topology=2x2x4"]
 GPU = [*COMMON, "--kind=gpu", "--accelerator=nvidia-h100-80gb", "--network=tcp"]
 GPU += ["--nodes=3"]
@@ -46,17 +47,19 @@ def launch(*words, main=MAIN, check=True, **options):
     )
 
 
-def manifests(*words):
+def manifests(*words, main=MAIN):
     """The JobSet, its Job and its NetworkPolicy."""
-    jobset, policy = yaml.safe_load_all(launch(*words, "--dry_run").stdout)
+    printed = launch(*words, "--dry_run", main=main).stdout
+    jobset, policy = yaml.safe_load_all(printed)
     (job,) = jobset["spec"]["replicatedJobs"]
     return jobset, job, policy
 
 
-@pytest.fixture(scope="module", params=["tpu", "gpu"])
+@pytest.fixture(scope="module", params=["tpu", "gpu", "bucket"])
 def made(request):
-    words = {"tpu": TPU, "gpu": GPU}[request.param]
-    return manifests(*words, "--spot", "--queue=team-a", "--ttl=3600")
+    words = {"tpu": TPU, "gpu": GPU, "bucket": [*TPU, "--claim="]}[request.param]
+    main = BUCKET if request.param == "bucket" else MAIN
+    return manifests(*words, "--spot", "--queue=team-a", "--ttl=3600", main=main)
 
 
 @pytest.mark.parametrize("version", ["1.31", "1.37"])
@@ -134,6 +137,39 @@ def test_the_pods_have_no_privileges(made):
     own = {"matchLabels": {"jobset.sigs.k8s.io/jobset-name": "my-run"}}
     assert policy["spec"]["podSelector"] == own
     assert policy["spec"]["ingress"] == [{"from": [{"podSelector": own}]}]
+
+
+def places(job):
+    """The volumes by name, and what can be written: paths by the name of the volume."""
+    volumes = {v.pop("name"): v for v in pod_of(job)["volumes"]}
+    mounts = {m["name"]: m["mountPath"] for m in container(job)["volumeMounts"]}
+    assert set(volumes) == set(mounts)
+    return volumes, mounts
+
+
+def pod_of(job):
+    return job["template"]["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize(
+    ("words", "main", "volume"),
+    [
+        ([], MAIN, {"persistentVolumeClaim": {"claimName": "my-claim"}}),
+        (["--claim="], BUCKET, {"emptyDir": {}}),
+    ],
+)
+def test_a_workdir_is_on_the_claim_and_one_in_a_bucket_needs_none(words, main, volume):
+    """The cache is on the volume, too, since the image cannot be written."""
+    _, job, _ = manifests(*TPU, *words, main=main)
+    volumes, mounts = places(job)
+    assert (volumes["workdir"], mounts["workdir"]) == (volume, "/workdir")
+    env = {e["name"]: e.get("value") for e in container(job)["env"]}
+    assert (env["XDG_CACHE_HOME"], env["HOME"]) == ("/workdir/.cache", mounts["tmp"])
+
+
+def test_the_pods_have_the_service_account_that_they_are_given():
+    for words, name in ([], "default"), (["--service_account=trainer"], "trainer"):
+        assert pod_of(manifests(*TPU, *words)[1])["serviceAccountName"] == name
 
 
 def test_a_slice_has_a_pod_for_every_host():
@@ -227,7 +263,11 @@ def test_what_the_dry_run_prints_is_what_kubectl_gets(tmp_path):
         (["--name=My"], MAIN, "--name=My: must look like my-run"),
         ([f"--name={'a' * 41}"], MAIN, "must look like my-run"),
         (["--image=a b"], MAIN, "--image=a b: must look like"),
-        (["--claim="], MAIN, "--claim=: must look like my-claim"),
+        (["--claim="], MAIN, "needs the --claim to mount at /workdir"),
+        (["--claim=a b"], MAIN, "--claim=a b: must look like my-claim"),
+        (["--service_account="], MAIN, "--service_account=: must look like default"),
+        ([], BUCKET, "w: needs no claim; omit --claim=my-claim"),
+        ([], ["--config=C", "--workdir=gs://b/"], "must be gs://BUCKET/PATH or a"),
         (["--accelerator=x\ny"], MAIN, "must look like tpu-v6e-slice or"),
         (["--kind=cpu"], MAIN, "value should be one of <tpu|gpu>"),
         (["--topology=4"], MAIN, "--topology=4: must look like 2x2x4"),
@@ -240,7 +280,7 @@ def test_what_the_dry_run_prints_is_what_kubectl_gets(tmp_path):
         ([*GPU[:-2], "--nodes=2"], MAIN, "use one node, or --network=tcp for plain"),
         (["--queue=a b"], MAIN, "--queue=a b: must look like my-queue"),
         (["--locked_memory"], MAIN, "only root can raise the limit; add --user=0"),
-        ([], ["--config=C", "--workdir=/tmp/w"], "must be below /workdir"),
+        ([], ["--config=C", "--workdir=/tmp/w"], "or below /workdir, with --claim"),
         ([], ["--workdir=/workdir/w"], "--config=... is missing after --"),
         ([], [*MAIN, "--num_processes=2"], "is set by the launcher"),
     ],

@@ -237,7 +237,7 @@ def test_the_restarts_have_an_end(place, start, end, starts):
         (["stray", "--"], "'stray' is not a flag"),
         (["--", "--workdir=W"], "--config=... is missing after --"),
         (["--", "--config=C"], "--workdir=... is missing after --"),
-        (["--", "--config=C", "--workdir=gs://b/w"], "mounted everywhere, not a URL"),
+        (["--", "--config=C", "--workdir=s3://b/w"], "must be gs://BUCKET/PATH or a"),
         (
             ["--", "--config=C", "--workdir=W", "--process_id=1"],
             "--process_id=1: is set by the launcher",

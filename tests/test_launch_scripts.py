@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from progdist.commands import report
 from tests import fake_commands
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,10 @@ def test_the_commands_of_the_page_are_right(command):
         paths = [word.rpartition("=")[2] for word in words if "launch/" in word]
         assert all((ROOT / path).is_file() for path in paths)
         return
+    if words[0] == "progdist":
+        assert words[1] == "report"
+        report.define_flags().parse(["progdist", *words[2:]], None, "workdir")
+        return
     words[0] = sys.executable if words[0] == "python" else words[0]
     at = words.index("--") if "--" in words else len(words)
     words.insert(at, "--dry_run")
@@ -75,7 +80,7 @@ def test_the_task_for_skypilot_runs_the_trainer_with_what_it_is_given(tmp_path):
         "max_restarts_on_errors": 0,
         "recover_on_exit_codes": [5, 134, 143],
     }
-    given = {"NFS": "10.0.0.2:/share", "CONFIG": "cifar10", "RUN": "a run"}
+    given = {"CONFIG": "cifar10", "WORKDIR": "gs://bucket/a run"}
     assert set(task["envs"]) == set(given)
     (tmp_path / "launch").mkdir()
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
@@ -87,8 +92,7 @@ def test_the_task_for_skypilot_runs_the_trainer_with_what_it_is_given(tmp_path):
         subprocess.run(command, cwd=tmp_path, env=fakes | given, check=True, timeout=60)
     assert fake_commands.calls(tmp_path) == [
         ["worker", "install", "3.12"],
-        ["worker", "mount_share", "10.0.0.2:/share", "/mnt/progdist"],
-        ["trainer", *MAIN, "--config=cifar10", "--workdir=/mnt/progdist/a run"],
+        ["trainer", *MAIN, "--config=cifar10", "--workdir=gs://bucket/a run"],
     ]
 
 

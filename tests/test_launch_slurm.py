@@ -76,8 +76,8 @@ def test_nodes_without_gpus_ask_for_none_and_a_task_for_more_than_a_core(tmp_pat
         (["--ntasks=4", "--", *AWKWARD], "--ntasks=4: is set by --gpus, --tasks and"),
         (["--", "--config=C"], "--workdir=... is missing after --"),
         (["--", "--workdir=/w"], "--config=... is missing after --"),
-        (["--", "--config=C", "--workdir=runs"], "must be an absolute path"),
-        (["--", "--config=C", "--workdir=gs://b/w"], "mounted on every machine"),
+        (["--", "--config=C", "--workdir=runs"], "or an absolute path"),
+        (["--", "--config=C", "--workdir=s3://b/w"], "must be gs://BUCKET/PATH or an"),
         (["--", *AWKWARD, "--process_id=1"], "--process_id=1: is set by the launcher"),
         (["--", *AWKWARD, "stray"], "'stray' is not a flag"),
     ],
@@ -114,9 +114,10 @@ def test_a_loss_or_the_time_limit_puts_the_job_back_and_a_mistake_does_not(
     assert requeued(tmp_path) == (code in (5, 134, 138, 143))
 
 
-def restart(place, checkpoint=None, **environment):
+def restart(place, checkpoint=None, workdir="", **environment):
     """A run of the job that ends with 5, after it wrote a checkpoint; its output."""
-    arguments = ["--config=C", "--workdir=/not/this", f"--workdir={place}/w"]
+    workdir = workdir or f"{place}/w"
+    arguments = ["--config=C", "--workdir=/not/this", f"--workdir={workdir}"]
     path = f"{place}/w/checkpoints/{checkpoint}"
     write = f"os.makedirs({path!r}, exist_ok=True)\n" if checkpoint else ""
     job = start_batch(place, f"{write}sys.exit(5)", arguments, **environment)
@@ -137,6 +138,20 @@ def test_checkpoints_are_compared_as_numbers_and_a_damaged_one_is_none(tmp_path)
     assert requeued(tmp_path) == 3
     restart(tmp_path, "12.damaged", MAX_RESTARTS="0")
     assert requeued(tmp_path) == 3
+
+
+def test_checkpoints_in_a_bucket_are_progress_too(tmp_path):
+    listed = f"{str(tmp_path)!r} + '/w/checkpoints'"
+    body = f"for n in os.listdir({listed}): print(f'{{words[2]}}{{n}}/')"
+    fake_commands.make(tmp_path, gcloud=body)
+    options = {"workdir": "gs://b/w", "MAX_RESTARTS": "0"}
+    for checkpoint in (9, 10):
+        restart(tmp_path, checkpoint, **options)
+    assert requeued(tmp_path) == 2
+    restart(tmp_path, 10, **options)
+    assert requeued(tmp_path) == 2
+    call = ["gcloud", "storage", "ls", "gs://b/w/checkpoints/"]
+    assert call in fake_commands.calls(tmp_path)
 
 
 def test_a_cancelled_job_waits_for_its_tasks_and_stays_cancelled(tmp_path):

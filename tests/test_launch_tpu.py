@@ -21,6 +21,7 @@ ARGUMENTS = [
     '--workdir=/mnt/progdist/it\'s $(id) "a"\n;b',
 ]
 MAIN = ["--", *ARGUMENTS]
+BUCKET = ["--", "--config=configs/digits.py", "--workdir=gs://my-bucket/runs/it's"]
 # A slice of two workers: each has a home directory here, and a shell for --command.
 GCLOUD = r"""
 import subprocess
@@ -99,9 +100,10 @@ def state(home):
     return worker(home, "state").stdout.strip().removeprefix("progdist: ")
 
 
-def of_gcloud_and_git(place):
+def of_gcloud_and_git(place, keep=False):
     calls = fake_commands.calls(place)
-    (place / "calls").unlink(missing_ok=True)
+    if not keep:
+        (place / "calls").unlink(missing_ok=True)
     return [call for call in calls if call[0] in ("gcloud", "git")]
 
 
@@ -115,6 +117,7 @@ def of_gcloud_and_git(place):
         ["install", "--internal", "--python=3.13"],
         ["run", *NFS, *MAIN],
         ["run", *NFS, "--delete_at_end", "--spot", "--max_hours=20", *MAIN],
+        ["run", "--delete_at_end", *BUCKET],
         ["status", "--spot"],
         ["log"],
         ["stop"],
@@ -186,15 +189,18 @@ def test_a_slice_is_asked_for_as_said(words, track, group, flags, place):
     assert sorted(call[len(start) :]) == sorted(flags)
 
 
-def test_install_and_run_start_the_trainer_on_every_worker(place):
+@pytest.mark.parametrize(("nfs", "main"), [(NFS, MAIN), ([], BUCKET)])
+def test_install_and_run_start_the_trainer_on_every_worker(nfs, main, place):
     tpu_vm("install", *SLICE)
-    tpu_vm("run", *SLICE, *NFS, *MAIN)
+    tpu_vm("run", *SLICE, *nfs, *main)
     wait_until(lambda: text_of(place / "arguments"))
     passed = json.loads((place / "arguments").read_text())
-    assert passed == ["-m", "progdist.main", "--distributed", *ARGUMENTS]
+    assert passed == ["-m", "progdist.main", "--distributed", *main[1:]]
+    asked = [name for name, *_ in fake_commands.calls(place)]
+    assert ("mountpoint" in asked) == bool(nfs)
     status = tpu_vm("status", *SLICE).stdout.splitlines()
     assert status == ["READY", "progdist: running", "progdist: running"]
-    second = tpu_vm("run", *SLICE, *NFS, *MAIN, check=False)
+    second = tpu_vm("run", *SLICE, *nfs, *main, check=False)
     assert second.returncode == 1
     assert "is running already" in second.stderr
 
@@ -212,9 +218,9 @@ def home(place):
     return home
 
 
-def start(home, code, deletion="", hours="2"):
+def start(home, code, deletion="", hours="2", bucket=""):
     write_whole(home.parent / "codes-home0", code)
-    where = ["10.0.0.2:/share", str(home)]
+    where = ["", bucket] if bucket else ["10.0.0.2:/share", str(home)]
     worker(home, "start", *where, hours, deletion, "--config=C", "--workdir=/w")
     wait_until(lambda: text_of(home.parent / "arguments"))
 
@@ -268,6 +274,30 @@ def test_the_slice_is_deleted_at_the_end_if_asked(home, place, monkeypatch):
     assert "launch: ended with 3" in log.read_text()
 
 
+def test_a_log_goes_to_the_bucket_and_the_slice_even_if_it_cannot(
+    home, place, monkeypatch
+):
+    monkeypatch.setenv("SECONDS_BEFORE_DELETION", "0")
+    printed = tpu_vm("delete", *SLICE, "--dry_run").stdout.strip()
+    fake_commands.make(place, gcloud="sys.exit(words[0] == 'storage')")
+    start(home, "0", deletion=printed, bucket="gs://my-bucket/w")
+    log = home / ".progdist" / "log"
+    wait_until(lambda: len(of_gcloud_and_git(place, keep=True)) == 2)
+    (_, *copy), (_, *deletion) = of_gcloud_and_git(place)
+    assert copy[:-1] == ["storage", "cp", "--quiet", str(log)]
+    assert copy[-1].startswith("gs://my-bucket/w/")
+    assert deletion[2:4] == ["tpu-vm", "delete"]
+    assert "the log was not copied" in log.read_text()
+
+
+def test_a_bucket_that_is_mounted_is_refused(home, place):
+    fake_commands.make(place, findmnt="print('fuse.gcsfuse')")
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        worker(home, "mount_share", "10.0.0.2:/share", str(home))
+    assert error.value.returncode == 2
+    assert "mounted by gcsfuse; use --workdir=gs://BUCKET/PATH" in error.value.stderr
+
+
 def test_a_fresh_machine_is_waited_for(home, place):
     fake_commands.make(place, mountpoint="sys.exit(1)", sudo="")
     worker(home, "mount_share", "10.0.0.2:/share", str(home / "share"))
@@ -292,12 +322,18 @@ def test_a_fresh_machine_is_waited_for(home, place):
         (["run", *SLICE, *NFS], "--config=... is missing after --"),
         (
             ["run", *SLICE, *NFS, "--", "--config=C", "--workdir=/tmp/w"],
-            "--workdir=/tmp/w: must be below the mount, /mnt/progdist",
+            "must be gs://BUCKET/PATH or below the mount, /mnt/progdist",
         ),
         (
-            ["run", *SLICE, *NFS, "--", "--config=C", "--workdir=gs://bucket/w"],
-            "--workdir=gs://bucket/w: must be a path that is mounted",
+            ["run", *SLICE, "--", "--config=C", "--workdir=gs://bucket/"],
+            "--workdir=gs://bucket/: must be gs://BUCKET/PATH or below the mount",
         ),
+        (
+            ["run", *SLICE, "--", "--config=C", "--workdir=s3://bucket/w"],
+            "--workdir=s3://bucket/w: must be gs://BUCKET/PATH or below the mount",
+        ),
+        (["run", *SLICE, *NFS, *BUCKET], "needs no share; omit --nfs and --mount"),
+        (["run", *SLICE, "--mount=/m", *BUCKET], "omit --nfs and --mount"),
         (["fetch", *SLICE, "--from=W", "--to=runs"], "--from=W: must look like"),
     ],
 )

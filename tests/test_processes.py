@@ -1,11 +1,17 @@
 """Runs of several processes, joined over loopback."""
 
+import dataclasses
 import json
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +19,9 @@ import pytest
 
 from progdist import checkpoint
 from progdist.checkpoint import trees
-from progdist.config import load_preset
+from progdist.config import load_preset, to_json
+from progdist.report import save_png
+from progdist.workdir.lock import Lock
 from tests import faults
 
 HEARTBEAT = 20
@@ -183,26 +191,183 @@ def test_a_process_says_for_whom_it_waits_and_a_signal_ends_it(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_processes_of_different_configurations_are_refused(tmp_path):
-    codes, said = end(start(tmp_path, 2, last_flags=["--config.seed=1"]))
-    assert codes == [2, 2]
-    for text in said:
-        assert "progdist: the configuration must be the same for all processes" in text
-    assert not (tmp_path / "checkpoints").exists()
+# --- refusals and failures: one code, and one line of each process
+
+
+class Reason(NamedTuple):
+    """A reason for which two processes end.
+
+    Attributes:
+      code: exit code of both.
+      message: part of what is said by those that know it; the others name these.
+      flags: flags of both.
+      last_flags: flags of process 1 alone.
+      prepare: fills the workdir, given that of a finished run; returns more flags.
+      places: where each process is stopped, if anywhere.
+    """
+
+    code: int
+    message: str
+    flags: tuple[str, ...] = ()
+    last_flags: tuple[str, ...] = ()
+    prepare: Callable[[Path, Path], Sequence[str]] = lambda workdir, alone: ()
+    places: tuple[tuple, ...] = ()
+
+
+def resumed(workdir, alone):
+    shutil.copytree(alone, workdir)
+    return ()
+
+
+def of_other_settings(workdir, _):
+    workdir.mkdir()
+    text = to_json(dataclasses.replace(load_preset("digits", "smoke"), seed=1))
+    (workdir / "config.json").write_text(text)
+    return ()
+
+
+def of_other_numerics(workdir, alone):
+    path = workdir / "starts.jsonl"
+    resumed(workdir, alone)
+    row = json.loads(path.read_text().splitlines()[-1])
+    row["numerics"]["xla_flags"] = "--other"
+    path.write_text(json.dumps(row) + "\n")
+    return ()
+
+
+def of_other_data(workdir, _):
+    """A run on images in a folder, one of which then changes."""
+    images = workdir.with_name("images")
+    for i in range(20):
+        save_png(images / f"{i}.png", np.full((8, 8, 1), 7 * i, np.uint8))
+    flags = ["--config.data.name=folder", f"--config.data.dir={images}"]
+    assert end([start_alone(workdir, "terminated", 2, flags)])[0] == [143]
+    save_png(images / "3.png", np.full((8, 8, 1), 250, np.uint8))
+    return flags
+
+
+def start_alone(workdir, place, number, flags):
+    command = faults.command(workdir, place, number, flags=flags)
+    return subprocess.Popen(command, **faults.QUIET)
+
+
+def of_damaged_checkpoints(workdir, alone):
+    resumed(workdir, alone)
+    for path in (workdir / "checkpoints").rglob("manifest.sha256"):
+        path.write_bytes(b"")
+    return ()
+
+
+def given_a_student(_, alone):
+    return [f"--config.teacher={alone}/models/phase_01_steps_2"]
+
+
+def standing_in_the_way(workdir, _):
+    workdir.touch()
+    return ()
+
+
+NO_DATA = "--config.data.name=fashion_mnist", "--config.data.dir=/nowhere"
+HUGE = "--config.keep_checkpoints=1000000000", "--config.base.num_updates=1000000000"
+INCEPTION = (
+    "--config.evaluation.features=inception",
+    "--config.evaluation.inception_weights=/nowhere",
+)
+FULL = "full", 8
+REASONS = {
+    "configuration of one": Reason(
+        2,
+        "the configuration must be the same for all processes",
+        last_flags=("--config.seed=1",),
+    ),
+    "other configuration": Reason(
+        2, "belongs to another run: ", prepare=of_other_settings
+    ),
+    "flag of one": Reason(
+        2, "--profile=1: must be UPDATE:COUNT", last_flags=("--profile=1",)
+    ),
+}
+SLOW = {
+    "data of one": Reason(2, "no train-images", last_flags=NO_DATA),
+    "devices of one": Reason(
+        2, "equally many devices", last_flags=("--config.cpu_devices=2",)
+    ),
+    "workdir of one": Reason(
+        2,
+        "must be storage that all processes share",
+        last_flags=("--workdir=/nowhere/b",),
+    ),
+    "data": Reason(2, "no train-images", NO_DATA),
+    "no teacher": Reason(2, "/nowhere: no such", ("--config.teacher=/nowhere",)),
+    "a student": Reason(2, "its num_steps is 2", prepare=given_a_student),
+    "batch": Reason(
+        2,
+        "config.base.batch_size=33: must be a multiple of the 2 devices",
+        ("--config.base.batch_size=33", "--config.distill.batch_size=33"),
+    ),
+    "metric": Reason(
+        2, "metrics=is: needs a network's", ("--config.evaluation.metrics=is",)
+    ),
+    "weights": Reason(2, "/nowhere: No such file", INCEPTION),
+    "disk": Reason(2, "are free; see config.keep_checkpoints", HUGE),
+    "file": Reason(2, "File exists", prepare=standing_in_the_way),
+    "other numerics": Reason(2, "other numerics", prepare=of_other_numerics),
+    "other data": Reason(2, "is not what the run began with", prepare=of_other_data),
+    "damage": Reason(2, "no checkpoint is intact", prepare=of_damaged_checkpoints),
+    "divergence": Reason(3, "training diverged", ("--config.base.learning_rate=1e30",)),
+    "full disk of process 0": Reason(4, "File too large", places=(FULL,)),
+    "full disk of process 1": Reason(4, "could not be written", places=((), FULL)),
+    "full disks": Reason(4, "File too large", places=(FULL, FULL)),
+    "signal to one that starts": Reason(
+        143, "stopped by SIGTERM", places=((), ("starting", 1))
+    ),
+}
+OTHERS = re.compile(r"process \d failed; its own message says why")
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *(pytest.param(reason, id=name) for name, reason in REASONS.items()),
+        *(
+            pytest.param(reason, id=name, marks=pytest.mark.slow)
+            for name, reason in SLOW.items()
+        ),
+    ],
+)
+def test_all_processes_end_with_one_code_and_those_that_know_say_why(
+    reason, alone, tmp_path
+):
+    workdir = tmp_path / "w"
+    flags = [*reason.flags, *reason.prepare(workdir, alone)]
+    options = {"flags": flags, "last_flags": reason.last_flags}
+    codes, said = end(start(workdir, 2, *reason.places, **options))
+    assert codes == [reason.code] * 2, said
+    lines = [re.findall(r"^progdist: (.*)$", text, re.MULTILINE) for text in said]
+    assert [len(each) for each in lines] == [1, 1], said
+    known = [line for (line,) in lines if not OTHERS.fullmatch(line)]
+    assert known
+    assert all(reason.message in line for line in known), said
+    assert "Traceback" not in "".join(said)
 
 
 @pytest.mark.slow
-def test_processes_that_do_not_share_their_workdir_are_refused(tmp_path):
-    elsewhere = f"--workdir={tmp_path / 'b'}"
-    codes, said = end(start(tmp_path / "a", 2, last_flags=[elsewhere]))
-    assert codes == [2, 2]
-    for text in said:
-        assert "must be storage that all processes share" in text
-
-
-def test_what_process_0_refuses_ends_all(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"seed": "of another kind"}))
-    codes, said = end(start(tmp_path, 2))
-    assert codes == [2, 2]
-    assert "config.json: not a configuration" in said[0]
+def test_a_workdir_that_is_in_use_refuses_all_processes(tmp_path):
+    with Lock(tmp_path):
+        codes, said = end(start(tmp_path, 2))
+    assert codes == [2, 2], said
+    assert "is in use by process" in said[0]
     assert said[1] == "progdist: process 0 failed; its own message says why\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_error_in_the_program_is_shown_by_its_process_and_ends_all(number, tmp_path):
+    places = [(), ()]
+    places[number] = "bug", 3
+    codes, said = end(start(tmp_path, 2, *places))
+    assert codes == [1, 1], said
+    assert "KeyError: 'bug'" in said[number]
+    assert said[1 - number].endswith(
+        f"process {number} failed; its own message says why\n"
+    )

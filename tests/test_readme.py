@@ -234,8 +234,10 @@ def test_the_messages_are_those_of_the_code():
     )
     rows = re.findall(r"^\| (`.+?) \| ", section.partition("\n## ")[0], re.MULTILINE)
     assert len(rows) > 10
-    sources = (path.read_text() for path in (ROOT / "progdist").rglob("*.py"))
-    code = re.sub(r"\"\s*\n\s*f?\"", "", "\n".join(sources))
+    paths = [*(ROOT / "progdist").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
+    paths += (ROOT / "launch").glob("*.s[hb]*")  # the shell's and SLURM's
+    sources = "\n".join(path.read_text() for path in paths)
+    code = re.sub(r"\"\s*\n\s*f?\"", "", sources)
     for message in (m for row in rows for m in re.findall(r"`([^`]+)`", row)):
         for part in message.split("…"):
             assert part.strip() in code, part

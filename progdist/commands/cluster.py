@@ -1,23 +1,30 @@
 """Setup of a run on several processes."""
 
 import contextlib
-import functools
 import os
 import re
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+from jax._src import distributed  # JAX has no public way to its keys
 
-from progdist.errors import UsageError, default_signals, last_line
-from progdist.parallel import PeerError
+from progdist.errors import (
+    UsageError,
+    default_signals,
+    last_line,
+    on_leaving,
+    say,
+)
+from progdist.parallel import PeerError, failure_of
 
 ANNOUNCE_SECONDS = 10.0
 RESOLVE_SECONDS = 5.0
+_HEAR_SECONDS = 0.5
+_FAILURE = "progdist/failure"  # of the coordinator's keys: "PROCESS CODE"
 _LOOPBACK = "127.0.0.1", "localhost", "[::1]"
 _SLURM = (
     "SLURM_JOB_ID",
@@ -53,6 +60,56 @@ def join(values: Mapping[str, Any]) -> None:
         _check_known(coordinator)
     with default_signals(), _announced(coordinator, address["num_processes"]):
         _initialize(coordinator, address, values["heartbeat_seconds"])
+    on_leaving(_tell_others)
+    threading.Thread(target=_hear_others, daemon=True).start()
+
+
+def _tell_others(text: str, code: int) -> int:
+    """Says why this process fails and tells the others, unless another was first.
+
+    Returns:
+      The exit code of the process that failed first.
+    """
+    if code == PeerError.exit_code:  # the one that was lost may have said why
+        time.sleep(2 * _HEAR_SECONDS)
+    failure = _failure()
+    if failure is None:
+        say(text)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was faster
+            here = distributed.global_state.process_id
+            _client().key_value_set(_FAILURE, f"{here} {code}")
+        failure = _failure()
+    _let_others_leave()
+    return failure[1] if failure else code
+
+
+def _hear_others() -> None:
+    """Ends this process with the exit code of another one that fails."""
+    while jax.distributed.is_initialized():
+        failure = _failure()
+        if failure and failure[0] != distributed.global_state.process_id:
+            say(f"progdist: {failure_of(failure[0])}\n")
+            _let_others_leave()
+            os._exit(failure[1])
+        time.sleep(_HEAR_SECONDS)
+
+
+def _let_others_leave() -> None:
+    """Waits until they have heard of the failure; JAX kills them without process 0."""
+    time.sleep((2 if distributed.global_state.process_id else 4) * _HEAR_SECONDS)
+
+
+def _failure() -> tuple[int, int] | None:
+    """Returns process and exit code of the first failure; None if there is none."""
+    try:
+        process, code = _client().key_value_try_get(_FAILURE).split()
+    except (AttributeError, jax.errors.JaxRuntimeError):  # also if process 0 is gone
+        return None
+    return int(process), int(code)
+
+
+def _client() -> Any:
+    return distributed.global_state.client
 
 
 def _initialize(coordinator: str, address: dict[str, Any], seconds: int) -> None:
@@ -92,8 +149,7 @@ def _announced(coordinator: str, num_processes: int | None) -> Iterator[None]:
     others = f"{num_processes - 1} other processes" if num_processes else "the others"
     text = f"progdist: waiting for {others} of the run"
     text += f" at {coordinator}" if coordinator else ""
-    say = functools.partial(print, text, file=sys.stderr, flush=True)
-    timer = threading.Timer(ANNOUNCE_SECONDS, say)
+    timer = threading.Timer(ANNOUNCE_SECONDS, say, [f"{text}\n"])
     timer.daemon = True
     timer.start()
     try:
