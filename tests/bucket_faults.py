@@ -49,12 +49,13 @@ FLAKY_SECONDS, FLAKY_SHARE = 60.0, 0.3
 
 
 def empty_disk(place):
-    """Returns an environment whose cache holds nothing but compiled programs."""
+    """Returns an environment whose cache holds programs and statistics alone."""
     shutil.rmtree(place, ignore_errors=True)
     (place / "progdist").mkdir(parents=True)
-    compiled = files.cache_dir() / "jax"
-    compiled.mkdir(parents=True, exist_ok=True)
-    (place / "progdist" / "jax").symlink_to(compiled)
+    for name in ("jax", "statistics"):
+        shared = files.cache_dir() / name
+        shared.mkdir(parents=True, exist_ok=True)
+        (place / "progdist" / name).symlink_to(shared)
     return os.environ | {"XDG_CACHE_HOME": str(place)}
 
 
@@ -140,7 +141,6 @@ def main():
     began, wrong = time.monotonic(), 0
     with tempfile.TemporaryDirectory() as name, emulated() as server:
         runs = Path(name)
-        # Statistics of the data that others have cached may differ in the last digit.
         alone, two = runs / "alone", runs / "two"
         codes, said = end(
             [start(alone, runs / "disk"), *start_two(two, runs / "disks")]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests import faults, interrupts
+from tests import bucket_faults, bucket_server, faults, interrupts
 from tests.waiting import text_of, wait_until
 
 MAIN = [sys.executable, "-m", "progdist.main", *faults.FLAGS]
@@ -33,6 +33,18 @@ def test_a_run_that_is_killed_or_stopped_ends_as_if_it_had_not_been(alone, tmp_p
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(differs, places)) == [[]] * len(places)
+
+
+def test_a_run_in_a_bucket_that_is_killed_ends_as_if_it_had_not_been(alone, tmp_path):
+    with bucket_faults.emulated():
+        url = f"gs://{bucket_server.BUCKET}/run"
+        place = "push", 30
+        assert not bucket_faults.end_and_resume(alone, url, tmp_path / "disk", *place)
+
+
+@pytest.mark.slow
+def test_twenty_one_faults_of_runs_in_a_bucket_are_survived():
+    assert bucket_faults.main() == 0
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from progdist.commands.parser import Flags
-from progdist.errors import UsageError
+from progdist.errors import UsageError, shown
 from progdist.workdir import files, layout
 from progdist.workdir.bucket import is_url
 from progdist.workdir.mirror import local, refresh
@@ -87,4 +87,4 @@ def _check_figures(figures: Path, workdirs: Sequence[Path], watch: int | None) -
 
 
 def _note(message: str) -> None:
-    print(f"progdist: {message}", file=sys.stderr, flush=True)
+    print(f"progdist: {shown(message)}", file=sys.stderr, flush=True)

@@ -18,6 +18,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from progdist.errors import shown
+
 LINE_SECONDS = 15.0
 WIDTH = 80  # of lines where there is no terminal
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -94,7 +96,7 @@ def lines(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def print_line(text: str) -> None:
     """Prints a line on stderr at once."""
-    print(text, file=sys.stderr, flush=True)
+    print(shown(text), file=sys.stderr, flush=True)
 
 
 def time_text(done: int | float, total: int | float | None, seconds: float) -> str:

@@ -91,21 +91,24 @@ class Lease:
     def renew(self) -> None:
         """Writes the record again, unless the lease is lost or released."""
         with self._renewing:
-            began = time.monotonic()
             if self._lost or self._released.is_set():
                 return
+            before = self._renewed
             try:
                 self._write(self._generation)
             except Conflict:
                 # A request that was repeated may have succeeded at first.
-                record, generation = self._bucket.read(LOCK)
+                record, self._generation = self._bucket.read(LOCK)
                 self._lost = record != self._record
-                self._generation = generation
-            self._renewed = began
+            except BaseException:
+                self._renewed = before
+                raise
 
     def _write(self, generation: int) -> None:
-        stored = self._bucket.upload(LOCK, self._record, generation)
-        self._generation, self._renewed = stored.generation, time.monotonic()
+        self._renewed = time.monotonic()  # no later than it is written
+        self._generation = self._bucket.upload(
+            LOCK, self._record, generation
+        ).generation
 
     def _acquire(self) -> None:
         while True:
