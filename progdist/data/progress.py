@@ -96,7 +96,7 @@ def lines(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def print_line(text: str) -> None:
     """Prints a line on stderr at once."""
-    print(shown(text), file=sys.stderr, flush=True)
+    print(shown(str(text)), file=sys.stderr, flush=True)
 
 
 def time_text(done: int | float, total: int | float | None, seconds: float) -> str:
