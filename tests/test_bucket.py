@@ -243,6 +243,27 @@ def test_a_manifest_comes_last_and_goes_first(url, monkeypatch):
     assert [verb for verb, _ in done] == ["upload"] * 3 + ["delete"] * 3
 
 
+def test_a_model_that_is_being_replaced_does_not_count(url, monkeypatch):
+    with own(url) as here:
+        write_tree(here.path, "models/phase_00_steps_4", "one")
+        here.push()
+        write_tree(here.path, "models/phase_00_steps_4", "other")
+        upload = Bucket.upload
+
+        def cut_short(self, name, *rest):
+            if name.endswith("b/c"):
+                raise BucketError("cut short")
+            return upload(self, name, *rest)
+
+        monkeypatch.setattr(Bucket, "upload", cut_short)
+        with pytest.raises(BucketError):
+            here.push()
+        there = own(url)
+        there.pull()
+        assert texts(there.path).keys() == {"lock"}
+        monkeypatch.setattr(Bucket, "upload", upload)
+
+
 def test_what_a_killed_owner_left_half_written_does_not_count(url):
     put(url, checkpoints__5__a="half", checkpoints__4__a="4", other__x="not of a run")
     put(url, checkpoints__4__manifest_dot_sha256="4", notes="not of a run")

@@ -14,7 +14,8 @@ import time
 import uuid
 from collections.abc import Callable
 
-from progdist.workdir.bucket import Bucket, BucketError, Conflict
+from progdist.errors import Error
+from progdist.workdir.bucket import Bucket, Conflict
 from progdist.workdir.layout import LOCK
 from progdist.workdir.lock import LockError, describe, parse_owner
 
@@ -61,7 +62,7 @@ class Lease:
         self._released.set()
         with self._renewing:
             if not self._lost:
-                with contextlib.suppress(Conflict, BucketError):
+                with contextlib.suppress(Conflict, Error):
                     self._bucket.upload(LOCK, b"", self._generation)
 
     def check(self) -> None:

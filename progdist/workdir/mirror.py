@@ -25,6 +25,7 @@ from progdist.workdir.lock import Lock
 
 PUSH_SECONDS = 15.0
 _THREADS = 8
+_READ_BYTES = 2**25  # of a file that may be held in memory
 _ATTEMPTS = 10  # at reading what another one is writing
 _Filter = Callable[[str], bool]
 
@@ -226,6 +227,8 @@ class Mirror(Copy):
         """Uploads a checkpoint or model, its manifest last; skips one just removed."""
         tree = layout.tree_of(manifest)
         names = [n for n in here if layout.tree_of(n) == tree and n != manifest]
+        if manifest in self._known and not self._is_uploaded(manifest):
+            self._delete([manifest])  # of the one that is replaced
         if self._upload_all(names):
             self._upload(manifest)
 
@@ -236,18 +239,22 @@ class Mirror(Copy):
 
     def _upload(self, name: str) -> bool:
         """Uploads a file if it has changed; returns whether it was there."""
-        path, known = self.path / name, self._known.get(name)
+        path = self.path / name
         try:
-            status = path.stat()
-            now = status.st_size, status.st_mtime_ns
-            if known and now == known[1:]:
-                return True
-            # Small ones are read at once, since they may grow.
-            content = path.read_bytes() if now[0] < 2**20 else path
-            self._known[name] = _State(self._replace(name, content), *now)
+            if not self._is_uploaded(name):
+                status = path.stat()
+                # Rows are read at once, since they may grow.
+                content = path.read_bytes() if status.st_size < _READ_BYTES else path
+                stored = self._replace(name, content)
+                self._known[name] = _State(stored, status.st_size, status.st_mtime_ns)
         except FileNotFoundError:
             return False
         return True
+
+    def _is_uploaded(self, name: str) -> bool:
+        """Whether a file has not changed since it was uploaded, or downloaded."""
+        status, known = (self.path / name).stat(), self._known.get(name)
+        return bool(known) and known[1:] == (status.st_size, status.st_mtime_ns)
 
     def _replace(self, name: str, content: bytes | Path) -> Stored:
         while True:
