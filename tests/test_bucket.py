@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import uuid
+import warnings
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,9 @@ def url(server, monkeypatch, tmp_path):
     yield f"gs://{bucket_server.BUCKET}/{uuid.uuid4().hex}"
     for client in clients:
         client.close()
+    # The client forgets connections of requests that failed.
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()
 
 
 def put(url, **objects):
@@ -433,8 +437,6 @@ def test_a_request_that_was_answered_too_late_is_no_conflict(url):
     assert Bucket(url).read("metrics.jsonl")[0] == b"1\n2\n"
 
 
-# The client forgets connections of requests that failed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_nothing_is_lost_while_a_third_of_the_requests_fail(url, server, monkeypatch):
     monkeypatch.setattr(lease, "LEASE_SECONDS", 30.0)
     with bucket_server.Flaky(server) as proxy:
@@ -454,7 +456,6 @@ def test_nothing_is_lost_while_a_third_of_the_requests_fail(url, server, monkeyp
         there.pull()
     assert texts(there.path) == expected | {"lock": ""}
     assert proxy.failed > 5
-    gc.collect()
 
 
 def test_after_a_signal_a_push_that_fails_is_no_success(url, monkeypatch):
