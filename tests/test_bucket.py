@@ -1,14 +1,10 @@
 """Workdirs and inputs in a bucket, on an emulator: one server for all tests."""
 
-import functools
-import gc
 import os
 import subprocess
 import sys
 import threading
 import time
-import uuid
-import warnings
 from pathlib import Path
 
 import pytest
@@ -21,9 +17,9 @@ from progdist.workdir.lease import Lease
 from progdist.workdir.lock import LockError
 from progdist.workdir.mirror import Copy, Mirror
 from tests import bucket_server
+from tests.bucket_server import LEASE, RENEW
 from tests.waiting import wait_until
 
-LEASE, RENEW = 2.0, 0.2
 OWNER = """
 import sys, time
 from progdist.workdir import lease
@@ -33,36 +29,6 @@ with lease.Lease(Bucket(sys.argv[1]), print):
     print("owns", flush=True)
     time.sleep(60)
 """
-
-
-@pytest.fixture(scope="module")
-def server():
-    with bucket_server.serving() as url:
-        yield url
-
-
-@pytest.fixture
-def url(server, monkeypatch, tmp_path):
-    """The address of an empty folder; the local disk is empty, too."""
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(lease, "LEASE_SECONDS", LEASE)
-    monkeypatch.setattr(lease, "RENEW_SECONDS", RENEW)
-    errors.shown_as.clear()
-    monkeypatch.setattr(mirror, "_copies", {})
-    clients, make = [], bucket._client.__wrapped__
-
-    def make_one(url):
-        clients.append(make(url))
-        return clients[-1]
-
-    monkeypatch.setattr(bucket, "_client", functools.cache(make_one))
-    yield f"gs://{bucket_server.BUCKET}/{uuid.uuid4().hex}"
-    for client in clients:
-        client.close()
-    # The client forgets connections of requests that failed.
-    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-        gc.collect()
 
 
 def put(url, **objects):
@@ -437,9 +403,9 @@ def test_a_request_that_was_answered_too_late_is_no_conflict(url):
     assert Bucket(url).read("metrics.jsonl")[0] == b"1\n2\n"
 
 
-def test_nothing_is_lost_while_a_third_of_the_requests_fail(url, server, monkeypatch):
+def test_nothing_is_lost_while_a_third_of_the_requests_fail(url, emulator, monkeypatch):
     monkeypatch.setattr(lease, "LEASE_SECONDS", 30.0)
-    with bucket_server.Flaky(server) as proxy:
+    with bucket_server.Flaky(emulator) as proxy:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
         bucket._client.cache_clear()
         with own(url) as here:
