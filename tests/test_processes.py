@@ -348,7 +348,8 @@ def test_all_processes_end_with_one_code_and_those_that_know_say_why(
     known = [line for (line,) in lines if not OTHERS.fullmatch(line)]
     assert known
     assert all(reason.message in line for line in known), said
-    assert "Traceback" not in "".join(said)
+    # Threads of Orbax may print some of their own when a write fails.
+    assert f'File "{faults.ROOT / "progdist"}' not in "".join(said)
 
 
 @pytest.mark.slow

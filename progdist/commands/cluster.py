@@ -24,6 +24,7 @@ from progdist.parallel import PeerError, failure_of
 ANNOUNCE_SECONDS = 10.0
 RESOLVE_SECONDS = 5.0
 _HEAR_SECONDS = 0.5
+_last_word = threading.Lock()  # of the main thread, or of the one that listens
 _FAILURE = "progdist/failure"  # of the coordinator's keys: "PROCESS CODE"
 _LOOPBACK = "127.0.0.1", "localhost", "[::1]"
 _SLURM = (
@@ -65,16 +66,18 @@ def join(values: Mapping[str, Any]) -> None:
 
 
 def _tell_others(text: str, code: int) -> int:
-    """Says why this process fails and tells the others, unless another was first.
+    """Says why this process fails and tells the others.
 
     Returns:
       The exit code of the process that failed first.
     """
-    if code == PeerError.exit_code:  # the one that was lost may have said why
+    is_loss = code == PeerError.exit_code
+    if is_loss:  # the one that was lost may have said why
         time.sleep(2 * _HEAR_SECONDS)
     failure = _failure()
+    if _last_word.acquire(blocking=False):
+        say(_message(failure[0]) if failure and is_loss else text)
     if failure is None:
-        say(text)
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was faster
             here = distributed.global_state.process_id
             _client().key_value_set(_FAILURE, f"{here} {code}")
@@ -87,15 +90,20 @@ def _hear_others() -> None:
     """Ends this process with the exit code of another one that fails."""
     while jax.distributed.is_initialized():
         failure = _failure()
-        if failure and failure[0] != distributed.global_state.process_id:
-            say(f"progdist: {failure_of(failure[0])}\n")
+        if failure and _last_word.acquire(blocking=False):
+            say(_message(failure[0]))
             _let_others_leave()
             os._exit(failure[1])
         time.sleep(_HEAR_SECONDS)
 
 
+def _message(process: int) -> str:
+    return f"progdist: {failure_of(process)}\n"
+
+
 def _let_others_leave() -> None:
     """Waits until they have heard of the failure; JAX kills them without process 0."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what follows would hide the reason
     time.sleep((2 if distributed.global_state.process_id else 4) * _HEAR_SECONDS)
 
 
