@@ -429,6 +429,33 @@ TRAINER += [
 
 WORKDIR = [
     *_mutants(
+        "progdist/workdir/bucket.py",
+        "test_bucket.py",
+        ("any writer overwrites", "match = self._blob(name), {\"if_generation_match\": generation}", "match = self._blob(name), {}"),
+        ("a missing bucket is empty", "case exceptions.NotFound() if not self._exists():", "case exceptions.NotFound() if False:"),
+    ),
+    *_mutants(
+        "progdist/workdir/lease.py",
+        "test_bucket.py",
+        ("a living owner is overthrown", "if stored.generation != generation:", "if False:"),
+        ("a lost lease is written again", "self._lost = record != self._record", "self._lost = False"),
+        ("an own request is a conflict", "self._lost = record != self._record", "self._lost = True"),
+        ("a lease never runs out", "end = time.monotonic() + LEASE_SECONDS", "end = time.monotonic() + 99 * LEASE_SECONDS"),
+        ("a released lease is watched", "if stored is None or not stored.size:", "if stored is None:"),
+    ),
+    *_mutants(
+        "progdist/workdir/mirror.py",
+        "test_bucket.py",
+        ("a manifest first", "if self._upload_all(names):\n            self._upload(manifest)", "self._upload(manifest)\n        self._upload_all(names)"),
+        ("half of a checkpoint is read", "if not layout.is_complete(n, found)]", "if False]"),
+        ("a checkpoint goes before its successor", "if not any(layout.is_manifest(name) for name in now - here):", "if True:"),
+        ("the old manifest vouches for a new model", "if manifest in self._known and not self._is_uploaded(manifest):", "if False:"),
+        ("names lead outside", "or \"..\" in parts", "or False"),
+        ("a failed push is hidden", "is_failure = kind and not issubclass(kind, Interrupted)", "is_failure = True"),
+        ("objects of others are deleted", "        return layout.is_of_run(name)\n", "        return True\n"),
+        ("one copy for two processes", "except BlockingIOError:", "except ZeroDivisionError:"),
+    ),
+    *_mutants(
         "progdist/workdir/array_cache.py",
         "test_array_cache.py test_extraction.py",
         ("damaged arrays taken", "text == _text(key) and digest == digest_of(arrays)", "text == _text(key)"),
@@ -814,7 +841,7 @@ EVALUATE = [
         "test_evaluate.py",
         ("data where it was", "given.get(\"data_dir\", config.data.dir)", "config.data.dir"),
         ("an unset flag sets", "if value is not None}", "}"),
-        ("rows in the workdir alone", "run.evaluate_models(config, workdir, specs, out, precision", "run.evaluate_models(config, workdir, specs, None, precision"),
+        ("rows in the workdir alone", "run.evaluate_models(config, place, specs, out, precision", "run.evaluate_models(config, place, specs, None, precision"),
         ("a read-only workdir is not seen", "not os.access(workdir, os.W_OK)", "False"),
     ),
     *_mutants(
@@ -879,8 +906,8 @@ CHECKPOINT = [
         "progdist/checkpoint/snapshots.py",
         "test_checkpoint.py",
         ("the oldest first", "reverse=True", "reverse=False"),
-        ("one snapshot too few", "LatestN(self._keep)", "LatestN(self._keep - 1)"),
-        ("a newer step is no error", "latest.step > global_step:", "latest.step > 10 * global_step:"),
+        ("one snapshot too few", "[self._keep :]", "[self._keep - 1 :]"),
+        ("a newer step is no error", "self._latest > global_step:", "self._latest > 10 * global_step:"),
         ("a snapshot under another number", "if card.get(\"global_step\") != global_step:", "if False:"),
         ("files not looked at", "        digests.check_manifest(where)\n        card = trees.read_card(where)\n        if", "        card = trees.read_card(where)\n        if", "", "the arrays' digests, which are compared next, find what the files' do in all that is read"),
         ("a damaged one stays", "self._put_aside(global_step, reason)", "pass"),

@@ -47,6 +47,8 @@ class Checkpoints:
         """
         self._directory, self._keep, self._warn = directory, keep, warn
         self._mirror = mirror
+        # Of the last save; other processes may see the directory a moment later.
+        self._latest: int | None = None
         self._saving: tuple[int, Future[None]] | None = None
         # While a save is in progress, nothing else may call Orbax.
         self._background = ThreadPoolExecutor(1)
@@ -65,15 +67,13 @@ class Checkpoints:
           SaveError: if the previous write failed, or this one cannot begin.
         """
         self.wait()
-        if not trees.saves_here(self._mirror):
+        if self._latest is None:
+            self._latest = max(snapshot_steps(self._directory), default=-1)
+        if self._latest == global_step or not trees.saves_here(self._mirror):
             return
-        latest = max(snapshot_steps(self._directory), default=-1)
-        if latest == global_step:
-            return
-        if latest > global_step:
-            reason = RuntimeError(
-                f"{self._directory / str(latest)} exists and is newer"
-            )
+        if self._latest > global_step:
+            newer = self._directory / str(self._latest)
+            reason = RuntimeError(f"{newer} exists and is newer")
             raise self._failure(global_step, reason)
         card = trees.make_card(facts, tree)
         where = trees.location(self._directory / str(global_step))
@@ -83,7 +83,7 @@ class Checkpoints:
         except Exception as error:
             raise self._failure(global_step, error) from error
         completed = self._background.submit(self._complete, global_step, writing)
-        self._saving = global_step, completed
+        self._saving, self._latest = (global_step, completed), global_step
 
     def wait(self) -> None:
         """Waits until the last write is complete.
@@ -127,7 +127,8 @@ class Checkpoints:
                 + "; ".join(damaged.values())
                 + "); put a good one back, or start in another workdir"
             )
-        self._agree(restored[1]["global_step"] if restored else 0)
+        self._latest = restored[1]["global_step"] if restored else -1
+        self._agree(max(self._latest, 0))
         for global_step, reason in damaged.items():
             self._put_aside(global_step, reason)
         parallel.barrier("the damaged checkpoints are moved aside")
