@@ -36,7 +36,7 @@ SIGNALS = (
 )
 _LEAST_SIMILARITY = 0.65
 _READER_IS_GONE = errno.EPIPE, errno.EIO
-# Names of local copies of remote directories in messages, by their paths.
+# Addresses of local copies, by their paths.
 shown_as: dict[str, str] = {}
 # Errors of JAX that were not caused by another process.
 _OWN_FAULTS = "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED"
@@ -116,7 +116,7 @@ def heard_signals() -> list[signal.Signals]:
 
 
 def shown(text: str) -> str:
-    """Returns a message with the names that users know things by, see `shown_as`."""
+    """Returns a message with addresses in place of the paths of local copies."""
     for path, name in shown_as.items():
         text = text.replace(path, name)
     return text

@@ -16,6 +16,7 @@ from progdist.config.check import require
 from progdist.diffusion.schedules import describe
 from progdist.model import Model, param_shapes
 from progdist.nets.settings import NetConfig, UNetConfig, norm_groups, released_groups
+from progdist.workdir import layout
 from progdist.workdir.bucket import is_url
 from progdist.workdir.mirror import local
 from progdist.workdir.provenance import memory_bytes
@@ -172,7 +173,7 @@ def check_teacher(
     """
     if not config.teacher:
         return
-    path = path or local(config.teacher)
+    path = path or local(config.teacher, layout.is_of_model)
     card = checkpoint.check_model(path, param_shapes(model))
     check_card(model, path, card)
     _check_hidden(path, card, config.net)

@@ -2,7 +2,7 @@
 
   python -m tests.bucket_faults
 
-prints a line a fault: ten kills, five signals, five lost processes of two, and a run of
+prints a line a fault: ten kills, five signals, five lost processes of two, and a run in
 which 30 % of all requests fail for a minute. Each start has an empty disk, as on
 another machine, and finds nothing but the bucket. In the end parameters, average,
 optimiser, teacher and progress of the last checkpoint, the models of all phases, and
@@ -42,7 +42,7 @@ STOPS = [
     ("terminated", 22),
     ("terminated_sampling", 3),
 ]
-# Process that is killed, and after which update; in the end while it pushes.
+# Process to kill, and the event at which; the last one during a push.
 LOST = [(0, "update", 8), (1, "update", 8), (1, "update", 17), (0, "update", 22)]
 LOST += [(0, "push", 30)]
 FLAKY_SECONDS, FLAKY_SHARE = 60.0, 0.3

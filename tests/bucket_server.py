@@ -83,6 +83,7 @@ class Flaky:
         self._host = url.removeprefix("http://")
         handler = type("Handler", (_Handler,), {"proxy": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.block_on_close = False  # clients keep their connections open
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self):
@@ -110,6 +111,10 @@ class Flaky:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+
+    def handle(self):
+        with contextlib.suppress(OSError):  # the client is gone
+            super().handle()
 
     def _pass(self):
         size = int(self.headers.get("Content-Length") or 0)

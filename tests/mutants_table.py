@@ -446,9 +446,11 @@ WORKDIR = [
     *_mutants(
         "progdist/workdir/mirror.py",
         "test_bucket.py",
-        ("a manifest first", "if self._upload_all(names):\n            self._upload(manifest)", "self._upload(manifest)\n        self._upload_all(names)"),
+        ("a manifest first", "if self._upload_all(names):\n                self._upload(manifest)", "self._upload(manifest)\n            self._upload_all(names)"),
         ("half of a checkpoint is read", "if not layout.is_complete(n, found)]", "if False]"),
-        ("a checkpoint goes before its successor", "if not any(layout.is_manifest(name) for name in now - here):", "if True:"),
+        ("a checkpoint goes before its successor", "(is_old or is_moved)", "True"),
+        ("an emptied cache empties the bucket", "if is_unfinished or (tree and tree not in trees and (is_old or is_moved)):", "if True:"),
+        ("a part of a download stays", "if name.startswith(\".\"):\n                (Path", "if False:\n                (Path"),
         ("the old manifest vouches for a new model", "if manifest in self._known and not self._is_uploaded(manifest):", "if False:"),
         ("names lead outside", "or \"..\" in parts", "or False"),
         ("a failed push is hidden", "is_failure = kind and not issubclass(kind, Interrupted)", "is_failure = True"),

@@ -1,6 +1,8 @@
 """Workdirs and inputs in a bucket, on an emulator: one server for all tests."""
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -65,13 +67,13 @@ def test_an_object_is_replaced_by_the_writer_that_knows_it(url):
     second = place.upload("x", b"three", first.generation)
     assert place.list() == {"x": second}
     assert second.size == 5
-    place.delete("x")
-    place.delete("x")
+    for _ in range(2):
+        place.delete("x", second.generation)
     assert place.read("x") == (b"", 0)
 
 
 @pytest.mark.parametrize(
-    "text", ["gs://", "gs://R/x", "gs://a", "gs:///x", "gs://ab c"]
+    "text", ["gs://", "gs://R/x", "gs://a", "gs:///x", "gs://ab c", "gs://abc/../x", "gs://abc/x/./y"]
 )
 def test_a_malformed_address_is_refused(url, text):
     with pytest.raises(InputError, match="must look like gs://BUCKET/PATH"):
@@ -124,7 +126,7 @@ def test_a_copy_is_made_equal_and_nothing_is_read_twice(url, monkeypatch):
     assert texts(copy.path) == {"a": "1", "b/c": "2", "d": "3"}
     write(copy.path, "mine", "x")
     write(copy.path, "a", "changed")
-    place.delete("d")
+    place.delete("d", place.stored("d").generation)
     place.upload("b/c", b"22", place.stored("b/c").generation)
     downloads.clear()
     copy.pull()
@@ -144,7 +146,7 @@ def test_one_object_and_selected_ones_are_copied(url):
     assert mirror.local(url) == path
     assert texts(path) == {"a": "1", "b/c": "2"}
     put(url, e="5")
-    Bucket(url).delete("a")
+    Bucket(url).delete("a", Bucket(url).stored("a").generation)
     mirror.refresh()  # what was selected at first
     assert texts(path) == {"b/c": "2"}
     assert not mirror.local(f"{url}/nothing").exists()
@@ -264,7 +266,7 @@ def test_a_checkpoint_is_not_deleted_before_its_successor_is_there(url, monkeypa
             if not once:
                 once.append(True)
                 write_tree(here.path, "checkpoints/7", "seven")
-                (here.path / "checkpoints/5/a").unlink()
+                shutil.rmtree(here.path / "checkpoints/5")
             return upload(self, names)
 
         monkeypatch.setattr(Mirror, "_upload_all", replaced_meanwhile)
@@ -274,6 +276,81 @@ def test_a_checkpoint_is_not_deleted_before_its_successor_is_there(url, monkeypa
         left = Bucket(url).list()
     assert "checkpoints/7/manifest.sha256" in left
     assert "checkpoints/5/a" not in left
+
+
+def test_an_emptied_cache_does_not_empty_the_bucket(url):
+    with own(url) as here:
+        write_tree(here.path, "checkpoints/5", "five")
+        write_tree(here.path, "models/phase_00_steps_4", "four")
+        write(here.path, "metrics.jsonl", "1\n")
+        write(here.path, "measuring/x.npz", "sums")
+        here.push()
+        before = Bucket(url).list()
+        (here.path / "measuring/x.npz").unlink()  # as the run itself does
+        here.push()
+        assert before.keys() - Bucket(url).list().keys() == {"measuring/x.npz"}
+        for name in ("checkpoints/5", "models/phase_00_steps_4"):
+            shutil.rmtree(here.path / name)
+        here.push()
+        shutil.rmtree(here.path)
+        with pytest.raises(FileNotFoundError):
+            here.push()
+        assert before.keys() - Bucket(url).list().keys() == {"measuring/x.npz"}
+        here.path.mkdir(parents=True)
+
+
+def test_a_part_that_a_killed_process_left_is_removed(url, monkeypatch):
+    copy = Copy(url)
+    write(copy.path, ".big.123", "half")
+    monkeypatch.setattr(mirror, "_claim", lambda url: (copy._root, copy._slot))
+    assert not list(Copy(url).path.rglob("*.123"))
+
+
+def test_a_download_that_is_not_what_was_stored_is_refused(url, monkeypatch):
+    put(url, a="1")
+    monkeypatch.setattr(bucket, "md5_of", lambda path: "0" * 32)
+    with pytest.raises(InputError, match="changes faster than it can be read"):
+        Copy(url).pull()
+
+
+def test_a_full_disk_is_not_taken_for_a_bucket_that_does_not_answer(url, monkeypatch):
+    put(url, a="1")
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    from google.cloud import storage
+
+    monkeypatch.setattr(storage.Blob, "download_to_filename", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        Copy(url).pull()
+    assert caught.value.filename.endswith("/.a." + str(os.getpid()))
+
+
+def test_a_client_that_loses_the_thread_begins_again(url, monkeypatch):
+    from google.cloud import storage
+
+    upload, failures = storage.Blob.upload_from_string, [ValueError("bytes")] * 2
+
+    def fail(self, *args, **options):
+        if failures:
+            raise failures.pop()
+        return upload(self, *args, **options)
+
+    monkeypatch.setattr(storage.Blob, "upload_from_string", fail)
+    assert Bucket(url).upload("x", b"1", 0).size == 1
+    failures.extend([ValueError("bytes")] * 3)
+    with pytest.raises(BucketError, match="no answer"):
+        Bucket(url).upload("y", b"1", 0)
+
+
+def test_a_cache_without_locks_is_refused(url, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(mirror.fcntl, "flock", fail)
+    with pytest.raises(InputError, match="set XDG_CACHE_HOME to a local disk"):
+        Copy(url)
 
 
 def test_without_checkpoints_those_in_the_bucket_stay(url):

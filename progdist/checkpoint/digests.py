@@ -19,8 +19,7 @@ from progdist.errors import InputError, escaped
 from progdist.workdir import layout
 from progdist.workdir.files import write_bytes
 
-_MANIFEST = layout.MANIFEST  # in sha256sum's format
-_ADDED = _MANIFEST, layout.DISTANCES  # written after the files of the manifest
+_ADDED = layout.MANIFEST, layout.DISTANCES  # written after the files of the manifest
 _SEAL = "# "
 
 
@@ -114,12 +113,12 @@ def write_manifest(directory: Path) -> None:
     rows = sorted(_file_digests(directory).items())
     body = "".join(f"{digest}  {name}\n" for name, digest in rows).encode()
     seal_line = f"{_SEAL}{hashlib.sha256(body).hexdigest()}\n".encode()
-    write_bytes(directory / _MANIFEST, seal_line + body)
+    write_bytes(directory / layout.MANIFEST, seal_line + body)
 
 
 def has_manifest(directory: Path) -> bool:
     """Whether the directory has a manifest."""
-    return (directory / _MANIFEST).exists()
+    return (directory / layout.MANIFEST).exists()
 
 
 def check_manifest(directory: Path) -> None:
@@ -131,13 +130,13 @@ def check_manifest(directory: Path) -> None:
       DamageError: naming the first file that was changed, lost or added.
     """
     if has_manifest(directory):
-        paths = [directory / _MANIFEST, *_files(directory)]
+        paths = [directory / layout.MANIFEST, *_files(directory)]
         _check_manifest(directory, tuple(map(_stamp, paths)))
 
 
 @functools.lru_cache(maxsize=8)  # exceptions are not cached
 def _check_manifest(directory: Path, stamps: tuple[Any, ...]) -> None:
-    path = directory / _MANIFEST
+    path = directory / layout.MANIFEST
     seal_line, _, body = path.read_bytes().partition(b"\n")
     if seal_line != (_SEAL + hashlib.sha256(body).hexdigest()).encode():
         raise DamageError(f"{path}: damaged")

@@ -13,6 +13,7 @@ from progdist.checkpoint import digests, files, trees
 from progdist.checkpoint.digests import CheckpointError
 from progdist.checkpoint.snapshots import SaveError
 from progdist.checkpoint.trees import Params
+from progdist.errors import InputError
 from progdist.workdir import layout
 from progdist.workdir.mirror import Mirror
 
@@ -67,6 +68,7 @@ def save_model(
 
     Raises:
       SaveError: if it could not be written.
+      InputError: if a bucket refused it, or another run owns the workdir.
     """
     tree = {"params": params}
     card = trees.make_card(facts, tree)
@@ -82,6 +84,8 @@ def save_model(
             digests.write_manifest(path)
             if mirror:
                 mirror.push()
+    except InputError:  # another run has taken the workdir over, say
+        raise
     except Exception as error:
         raise SaveError(
             f"{path}: could not be written ({trees.reason(error)})"

@@ -13,7 +13,7 @@ from orbax.checkpoint import v1 as ocp
 from progdist import parallel
 from progdist.checkpoint import digests, trees
 from progdist.checkpoint.digests import CheckpointError, DamageError
-from progdist.errors import Error
+from progdist.errors import Error, InputError
 from progdist.workdir.mirror import Mirror
 
 Facts = dict[str, Any]
@@ -90,12 +90,15 @@ class Checkpoints:
 
         Raises:
           SaveError: if it failed.
+          InputError: if a bucket refused it, or another run owns the workdir.
         """
         if self._saving is None:
             return
         (global_step, completed), self._saving = self._saving, None
         try:
             completed.result()
+        except InputError:  # another run has taken the workdir over, say
+            raise
         except Exception as error:
             raise self._failure(global_step, error) from error
 
@@ -127,8 +130,9 @@ class Checkpoints:
                 + "; ".join(damaged.values())
                 + "); put a good one back, or start in another workdir"
             )
-        self._latest = restored[1]["global_step"] if restored else -1
-        self._agree(max(self._latest, 0))
+        latest = restored[1]["global_step"] if restored else 0
+        self._agree(latest)
+        self._latest = latest
         for global_step, reason in damaged.items():
             self._put_aside(global_step, reason)
         parallel.barrier("the damaged checkpoints are moved aside")
@@ -165,9 +169,12 @@ class Checkpoints:
     def _agree(self, global_step: int) -> None:
         everywhere = parallel.of_all_processes(global_step)
         if len(set(everywhere)) > 1:
+            rule = "one of their copies is damaged"
+            if self._mirror is None:
+                rule = "workdir must be storage that they share"
             raise CheckpointError(
                 f"{self._directory}: the processes read the checkpoints {everywhere}; "
-                "workdir must be storage that they share"
+                f"{rule}"
             )
 
     def _put_aside(self, global_step: int, reason: str) -> None:

@@ -45,8 +45,7 @@ from progdist.evaluate.published import PROTOCOL, Protocol
 from progdist.nets.types import MatmulPrecision
 from progdist.plan import MOST_STEPS
 from progdist.workdir import files, layout
-from progdist.workdir.bucket import is_url
-from progdist.workdir.mirror import Mirror, local
+from progdist.workdir.mirror import Mirror, local, open_workdir
 
 # Flags of the models of a run.
 _OF_MODELS = "num_steps", "round", "sampler", "gammas", "seed", "precision"
@@ -135,25 +134,20 @@ def _open(values: dict[str, Any]) -> tuple[Path | Mirror, Config]:
         config = _with_flags(values["config"], values)
         check_reference(config)
         return Path(), config
-    place = _place(values)
-    workdir, config = open_run(str(getattr(place, "path", place)))
+    place = _open_workdir(values)
+    workdir, config = open_run(str(place.path if isinstance(place, Mirror) else place))
     config = _with_flags(config, values)
     check(config)
     return place if isinstance(place, Mirror) else workdir, config
 
 
-def _place(values: dict[str, Any]) -> str | Path | Mirror:
-    """Returns the workdir; of one in a bucket a copy, which is owned to add rows."""
-    text = values["workdir"]
-    if not is_url(text):
-        return text
-    if values["images"] or values["out"]:
-        return local(text, lambda name: not layout.is_checkpoint(name))
+def _open_workdir(values: dict[str, Any]) -> Path | Mirror:
+    """Returns the workdir, to be owned if it gets rows; else perhaps a copy."""
     from progdist.data.progress import print_line
 
-    mirror = Mirror(text, print_line, has_checkpoints=False)
-    mirror.pull()
-    return mirror
+    if values["images"] or values["out"]:
+        return local(values["workdir"], layout.is_of_evaluation)
+    return open_workdir(values["workdir"], print_line, has_checkpoints=False)[0]
 
 
 def _with_flags(config: Config, values: dict[str, Any]) -> Config:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from progdist.commands.parser import Flags
-from progdist.errors import UsageError, shown
+from progdist.errors import Error, UsageError, shown
 from progdist.workdir import files, layout
 from progdist.workdir.bucket import is_url
 from progdist.workdir.mirror import local, refresh
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     from progdist.report.page.watch import watch
 
     if values["watch"]:
-        print(watch(workdirs, out, values["watch"], _note, refresh))
+        print(watch(workdirs, out, values["watch"], _note, _refresh))
     else:
         print(write_page(workdirs, out))
     if figures:
@@ -66,7 +66,15 @@ def main(argv: list[str]) -> None:
 
 def _is_shown(name: str) -> bool:
     """Whether the page needs a file of a run in a bucket."""
-    return not layout.tree_of(name)
+    return layout.is_of_run(name) and not layout.tree_of(name)
+
+
+def _refresh() -> None:
+    """Copies what is new; a laptop may be without a network for a while."""
+    try:
+        refresh()
+    except Error as error:
+        _note(str(error))
 
 
 def _check_out(out: Path) -> None:

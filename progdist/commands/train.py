@@ -20,6 +20,7 @@ Exit codes:
 """
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,8 @@ from progdist.commands.parser import Flags, define_cluster
 from progdist.config import Config, as_begun, from_json, plan_of, presets
 from progdist.config.check import check
 from progdist.errors import UsageError
-from progdist.workdir import files, layout
-from progdist.workdir.bucket import is_url
-from progdist.workdir.mirror import Mirror
+from progdist.workdir import layout
+from progdist.workdir.mirror import Mirror, open_workdir
 
 
 def define_flags() -> Flags:
@@ -56,15 +56,14 @@ def main(argv: list[str]) -> None:
     if values["list"]:
         print(_list_of_presets())
         return
-    place, config = _open(flags, values)
-    workdir = place.path if isinstance(place, Mirror) else place
+    place, workdir, config = _open(flags, values)
     check(config)
     config = as_begun(config, workdir) or config
     if values["wandb"] is not None:
         from progdist.workdir import weights_and_biases
 
         weights_and_biases.check(values["wandb"])
-    if _is_shown_again(config, workdir, values):
+    if _is_shown_again(config, place, workdir, values):
         return
 
     from progdist import parallel
@@ -103,7 +102,9 @@ def _settled(config: Config, workdir: Path) -> Config:
     return config
 
 
-def _is_shown_again(config: Config, workdir: Path, values: dict[str, Any]) -> bool:
+def _is_shown_again(
+    config: Config, place: Path | Mirror, workdir: Path, values: dict[str, Any]
+) -> bool:
     """Shows the end of a run that is finished; whether it is.
 
     Several processes decide together, in `run`, what is left to do.
@@ -116,7 +117,8 @@ def _is_shown_again(config: Config, workdir: Path, values: dict[str, Any]) -> bo
 
     finished = conclusion.is_finished(config, workdir)
     if finished:
-        conclusion.show_again(config, workdir)
+        with place if isinstance(place, Mirror) else nullcontext():
+            conclusion.show_again(config, workdir)
     return finished
 
 
@@ -134,28 +136,17 @@ def _profile(text: str | None, num_updates: int) -> range:
     return range(first, first + count)
 
 
-def _open(flags: Flags, values: dict[str, Any]) -> tuple[Path | Mirror, Config]:
-    """Returns the workdir and the configuration, by default that of the workdir."""
+def _open(flags: Flags, values: dict[str, Any]) -> tuple[Path | Mirror, Path, Config]:
+    """Returns the workdir, its path, and the configuration, by default its own."""
+    from progdist.data.progress import print_line
+
     flags.require(values, "workdir")
-    place, workdir = _open_workdir(values["workdir"])
+    place, workdir = open_workdir(values["workdir"], print_line)
     if not values["config"] and (workdir / layout.CONFIG).exists():
-        return place, from_json(workdir / layout.CONFIG)
+        return place, workdir, from_json(workdir / layout.CONFIG)
     if not values["config"]:
         raise UsageError("--config is missing; progdist train --list names the presets")
-    return place, values["config"]
-
-
-def _open_workdir(text: str) -> tuple[Path | Mirror, Path]:
-    """Returns the workdir, and the path of its files; copies those in a bucket."""
-    if not is_url(text):
-        workdir = files.expand(text).absolute()
-        return workdir, workdir
-    from progdist.data.progress import counting, print_line
-
-    mirror = Mirror(text, print_line)
-    with counting(f"reading {mirror.url}", 1):
-        mirror.pull()
-    return mirror, mirror.path
+    return place, workdir, values["config"]
 
 
 def _list_of_presets() -> str:

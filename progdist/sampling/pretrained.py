@@ -301,7 +301,8 @@ def _wanted(steps: int | None, teacher: bool) -> Callable[[str], bool]:
         if tree := layout.tree_of(name):
             is_known = layout.is_manifest(name) and not layout.is_checkpoint(name)
             return is_known or fnmatch(tree, f"{layout.MODELS}/{wanted}")
-        return not layout.is_of_run(name)
+        is_shown = layout.is_of_run(name) and name != layout.CONFIG
+        return layout.is_of_model(name) and not is_shown
 
     return is_wanted
 

@@ -10,7 +10,7 @@ from progdist.sampling import cards, hub
 from progdist.sampling.pretrained import with_params
 from progdist.teachers import diffusers, guided, released
 from progdist.teachers.teacher import Options, Teacher
-from progdist.workdir import files
+from progdist.workdir import files, layout
 from progdist.workdir.bucket import is_url
 from progdist.workdir.mirror import local
 
@@ -33,7 +33,7 @@ def read_teacher(source: str | Path, options: Options | None = None) -> Teacher:
       UsageError: if an option does not apply to it.
     """
     is_remote = str(source).startswith(hub.PREFIX)
-    path = hub.download(str(source), hub.OF_DIFFUSERS) if is_remote else local(source)
+    path = hub.download(str(source), hub.OF_DIFFUSERS) if is_remote else _local(source)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or directory")
     teacher = _read(path, options or Options())
@@ -42,6 +42,10 @@ def read_teacher(source: str | Path, options: Options | None = None) -> Teacher:
     is_remote |= is_url(source)
     origin = str(source) if is_remote else Path(os.path.abspath(path)).name
     return teacher._replace(card=teacher.card | {"origin": origin})
+
+
+def _local(source: str | Path) -> Path:
+    return local(source, layout.is_of_model)
 
 
 def _read(path: Path, options: Options) -> Teacher:

@@ -84,7 +84,10 @@ def _where_next(workdir: Path, num_steps: int) -> Iterator[Text]:
             yield Text(f"{label:11} ") + Text(f"{short}/{name}", link)
     run, flags = shlex.quote(short), f"--steps={num_steps} --num=64 --out=grid.png"
     yield Text(f"{'try':11} {_command()} sample {run} {flags}")
-    yield Text(f"{'':11} tensorboard --logdir={run}  # pip install tensorboard")
+    if is_url(short):
+        yield Text(f"{'':11} progdist report {run}")
+    else:
+        yield Text(f"{'':11} tensorboard --logdir={run}  # pip install tensorboard")
 
 
 def _command() -> str:

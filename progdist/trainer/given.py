@@ -21,6 +21,7 @@ from progdist.model import Model, Params, param_shapes
 from progdist.nets.settings import UNetConfig, norm_groups
 from progdist.sampling import cards
 from progdist.teachers import Teacher, function
+from progdist.workdir import layout
 from progdist.workdir.mirror import local
 
 
@@ -94,7 +95,7 @@ def _source(config: Config) -> Teacher:
 
     Such a file does not say what its output means.
     """
-    path = local(config.teacher)
+    path = local(config.teacher, layout.is_of_model)
     if config.student == "net" and teachers.is_released(path) and _fits(path, config):
         return Teacher({}, path=path)
     return teachers.read_teacher(config.teacher)

@@ -162,7 +162,8 @@ def finish(
     params = sampling_params(snapshot.state)
     path = checkpoint.model_dir(pieces.workdir, phase.number, phase.num_steps)
     card = cards.make_card(pieces.config, phase, pieces.source) | _origin(pieces)
-    checkpoint.save_model(path, params, card, pieces.mirror)
+    with pieces.preemption.saving():
+        checkpoint.save_model(path, params, card, pieces.mirror)
     if phase.number == 0:
         base = params
     else:

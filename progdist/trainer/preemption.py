@@ -61,6 +61,10 @@ class Interrupt:
         finally:
             self._busy = False
 
+    def closing(self) -> None:
+        """Suspends the grace period for good: the run writes its last files."""
+        self._busy = True
+
     def heard(self) -> None:
         """Ends the grace period: the run is stopping."""
         self._heard.set()

@@ -51,6 +51,7 @@ def run(
       Interrupted: if a signal asked it to stop; the state is saved.
     """
     lock, workdir = owner_of(workdir)
+    interrupt = interrupt or Interrupt()
     provenance.code()  # of the cards; files may change while the run goes on
     open_given = functools.cache(lambda: given.open_given(config, may_import))
     source = parallel.together(lambda: start.check(config, workdir, open_given))
@@ -71,6 +72,7 @@ def run(
         parallel.on_process_zero(own)
         if isinstance(lock, Mirror):
             parallel.together(lock.pull_unless_owned)
+            stack.callback(interrupt.closing)
         with parallel.refused_by_all():
             resume.check_same_everywhere(config, workdir, source, override)
         wandb_run = start.open_wandb(config, workdir, wandb_project, stack)
@@ -81,7 +83,7 @@ def run(
             given=open_given,
             source=source,
             extractors=extractors,
-            interrupt=interrupt or Interrupt(),
+            interrupt=interrupt,
             lock=lock,
             override=override,
             profile=profile,

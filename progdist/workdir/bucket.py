@@ -10,7 +10,8 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ SCHEME = "gs://"
 RETRY_SECONDS = 600.0
 _URL = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(?:/+(.*?))?/*", re.DOTALL)
 _REQUEST_SECONDS = 60.0  # without an answer
+_PIECE_BYTES = 2**26  # of a download
+_ATTEMPTS = 3  # at a transfer of which the client lost the thread
 
 
 class BucketError(Error):
@@ -54,12 +57,17 @@ class Bucket:
           InputError: if it is malformed, or the client or its credentials are missing.
         """
         match = _URL.fullmatch(url)
-        if not match:
+        self.name, self.path = (match[1], match[2] or "") if match else ("", "")
+        if not match or (self.path and {"", ".", ".."} & {*self.path.split("/")}):
             raise InputError(f"{url}: must look like gs://BUCKET/PATH")
         self.url = url.rstrip("/")
-        self.name, self.path = match[1], match[2] or ""
         self._client = _client(url)
         self._bucket = self._client.bucket(self.name)
+        self._gives_up = False
+
+    def give_up(self) -> None:
+        """Repeats no request any more, not even those under way."""
+        self._gives_up = True
 
     def list(self) -> dict[str, Stored]:
         """Returns the objects below the address."""
@@ -67,7 +75,7 @@ class Bucket:
         fields = "items(name,size,md5Hash,generation),nextPageToken"
         with self._explained():
             found = self._client.list_blobs(
-                self._bucket, prefix=prefix, fields=fields, **_options()
+                self._bucket, prefix=prefix, fields=fields, **self._options()
             )
             return {
                 blob.name.removeprefix(prefix): _stored(blob)
@@ -81,7 +89,7 @@ class Bucket:
         The name "" is that of the object at the address itself.
         """
         with self._explained():
-            blob = self._bucket.get_blob(self._name(name), **_options())
+            blob = self._bucket.get_blob(self._name(name), **self._options())
         return _stored(blob) if blob else None
 
     def read(self, name: str) -> tuple[bytes, int]:
@@ -89,45 +97,62 @@ class Bucket:
         while found := self.stored(name):
             with contextlib.suppress(Conflict), self._explained():
                 blob, match = self._blob(name), {"if_generation_match": found[2]}
-                content = blob.download_as_bytes(**match, **_options())
+                content = blob.download_as_bytes(**match, **self._options())
                 return content, found.generation
         return b"", 0
 
-    def download(self, name: str, path: Path, generation: int) -> None:
-        """Writes an object's content to a file; the client compares a checksum.
+    def download(self, name: str, path: Path, stored: Stored) -> None:
+        """Writes an object's content to a file, in pieces; compares its MD5.
 
         Raises:
           Conflict: if the object has another generation, or is gone.
           OSError: if the file cannot be written.
         """
-        match = {"if_generation_match": generation}
-        with self._explained():
-            self._blob(name).download_to_filename(str(path), **match, **_options())
+        blob, match = self._blob(name), {"if_generation_match": stored.generation}
+        if stored.size > _PIECE_BYTES:
+            blob.chunk_size = _PIECE_BYTES
+        try:
+            self._transfer(
+                lambda: blob.download_to_filename(str(path), **match, **self._options())
+            )
+        except OSError as error:
+            where = error.filename or str(path)
+            raise OSError(error.errno, error.strerror, where) from None
+        if stored.md5 and md5_of(path) != stored.md5:
+            raise Conflict(self.url)
 
-    def upload(self, name: str, content: bytes | Path, generation: int) -> Stored:
+    def upload(
+        self,
+        name: str,
+        content: bytes | Path,
+        generation: int,
+        patience: float | None = None,
+    ) -> Stored:
         """Creates or replaces an object, whole.
 
         Args:
           name: name of the object.
           content: its content, or a file that holds it.
           generation: generation that is replaced; 0 for none.
+          patience: seconds for which to repeat it; `RETRY_SECONDS` if None.
 
         Raises:
           Conflict: if the object has another generation.
           OSError: if the file cannot be read.
         """
         blob, match = self._blob(name), {"if_generation_match": generation}
-        with self._explained():
-            if isinstance(content, bytes):
-                blob.upload_from_string(content, **match, **_options())
-            else:
-                blob.upload_from_filename(str(content), **match, **_options())
+        options = match | self._options(patience)
+        if isinstance(content, bytes):
+            self._transfer(lambda: blob.upload_from_string(content, **options))
+        else:
+            self._transfer(lambda: blob.upload_from_filename(str(content), **options))
         return _stored(blob)
 
-    def delete(self, name: str) -> None:
-        """Deletes an object, if it exists."""
+    def delete(self, name: str, generation: int) -> None:
+        """Deletes an object, unless it is gone or has another generation."""
+        match = {"if_generation_match": generation}
         with contextlib.suppress(Conflict), self._explained():
-            self._blob(name).delete(**_options())
+            self._blob(name).delete(**match, **self._options())
 
     def _name(self, name: str) -> str:
         return "/".join(part for part in (self.path, name) if part)
@@ -135,20 +160,37 @@ class Bucket:
     def _blob(self, name: str) -> Any:
         return self._bucket.blob(self._name(name))
 
+    def _transfer(self, act: Callable[[], object]) -> None:
+        """Uploads or downloads; begins again if the client lost the thread."""
+        from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self._explained():
+                    act()
+                return
+            except (DataCorruption, InvalidResponse, ValueError) as error:
+                if isinstance(error, Error):
+                    raise
+                if attempt + 1 == _ATTEMPTS:
+                    raise self._no_answer(error) from None
+
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         """Turns errors of the client into those of this program."""
         from google.api_core.exceptions import GoogleAPIError
         from google.auth.exceptions import GoogleAuthError
+        from requests import RequestException
 
         try:
             yield
         except (GoogleAPIError, GoogleAuthError) as error:
             raise self._explanation(error) from None
-        except OSError as error:
-            if error.filename is not None:  # of a local file
-                raise
-            raise BucketError(f"{self.url}: no answer ({reason_of(error)})") from None
+        except (RequestException, ConnectionError, TimeoutError) as error:
+            raise self._no_answer(error) from None
+
+    def _no_answer(self, error: Exception) -> BucketError:
+        return BucketError(f"{self.url}: no answer ({reason_of(error)})")
 
     def _explanation(self, error: Exception) -> Exception:
         """Returns the error of this program for one of the client."""
@@ -167,7 +209,7 @@ class Bucket:
             case GoogleAuthError():
                 reason = f"{_LOG_IN} ({reason_of(error)})"
             case _:
-                return BucketError(f"{self.url}: no answer ({reason_of(error)})")
+                return self._no_answer(error)
         return InputError(f"{self.url}: {reason}")
 
     def _exists(self) -> bool:
@@ -175,9 +217,31 @@ class Bucket:
         from google.api_core import exceptions
 
         try:
-            return self._bucket.exists(**_options())
+            return self._bucket.exists(**self._options())
         except exceptions.GoogleAPIError:
             return True
+
+    def _options(self, patience: float | None = None) -> dict[str, Any]:
+        """Returns how long to wait for an answer, and when to repeat a request."""
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        seconds = RETRY_SECONDS if patience is None else patience
+        retry = (
+            DEFAULT_RETRY.with_predicate(self._is_passing)
+            .with_timeout(seconds)
+            .with_delay(0.5, 30.0, 2.0)
+        )
+        return {"retry": retry, "timeout": min(_REQUEST_SECONDS, seconds)}
+
+    def _is_passing(self, error: Exception) -> bool:
+        """Whether a request is worth repeating after an error."""
+        from google.auth.exceptions import RefreshError, TransportError
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        if isinstance(error, RefreshError) and error.args:
+            error = error.args[0]  # of the metadata server, perhaps
+        passes = isinstance(error, TransportError) or DEFAULT_RETRY._predicate(error)
+        return passes and not self._gives_up
 
 
 _LOG_IN = "no credentials; run gcloud auth application-default login"
@@ -192,18 +256,17 @@ def _client(url: str) -> Any:
         raise InputError(
             f"{url}: needs google-cloud-storage; pip install 'progdist[gcs]'"
         ) from None
-    try:
-        return storage.Client(project=None)
-    except GoogleAuthError as error:
-        raise InputError(f"{url}: {_LOG_IN} ({reason_of(error)})") from None
-
-
-def _options() -> dict[str, Any]:
-    """Returns how long to wait for an answer, and when to repeat a request."""
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS).with_delay(0.5, 30.0, 2.0)
-    return {"retry": retry, "timeout": _REQUEST_SECONDS}
+    # In a new pod of GKE the metadata server answers some seconds late.
+    attempts = 10 if "KUBERNETES_SERVICE_HOST" in os.environ else 1
+    while True:
+        try:
+            return storage.Client(project=None)
+        except GoogleAuthError as error:
+            attempts -= 1
+            if not attempts:
+                reason = f"{_LOG_IN} ({reason_of(error)})"
+                raise InputError(f"{url}: {reason}") from None
+            time.sleep(3)
 
 
 def _stored(blob: Any) -> Stored:

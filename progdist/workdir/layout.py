@@ -20,7 +20,7 @@ PROFILE = "profile"
 MEASURING = "measuring"  # unfinished measurements
 REPORT = "report.html"
 LOCK = "lock"
-MANIFEST = "manifest.sha256"  # of a checkpoint or model; written last
+MANIFEST = "manifest.sha256"  # of a checkpoint or model, for sha256sum; written last
 
 FILES = CONFIG, PLAN, METRICS, EVALUATIONS, STARTS, REPORT
 DIRECTORIES = (
@@ -50,11 +50,28 @@ def is_checkpoint(name: str) -> bool:
     return name.startswith(f"{CHECKPOINTS}/")
 
 
+def is_of_evaluation(name: str) -> bool:
+    """Whether a path is that of a file of the run, but not of its checkpoints."""
+    return is_of_run(name) and not is_checkpoint(name)
+
+
 def tree_of(name: str) -> str:
     """Returns the directory of the checkpoint or model that holds a file, or ""."""
     first, *rest = name.split("/")
     whole = first in (CHECKPOINTS, MODELS) and len(rest) > 1
     return f"{first}/{rest[0]}" if whole else ""
+
+
+def step_of(name: str) -> int:
+    """Returns the number of the checkpoint that holds a file; -1 for other files."""
+    tree = tree_of(name) if is_checkpoint(name) else ""
+    step = tree.removeprefix(f"{CHECKPOINTS}/")
+    return int(step) if step.isascii() and step.isdecimal() else -1
+
+
+def is_of_model(name: str) -> bool:
+    """Whether a path may be part of a model: it is in no run's folder of models."""
+    return not {CHECKPOINTS, MODELS} & {*name.split("/")}
 
 
 def is_manifest(name: str) -> bool:

@@ -15,12 +15,13 @@ import uuid
 from collections.abc import Callable
 
 from progdist.errors import Error
-from progdist.workdir.bucket import Bucket, Conflict
+from progdist.workdir import bucket
+from progdist.workdir.bucket import Bucket, BucketError, Conflict
 from progdist.workdir.layout import LOCK
 from progdist.workdir.lock import LockError, describe, parse_owner
 
 LEASE_SECONDS, RENEW_SECONDS = 60.0, 10.0
-_WATCH_SECONDS = 1.0
+_WATCH_SECONDS, _PATIENCE_SECONDS = 1.0, 10.0
 
 
 class Lease:
@@ -63,7 +64,7 @@ class Lease:
         with self._renewing:
             if not self._lost:
                 with contextlib.suppress(Conflict, Error):
-                    self._bucket.upload(LOCK, b"", self._generation)
+                    self._write(b"", self._generation, _PATIENCE_SECONDS)
 
     def check(self) -> None:
         """Refuses to go on if the lease is known to be lost.
@@ -85,31 +86,38 @@ class Lease:
           LockError: if another run has taken it over.
           BucketError: if it cannot be renewed.
         """
-        if time.monotonic() - self._renewed > LEASE_SECONDS - 2 * RENEW_SECONDS:
-            self.renew()
+        end = time.monotonic() + bucket.RETRY_SECONDS
+        while time.monotonic() - self._renewed > LEASE_SECONDS - 2 * RENEW_SECONDS:
+            try:
+                self.renew()
+                break
+            except BucketError:
+                if time.monotonic() > end:
+                    raise
         self.check()
 
     def renew(self) -> None:
-        """Writes the record again, unless the lease is lost or released."""
+        """Writes the record again, unless the lease is lost or released.
+
+        Raises:
+          BucketError: if that fails for ten seconds.
+        """
         with self._renewing:
             if self._lost or self._released.is_set():
                 return
-            before = self._renewed
             try:
-                self._write(self._generation)
+                self._write(self._record, self._generation, _PATIENCE_SECONDS)
             except Conflict:
                 # A request that was repeated may have succeeded at first.
+                began = time.monotonic()
                 record, self._generation = self._bucket.read(LOCK)
                 self._lost = record != self._record
-            except BaseException:
-                self._renewed = before
-                raise
+                self._renewed = began
 
-    def _write(self, generation: int) -> None:
-        self._renewed = time.monotonic()  # no later than it is written
-        self._generation = self._bucket.upload(
-            LOCK, self._record, generation
-        ).generation
+    def _write(self, record: bytes, generation: int, patience: float) -> None:
+        began = time.monotonic()
+        stored = self._bucket.upload(LOCK, record, generation, patience)
+        self._generation, self._renewed = stored.generation, began
 
     def _acquire(self) -> None:
         while True:
@@ -117,7 +125,7 @@ class Lease:
             if record.strip() and record != self._record:
                 self._watch(record, generation)
             with contextlib.suppress(Conflict):
-                return self._write(generation)
+                return self._write(self._record, generation, bucket.RETRY_SECONDS)
 
     def _watch(self, record: bytes, generation: int) -> None:
         """Returns once the owner has released the lease, or let it run out."""

@@ -1,4 +1,4 @@
-"""Copies of what lies in a bucket on the local disk, and the way back.
+"""Local copies of objects in a bucket, and their upload.
 
 Everything reads and writes the copy. Of a workdir, its owner pushes what has changed:
 whole objects, of checkpoints and models the manifest last, so that without one they do
@@ -10,11 +10,12 @@ import fcntl
 import hashlib
 import itertools
 import os
+import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from progdist import errors
 from progdist.errors import Error, InputError, Interrupted
@@ -26,12 +27,13 @@ from progdist.workdir.lock import Lock
 PUSH_SECONDS = 15.0
 _THREADS = 8
 _READ_BYTES = 2**25  # of a file that may be held in memory
+_SAID_BYTES = 2**27  # of a copy that is announced
 _ATTEMPTS = 10  # at reading what another one is writing
 _Filter = Callable[[str], bool]
 
 
 class _State(NamedTuple):
-    """Object and file that are the same."""
+    """An object, and size and time of the local file that equals it."""
 
     stored: Stored
     size: int
@@ -53,6 +55,7 @@ class Copy:
         self._root, self._slot = _claim(self.url)
         self.path = self._root / self.bucket.name / self.bucket.path
         self._known: dict[str, _State] = {}
+        _remove_parts(self._root)
         errors.shown_as[str(self.path)] = self.url
 
     def pull(self, only: _Filter = lambda name: True) -> None:
@@ -78,14 +81,24 @@ class Copy:
         self._forget_incomplete(found)
         for name in found:
             _check_name(self.url, name)
-        for name in _names(self.path):
+        for name in _names(self.path) if self.path.is_dir() else ():
             if name not in found and only(name):
                 (self.path / name).unlink(missing_ok=True)
         _remove_empty(self.path)
+        size = sum(s.size for n, s in found.items() if n not in self._known)
+        if size > _SAID_BYTES:
+            errors.say(f"{self.url}: copying {size / 1e9:.1f} GB\n")
+        self._in_threads(lambda n: self._download(n, found[n], self.path / n), found)
+
+    def _in_threads(self, act: Callable[[str], Any], names: Iterable[str]) -> list[Any]:
+        """Calls `act` for each name; Ctrl-C ends the requests under way."""
         with ThreadPoolExecutor(_THREADS) as pool:
-            places = ((n, s, self.path / n) for n, s in sorted(found.items()))
-            for _ in pool.map(lambda place: self._download(*place), places):
-                pass
+            try:
+                return [*pool.map(act, names)]
+            except (KeyboardInterrupt, SystemExit):
+                self.bucket.give_up()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _forget_incomplete(self, found: dict[str, Stored]) -> None:
         for name in [n for n in found if not layout.is_complete(n, found)]:
@@ -100,7 +113,7 @@ class Copy:
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{path.name}.{os.getpid()}")
             try:
-                self.bucket.download(name, part, stored.generation)
+                self.bucket.download(name, part, stored)
                 os.replace(part, path)
             finally:
                 part.unlink(missing_ok=True)
@@ -127,9 +140,9 @@ class Mirror(Copy):
         super().__init__(url)
         self._has_checkpoints = has_checkpoints
         if not self.bucket.path:
-            raise InputError(f"{url}: must name a folder: {url}/NAME")
+            raise InputError(f"{url}: must name a folder: {self.url}/NAME")
         self._lease = Lease(self.bucket, note)
-        self._incomplete: set[str] = set()
+        self._incomplete: dict[str, int] = {}  # generations
         self._pushing = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._push_often, daemon=True)
@@ -141,14 +154,15 @@ class Mirror(Copy):
         )
 
     def _selects(self, name: str) -> bool:
-        if layout.is_checkpoint(name) and not self._has_checkpoints:
-            return False
-        return layout.is_of_run(name)
+        if self._has_checkpoints:
+            return layout.is_of_run(name)
+        return layout.is_of_evaluation(name)
 
     def _forget_incomplete(self, found: dict[str, Stored]) -> None:
-        before = set(found)
+        before = dict(found)
         super()._forget_incomplete(found)
-        self._incomplete = before - set(found)
+        gone = before.keys() - found.keys()
+        self._incomplete = {name: before[name].generation for name in gone}
 
     def __enter__(self) -> "Mirror":
         """Owns the workdir, and makes the copy equal to it.
@@ -168,12 +182,14 @@ class Mirror(Copy):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        is_failure = kind and not issubclass(kind, Interrupted)
+        could_not_write = kind and getattr(kind, "exit_code", 0) == 4
         try:
-            is_failure = kind and not issubclass(kind, Interrupted)
-            hidden = (Error, OSError) if is_failure else ()
-            with contextlib.suppress(*hidden):
-                self.push()
+            # After a failure, what went before is still worth having.
+            with contextlib.suppress(*((Error, OSError) if is_failure else ())):
+                if not could_not_write:
+                    self._thread.join()
+                    self.push()
         finally:
             self._lease.__exit__()
 
@@ -205,37 +221,51 @@ class Mirror(Copy):
             self._upload_all(n for n in here if not layout.tree_of(n))
             for manifest in sorted(filter(layout.is_manifest, here)):
                 self._upload_tree(manifest, here)
-            # A checkpoint that replaces an older one may have come meanwhile.
-            now = self._names()
-            if not any(layout.is_manifest(name) for name in now - here):
-                self._delete((self._known.keys() | self._incomplete) - now)
+            self._delete(name for name in [*self._incomplete] if name not in here)
+            self._delete(self._removed(here))
 
     def _names(self) -> set[str]:
         """Returns the files of the run, without incomplete checkpoints and models."""
         names = {name for name in _names(self.path) if self._selects(name)}
         return {name for name in names if layout.is_complete(name, names)}
 
+    def _removed(self, here: set[str]) -> Iterator[str]:
+        """Yields objects whose files the run has removed, and only those.
+
+        Other files may be missing because someone has emptied the cache: checkpoints
+        are removed once there is a newer one, or moved aside.
+        """
+        steps = [layout.step_of(name) for name in filter(layout.is_manifest, here)]
+        trees = {layout.tree_of(name) for name in here}
+        for name in self._known.keys() - here:
+            tree = layout.tree_of(name)
+            is_moved = any(other.startswith(f"{tree}.") for other in trees)
+            is_old = -1 < layout.step_of(name) < max(steps, default=-1)
+            is_unfinished = name.startswith(f"{layout.MEASURING}/")
+            if is_unfinished or (tree and tree not in trees and (is_old or is_moved)):
+                yield name
+
     def _delete(self, names: Iterable[str]) -> None:
         for name in sorted(names, key=lambda name: not layout.is_manifest(name)):
-            if self._selects(name):
-                self._lease.ensure()
-                self.bucket.delete(name)
-                self._known.pop(name, None)
-                self._incomplete.discard(name)
+            known = self._known.pop(name, None)
+            generation = self._incomplete.pop(name, 0)
+            self._lease.ensure()
+            self.bucket.delete(name, known.stored.generation if known else generation)
 
-    def _upload_tree(self, manifest: str, here: Iterable[str]) -> None:
+    def _upload_tree(self, manifest: str, here: set[str]) -> None:
         """Uploads a checkpoint or model, its manifest last; skips one just removed."""
         tree = layout.tree_of(manifest)
         names = [n for n in here if layout.tree_of(n) == tree and n != manifest]
-        if manifest in self._known and not self._is_uploaded(manifest):
-            self._delete([manifest])  # of the one that is replaced
-        if self._upload_all(names):
-            self._upload(manifest)
+        with contextlib.suppress(FileNotFoundError):
+            if manifest in self._known and not self._is_uploaded(manifest):
+                old = {n for n in self._known if layout.tree_of(n) == tree}
+                self._delete([manifest, *(old - here)])  # of the one that is replaced
+            if self._upload_all(names):
+                self._upload(manifest)
 
     def _upload_all(self, names: Iterable[str]) -> bool:
         """Uploads files that have changed; whether all of them were there."""
-        with ThreadPoolExecutor(_THREADS) as pool:
-            return all([*pool.map(self._upload, names)])
+        return all(self._in_threads(self._upload, names))
 
     def _upload(self, name: str) -> bool:
         """Uploads a file if it has changed; returns whether it was there."""
@@ -290,11 +320,27 @@ def local(path: str | Path, only: _Filter = lambda name: True) -> Path:
     """
     if not bucket.is_url(path):
         return files.expand(path)
-    if str(path) not in _copies:
-        _copies[str(path)] = Copy(str(path)), only
-    copy, _ = _copies[str(path)]
+    url = str(path).rstrip("/")
+    if url not in _copies:
+        _copies[url] = Copy(url), only
+    copy, _ = _copies[url]
     copy.pull(only)
     return copy.path
+
+
+def open_workdir(
+    text: str, note: Callable[[str], None], has_checkpoints: bool = True
+) -> tuple[Path | Mirror, Path]:
+    """Returns a workdir, to be owned, and the path of its files, copied if need be.
+
+    The arguments are those of `Mirror`.
+    """
+    if not bucket.is_url(text):
+        path = files.expand(text).absolute()
+        return path, path
+    mirror = Mirror(text, note, has_checkpoints)
+    mirror.pull()
+    return mirror, mirror.path
 
 
 def refresh() -> None:
@@ -317,15 +363,20 @@ def _claim(url: str) -> tuple[Path, int]:
     """Locks a directory for copies of an address until the process ends."""
     place = files.cache_dir() / "gs"
     place.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(url.encode()).hexdigest()[:12]
+    # Machines may share a home directory, but not locks in it.
+    digest = hashlib.sha256(f"{socket.gethostname()} {url}".encode()).hexdigest()
     for number in itertools.count():
-        root = place / f"{digest}.{number}"
+        root = place / f"{digest[:12]}.{number}"
         slot = os.open(f"{root}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(slot)
             continue
+        except OSError as error:
+            raise InputError(
+                f"{place}: {error.strerror}; set XDG_CACHE_HOME to a local disk"
+            ) from None
         return root, slot
     raise AssertionError
 
@@ -333,11 +384,23 @@ def _claim(url: str) -> tuple[Path, int]:
 def _names(root: Path) -> list[str]:
     """Returns the files below a directory, without temporary ones."""
     found = []
-    for directory, folders, names in os.walk(root):
+    for directory, folders, names in os.walk(root, onerror=_raise):
         folders[:] = [f for f in folders if ".orbax-checkpoint-tmp" not in f]
         at = Path(directory).relative_to(root)
         found += [(at / n).as_posix() for n in names if not n.startswith(".")]
     return found
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def _remove_parts(root: Path) -> None:
+    """Removes what a killed process had downloaded in part."""
+    for directory, _, names in os.walk(root):
+        for name in names:
+            if name.startswith("."):
+                (Path(directory) / name).unlink(missing_ok=True)
 
 
 def _remove_empty(root: Path) -> None:
