@@ -73,7 +73,16 @@ def test_an_object_is_replaced_by_the_writer_that_knows_it(url):
 
 
 @pytest.mark.parametrize(
-    "text", ["gs://", "gs://R/x", "gs://a", "gs:///x", "gs://ab c", "gs://abc/../x", "gs://abc/x/./y"]
+    "text",
+    [
+        "gs://",
+        "gs://R/x",
+        "gs://a",
+        "gs:///x",
+        "gs://ab c",
+        "gs://abc/../x",
+        "gs://abc/x/./y",
+    ],
 )
 def test_a_malformed_address_is_refused(url, text):
     with pytest.raises(InputError, match="must look like gs://BUCKET/PATH"):

@@ -64,7 +64,7 @@ class Lease:
         with self._renewing:
             if not self._lost:
                 with contextlib.suppress(Conflict, Error):
-                    self._write(b"", self._generation, _PATIENCE_SECONDS)
+                    self._write(b"", _PATIENCE_SECONDS)
 
     def check(self) -> None:
         """Refuses to go on if the lease is known to be lost.
@@ -106,18 +106,28 @@ class Lease:
             if self._lost or self._released.is_set():
                 return
             try:
-                self._write(self._record, self._generation, _PATIENCE_SECONDS)
+                self._write(self._record, _PATIENCE_SECONDS)
             except Conflict:
-                # A request that was repeated may have succeeded at first.
-                began = time.monotonic()
-                record, self._generation = self._bucket.read(LOCK)
-                self._lost = record != self._record
-                self._renewed = began
+                self._lost = True
 
-    def _write(self, record: bytes, generation: int, patience: float) -> None:
-        began = time.monotonic()
-        stored = self._bucket.upload(LOCK, record, generation, patience)
-        self._generation, self._renewed = stored.generation, began
+    def _write(self, record: bytes, patience: float) -> None:
+        """Replaces what this owner wrote last.
+
+        Raises:
+          Conflict: if another one wrote meanwhile.
+        """
+        while True:
+            began = time.monotonic()
+            try:
+                stored = self._bucket.upload(LOCK, record, self._generation, patience)
+                self._generation, self._renewed = stored.generation, began
+                return
+            except Conflict:
+                # A request whose answer was lost may have succeeded.
+                found, generation = self._bucket.read(LOCK)
+                if found != self._record or generation == self._generation:
+                    raise
+                self._generation = generation
 
     def _acquire(self) -> None:
         while True:
@@ -125,7 +135,8 @@ class Lease:
             if record.strip() and record != self._record:
                 self._watch(record, generation)
             with contextlib.suppress(Conflict):
-                return self._write(self._record, generation, bucket.RETRY_SECONDS)
+                self._generation = generation
+                return self._write(self._record, bucket.RETRY_SECONDS)
 
     def _watch(self, record: bytes, generation: int) -> None:
         """Returns once the owner has released the lease, or let it run out."""
