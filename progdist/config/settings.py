@@ -39,7 +39,8 @@ class Data:
       split: "train"; "test" except for digits and arrays; for a folder also
         "validation"; for tfds any split expression.
       dir: directory of the idx or image files, zip archive of image files, .npz or .npy
-        file of arrays, archive of CIFAR-10, or directory of the prepared TFDS data.
+        file of arrays, archive of CIFAR-10, or directory of the prepared TFDS data;
+        or gs://BUCKET/PATH of one of them, copied to the disk.
       tfds_name: TFDS dataset and its config, for name "tfds".
       image_shape: (height, width, channels).
       flip: mirror a random half of the images, left to right.
