@@ -18,7 +18,7 @@ from progdist.model import Model, param_shapes
 from progdist.nets.settings import NetConfig, UNetConfig, norm_groups, released_groups
 from progdist.workdir import layout
 from progdist.workdir.bucket import is_url
-from progdist.workdir.mirror import local
+from progdist.workdir.copies import local
 from progdist.workdir.provenance import memory_bytes
 
 

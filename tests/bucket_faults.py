@@ -19,7 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-from progdist.workdir import bucket, files, mirror
+from progdist.workdir import bucket, copies, files
 from tests import bucket_server, faults
 from tests.test_processes import clusters, end
 
@@ -79,8 +79,8 @@ def start_two(url, disk, killed=None, *place):
 
 
 def differences(alone, url):
-    mirror._copies.pop(url, None)
-    return faults.differences(alone, mirror.local(url))
+    copies._copies.pop(url, None)
+    return faults.differences(alone, copies.local(url))
 
 
 def end_and_resume(alone, url, disk, *place):

@@ -23,7 +23,7 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from progdist import errors  # noqa: E402
-from progdist.workdir import bucket, lease, mirror  # noqa: E402
+from progdist.workdir import bucket, copies, lease  # noqa: E402
 from tests import bucket_server  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -68,7 +68,7 @@ def url(emulator, monkeypatch, tmp_path):
     monkeypatch.setattr(lease, "LEASE_SECONDS", bucket_server.LEASE)
     monkeypatch.setattr(lease, "RENEW_SECONDS", bucket_server.RENEW)
     errors.shown_as.clear()
-    monkeypatch.setattr(mirror, "_copies", {})
+    monkeypatch.setattr(copies, "_copies", {})
     clients, make = [], bucket._client.__wrapped__
 
     def make_one(url):

@@ -13,11 +13,12 @@ import pytest
 
 from progdist import errors
 from progdist.errors import InputError, Interrupted
-from progdist.workdir import bucket, files, layout, lease, lock, mirror
+from progdist.workdir import bucket, copies, files, layout, lease, lock, mirror
 from progdist.workdir.bucket import Bucket, BucketError, Conflict
+from progdist.workdir.copies import Copy
 from progdist.workdir.lease import Lease
 from progdist.workdir.lock import LockError
-from progdist.workdir.mirror import Copy, Mirror
+from progdist.workdir.mirror import Mirror
 from tests import bucket_server
 from tests.bucket_server import LEASE, RENEW
 from tests.waiting import wait_until
@@ -41,7 +42,7 @@ def put(url, **objects):
 
 
 def texts(root):
-    return {name: (root / name).read_text() for name in mirror._names(root)}
+    return {name: (root / name).read_text() for name in copies.names_below(root)}
 
 
 def own(url, note=lambda line: None, **flags):
@@ -93,7 +94,7 @@ def test_what_is_missing_is_named(url, monkeypatch):
     with pytest.raises(InputError, match="gs://no-such/x: there is no such bucket"):
         Bucket("gs://no-such/x").list()
     with pytest.raises(InputError, match="s3://a/b: must be a path on a disk"):
-        mirror.local("s3://a/b")
+        copies.local("s3://a/b")
     with pytest.raises(InputError, match="gs://a/b: must be a path on a disk"):
         files.expand("gs://a/b")
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
@@ -110,9 +111,10 @@ def test_what_is_missing_is_named(url, monkeypatch):
 
 
 def test_a_server_that_is_gone_is_reported_and_not_waited_for_for_ever(
-    url, monkeypatch
+    url, monkeypatch, capsys
 ):
-    monkeypatch.setattr(bucket, "RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(bucket, "RETRY_SECONDS", 2.0)
+    monkeypatch.setattr(bucket, "_LASTS_SECONDS", 0.5)
     monkeypatch.setenv(
         "STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{bucket_server.free_port()}"
     )
@@ -120,6 +122,7 @@ def test_a_server_that_is_gone_is_reported_and_not_waited_for_for_ever(
     with pytest.raises(BucketError, match="no answer") as caught:
         Bucket(url).list()
     assert caught.value.exit_code == 4
+    assert capsys.readouterr().err.count("no answer yet") == 1
 
 
 def test_a_copy_is_made_equal_and_nothing_is_read_twice(url, monkeypatch):
@@ -149,16 +152,16 @@ def test_a_copy_is_made_equal_and_nothing_is_read_twice(url, monkeypatch):
 
 def test_one_object_and_selected_ones_are_copied(url):
     put(url, a="1", b__c="2")
-    assert mirror.local(f"{url}/b/c").read_text() == "2"
-    path = mirror.local(url, lambda name: name == "a")
+    assert copies.local(f"{url}/b/c").read_text() == "2"
+    path = copies.local(url, lambda name: name == "a")
     assert texts(path) == {"a": "1"}
-    assert mirror.local(url) == path
+    assert copies.local(url) == path
     assert texts(path) == {"a": "1", "b/c": "2"}
     put(url, e="5")
     Bucket(url).delete("a", Bucket(url).stored("a").generation)
-    mirror.refresh()  # what was selected at first
+    copies.refresh()  # what was selected at first
     assert texts(path) == {"b/c": "2"}
-    assert not mirror.local(f"{url}/nothing").exists()
+    assert not copies.local(f"{url}/nothing").exists()
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "a//x", "./x"])
@@ -311,7 +314,7 @@ def test_an_emptied_cache_does_not_empty_the_bucket(url):
 def test_a_part_that_a_killed_process_left_is_removed(url, monkeypatch):
     copy = Copy(url)
     write(copy.path, ".big.123", "half")
-    monkeypatch.setattr(mirror, "_claim", lambda url: (copy._root, copy._slot))
+    monkeypatch.setattr(copies, "_claim", lambda url: (copy._root, copy._slot))
     assert not list(Copy(url).path.rglob("*.123"))
 
 
@@ -357,7 +360,7 @@ def test_a_cache_without_locks_is_refused(url, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(mirror.fcntl, "flock", fail)
+    monkeypatch.setattr(copies.fcntl, "flock", fail)
     with pytest.raises(InputError, match="set XDG_CACHE_HOME to a local disk"):
         Copy(url)
 

@@ -10,7 +10,7 @@ from progdist import preflight
 from progdist.commands import devices, evaluate, report, sample, train
 from progdist.config import Data, load_preset
 from progdist.trainer import given
-from progdist.workdir import mirror
+from progdist.workdir import copies
 from progdist.workdir.bucket import Bucket
 from progdist.workdir.mirror import Mirror
 from tests.commands import answer
@@ -30,7 +30,7 @@ def run(url, monkeypatch, tmp_path):
 def test_a_model_of_a_run_is_drawn_from_without_the_others(run, tmp_path):
     sample.main(["sample", run, "--steps=2", "--num=2", "--out=grid.png"])
     assert (tmp_path / "grid.png").exists()
-    copied = mirror._copies[run][0].path.glob("models/*/state")
+    copied = copies._copies[run][0].path.glob("models/*/state")
     assert [path.parent.name for path in copied] == ["phase_01_steps_2"]
     model = progdist.load(f"{run}/models/phase_02_steps_1")
     assert model.num_steps == 1

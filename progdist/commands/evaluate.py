@@ -45,7 +45,8 @@ from progdist.evaluate.published import PROTOCOL, Protocol
 from progdist.nets.types import MatmulPrecision
 from progdist.plan import MOST_STEPS
 from progdist.workdir import files, layout
-from progdist.workdir.mirror import Mirror, local, open_workdir
+from progdist.workdir.copies import local
+from progdist.workdir.mirror import Mirror, open_workdir
 
 # Flags of the models of a run.
 _OF_MODELS = "num_steps", "round", "sampler", "gammas", "seed", "precision"

@@ -12,7 +12,7 @@ Exit codes: 0 done; 2 bad input, in one line.
 from progdist.commands.parser import Flags
 from progdist.errors import UsageError
 from progdist.workdir import layout
-from progdist.workdir.mirror import local
+from progdist.workdir.copies import local
 
 
 def define_flags() -> Flags:

@@ -25,7 +25,7 @@ from progdist.commands.parser import Flags
 from progdist.errors import Error, UsageError, shown
 from progdist.workdir import files, layout
 from progdist.workdir.bucket import is_url
-from progdist.workdir.mirror import local, refresh
+from progdist.workdir.copies import local, refresh
 
 
 def define_flags() -> Flags:

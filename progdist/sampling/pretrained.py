@@ -29,7 +29,7 @@ from progdist.sampling import cards, hub
 from progdist.sampling.cards import Card
 from progdist.sampling.draw import Batches, Sampler, draw_trajectory, make_sampler
 from progdist.workdir import layout
-from progdist.workdir.mirror import local
+from progdist.workdir.copies import local
 
 # Files of parameters in exported folders, and in those of the Hub.
 _PARAMS = "model.safetensors", "hub/model.safetensors", "params.safetensors"

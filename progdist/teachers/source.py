@@ -12,7 +12,7 @@ from progdist.teachers import diffusers, guided, released
 from progdist.teachers.teacher import Options, Teacher
 from progdist.workdir import files, layout
 from progdist.workdir.bucket import is_url
-from progdist.workdir.mirror import local
+from progdist.workdir.copies import local
 
 # A pickle is a program; the reader of .pt files refuses all but tensors.
 _PICKLES = ".pkl", ".pickle", ".ckpt", ".bin"

@@ -19,7 +19,7 @@ from progdist.trainer.summary import (
     snapshot_bytes,
 )
 from progdist.workdir import layout
-from progdist.workdir.mirror import local
+from progdist.workdir.copies import local
 
 
 def show(

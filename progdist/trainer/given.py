@@ -22,7 +22,7 @@ from progdist.nets.settings import UNetConfig, norm_groups
 from progdist.sampling import cards
 from progdist.teachers import Teacher, function
 from progdist.workdir import layout
-from progdist.workdir.mirror import local
+from progdist.workdir.copies import local
 
 
 class Given(NamedTuple):

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from progdist.errors import Error, InputError, reason_of
+from progdist.errors import Error, InputError, reason_of, say
 
 SCHEME = "gs://"
 RETRY_SECONDS = 600.0
 _URL = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(?:/+(.*?))?/*", re.DOTALL)
 _REQUEST_SECONDS = 60.0  # without an answer
+_LASTS_SECONDS, _SAYS_SECONDS = 10.0, 60.0
 _PIECE_BYTES = 2**26  # of a download
 _ATTEMPTS = 3  # at a transfer of which the client lost the thread
 
@@ -64,6 +65,8 @@ class Bucket:
         self._client = _client(url)
         self._bucket = self._client.bucket(self.name)
         self._gives_up = False
+        # Times of the first and last failure of a row, and of the last message.
+        self._failing = 0.0, 0.0, -_SAYS_SECONDS
 
     def give_up(self) -> None:
         """Repeats no request any more, not even those under way."""
@@ -240,8 +243,22 @@ class Bucket:
 
         if isinstance(error, RefreshError) and error.args:
             error = error.args[0]  # of the metadata server, perhaps
-        passes = isinstance(error, TransportError) or DEFAULT_RETRY._predicate(error)
-        return passes and not self._gives_up
+        if self._gives_up or not (
+            isinstance(error, TransportError) or DEFAULT_RETRY._predicate(error)
+        ):
+            return False
+        self._say_if_it_lasts(error)
+        return True
+
+    def _say_if_it_lasts(self, error: Exception) -> None:
+        """Says, every minute, that requests have failed for ten seconds."""
+        now, (since, last, said) = time.monotonic(), self._failing
+        if now - last > _LASTS_SECONDS:
+            since = now
+        if now - since > _LASTS_SECONDS and now - said > _SAYS_SECONDS:
+            said = now
+            say(f"{self.url}: no answer yet ({reason_of(error)})\n")
+        self._failing = since, now, said
 
 
 _LOG_IN = "no credentials; run gcloud auth application-default login"
