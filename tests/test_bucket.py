@@ -113,7 +113,7 @@ def test_what_is_missing_is_named(url, monkeypatch):
 def test_a_server_that_is_gone_is_reported_and_not_waited_for_for_ever(
     url, monkeypatch, capsys
 ):
-    monkeypatch.setattr(bucket, "RETRY_SECONDS", 2.0)
+    monkeypatch.setattr(bucket, "RETRY_SECONDS", 3.0)
     monkeypatch.setattr(bucket, "_LASTS_SECONDS", 0.5)
     monkeypatch.setenv(
         "STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{bucket_server.free_port()}"

@@ -253,7 +253,7 @@ class Bucket:
     def _say_if_it_lasts(self, error: Exception) -> None:
         """Says, every minute, that requests have failed for ten seconds."""
         now, (since, last, said) = time.monotonic(), self._failing
-        if now - last > _LASTS_SECONDS:
+        if now - last > _SAYS_SECONDS:
             since = now
         if now - since > _LASTS_SECONDS and now - said > _SAYS_SECONDS:
             said = now
