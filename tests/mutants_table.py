@@ -438,7 +438,7 @@ WORKDIR = [
         "progdist/workdir/lease.py",
         "test_bucket.py",
         ("a living owner is overthrown", "if stored.generation != generation:", "if False:"),
-        ("a lost lease is written again", "if found != self._record or generation == self._generation:", "if False:"),
+        ("a lost lease is written again", "if found != self._record or generation == self._generation:", "if generation == self._generation:"),
         ("an own request is a conflict", "if found != self._record or generation == self._generation:", "if True:"),
         ("a lease never runs out", "end = time.monotonic() + LEASE_SECONDS", "end = time.monotonic() + 99 * LEASE_SECONDS"),
         ("a released lease is watched", "if stored is None or not stored.size:", "if stored is None:"),
