@@ -437,10 +437,10 @@ WORKDIR = [
     *_mutants(
         "progdist/workdir/lease.py",
         "test_bucket.py",
-        ("a living owner is overthrown", "if stored.generation != generation:", "if False:"),
+        ("a dead owner is not overthrown", "if stored.generation != generation:", "if stored.generation == generation:"),
         ("a lost lease is written again", "if found != self._record or generation == self._generation:", "if generation == self._generation:"),
         ("an own request is a conflict", "if found != self._record or generation == self._generation:", "if True:"),
-        ("a lease never runs out", "end = time.monotonic() + LEASE_SECONDS", "end = time.monotonic() + 99 * LEASE_SECONDS"),
+        ("a lease never runs out", "end = time.monotonic() + LEASE_SECONDS", "end = time.monotonic() + 3 * LEASE_SECONDS"),
         ("a released lease is watched", "if stored is None or not stored.size:", "if stored is None:"),
     ),
     *_mutants(
