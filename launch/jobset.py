@@ -34,7 +34,7 @@ _TEXTS = {
     "name": ("Name of the JobSet.", rf"(?=.{{1,40}}$)[a-z]({_WORD})?", "my-run"),
     "image": ("Image of the trainer.", r"\w[\w./:@-]*", "REGISTRY/progdist:tpu"),
     "claim": (
-        "PersistentVolumeClaim of a workdir outside buckets.",
+        "PersistentVolumeClaim; only for a workdir below /workdir.",
         rf"({_WORD})?",
         "my-claim",
     ),

@@ -3,8 +3,8 @@
   python -m tests.bucket_faults
 
 prints a line a fault: ten kills, five signals, five lost processes of two, and a run in
-which 30 % of all requests fail for a minute. Each start has an empty disk, as on
-another machine, and finds nothing but the bucket. In the end parameters, average,
+which 30 % of all requests fail for a minute. Each start finds nothing of its
+run but the bucket, as on another machine. In the end parameters, average,
 optimiser, teacher and progress of the last checkpoint, the models of all phases, and
 the rows of numbers must be those of a run on a disk, bit for bit.
 """

@@ -35,7 +35,7 @@ def test_a_computation_that_never_ends_is_left_behind():
 
 def test_the_main_thread_runs_while_a_distance_is_computed():
     """LAPACK as called by SciPy would keep it waiting to the end."""
-    x = np.random.default_rng(0).normal(size=(1300, 1300))
+    x = np.random.default_rng(0).normal(size=(2000, 2000))
     moments, calls = Moments(x[0], x @ x.T), []
     with threadpool_limits(1, "blas"):  # more would spin on a busy machine
         compute_on_zero(

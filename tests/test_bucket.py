@@ -93,9 +93,9 @@ def test_a_malformed_address_is_refused(url, text):
 def test_what_is_missing_is_named(url, monkeypatch):
     with pytest.raises(InputError, match="gs://no-such/x: there is no such bucket"):
         Bucket("gs://no-such/x").list()
-    with pytest.raises(InputError, match="s3://a/b: must be a path on a disk"):
+    with pytest.raises(InputError, match="s3://a/b: must be a local path"):
         copies.local("s3://a/b")
-    with pytest.raises(InputError, match="gs://a/b: must be a path on a disk"):
+    with pytest.raises(InputError, match="gs://a/b: must be a local path"):
         files.expand("gs://a/b")
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     monkeypatch.setenv("NO_GCE_CHECK", "true")
@@ -168,7 +168,7 @@ def test_one_object_and_selected_ones_are_copied(url):
 def test_names_that_leave_the_copy_are_refused(url, name, monkeypatch):
     stored = bucket.Stored(1, "", 1)
     monkeypatch.setattr(Bucket, "list", lambda self: {name: stored})
-    with pytest.raises(InputError, match="which is not a path of a file"):
+    with pytest.raises(InputError, match="which is not a valid file path"):
         Copy(url).pull()
     assert not list(Path(os.environ["XDG_CACHE_HOME"]).rglob("x"))
 
@@ -396,7 +396,7 @@ def test_a_second_owner_is_refused_and_a_released_lease_is_free(url):
         ):
             pass
         assert time.monotonic() - began < LEASE
-    assert "looking for a sign of life" in said[0]
+    assert "to see if it is alive" in said[0]
     began = time.monotonic()
     with Lease(Bucket(url), said.append):
         assert time.monotonic() - began < LEASE / 2

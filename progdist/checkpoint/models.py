@@ -63,8 +63,8 @@ def save_model(
       path: the directory.
       params: the parameters.
       facts: plain data for the card.
-      mirror: copy of the workdir in a bucket, to which the model is pushed, and from
-        which the other processes get it; None if they share the directory.
+      mirror: local copy of a workdir in a bucket: process 0 uploads the model, and the
+        others download it; None if they share the directory.
 
     Raises:
       SaveError: if it could not be written.

@@ -42,7 +42,7 @@ class Checkpoints:
           directory: the directory.
           keep: number of latest snapshots to keep.
           warn: shows a message to the user.
-          mirror: copy of the workdir in a bucket, to which snapshots are pushed; None
+          mirror: local copy of a workdir in a bucket, which uploads the snapshots; None
             if the processes share the directory.
         """
         self._directory, self._keep, self._warn = directory, keep, warn
@@ -130,7 +130,7 @@ class Checkpoints:
                 + "; ".join(damaged.values())
                 + "); put a good one back, or start in another workdir"
             )
-        latest = restored[1]["global_step"] if restored else 0
+        latest = restored[1]["global_step"] if restored else -1
         self._agree(latest)
         self._latest = latest
         for global_step, reason in damaged.items():

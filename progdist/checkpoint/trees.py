@@ -26,7 +26,7 @@ def location(path: Path) -> str:
 def saves_here(mirror: Mirror | None) -> bool:
     """Whether this process takes part in a save.
 
-    All do if they share the directory; else the first one, which has all arrays, since
+    All do if they share the directory; else only process 0, which has all arrays, since
     they are replicated.
     """
     return mirror is None or jax.process_index() == 0
@@ -44,7 +44,7 @@ def saving(tree: Any, mirror: Mirror | None) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Lets Orbax wait for no other process."""
+    """Keeps Orbax from waiting for other processes."""
     here, context = jax.process_index(), ocp.Context()
     context.multiprocessing.primary_host = here
     context.multiprocessing.active_processes = {here}

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from jax._src import distributed  # JAX has no public way to its keys
+from jax._src import distributed  # its key-value store has no public API
 
 from progdist.errors import (
     UsageError,
@@ -24,8 +24,8 @@ from progdist.parallel import PeerError, failure_of
 ANNOUNCE_SECONDS = 10.0
 RESOLVE_SECONDS = 5.0
 _HEAR_SECONDS = 0.5
-_last_word = threading.Lock()  # of the main thread, or of the one that listens
-_FAILURE = "progdist/failure"  # of the coordinator's keys: "PROCESS CODE"
+_last_word = threading.Lock()  # held by the thread that reports the failure
+_FAILURE = "progdist/failure"  # key at the coordinator; value "PROCESS CODE"
 _LOOPBACK = "127.0.0.1", "localhost", "[::1]"
 _SLURM = (
     "SLURM_JOB_ID",
@@ -102,7 +102,7 @@ def _message(process: int) -> str:
 
 
 def _let_others_leave() -> None:
-    """Waits until they have heard of the failure; JAX kills them without process 0."""
+    """Waits until the others know; JAX kills them if process 0 exits first."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what follows would hide the reason
     time.sleep((2 if distributed.global_state.process_id else 4) * _HEAR_SECONDS)
 

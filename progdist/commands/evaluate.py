@@ -143,7 +143,7 @@ def _open(values: dict[str, Any]) -> tuple[Path | Mirror, Config]:
 
 
 def _open_workdir(values: dict[str, Any]) -> Path | Mirror:
-    """Returns the workdir, to be owned if it gets rows; else perhaps a copy."""
+    """Returns the workdir to own, or a path to read if no rows go into it."""
     from progdist.data.progress import print_line
 
     if values["images"] or values["out"]:

@@ -70,7 +70,7 @@ def _is_shown(name: str) -> bool:
 
 
 def _refresh() -> None:
-    """Copies what is new; a laptop may be without a network for a while."""
+    """Copies what is new; only notes failures, as a laptop may go offline."""
     try:
         refresh()
     except Error as error:

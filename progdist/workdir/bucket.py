@@ -1,6 +1,6 @@
 """Objects of a Google Cloud Storage bucket, by Google's client.
 
-Requests that fail for a passing reason are repeated for `RETRY_SECONDS`. Uploads name
+Requests that fail for a temporary reason are retried for `RETRY_SECONDS`. Uploads name
 the generation that they replace, so that two writers never overwrite each other.
 """
 
@@ -23,7 +23,7 @@ _URL = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(?:/+(.*?))?/*", re
 _REQUEST_SECONDS = 60.0  # without an answer
 _LASTS_SECONDS, _SAYS_SECONDS = 10.0, 60.0
 _PIECE_BYTES = 2**26  # of a download
-_ATTEMPTS = 3  # at a transfer of which the client lost the thread
+_ATTEMPTS = 3  # at a transfer that the client lost track of
 
 
 class BucketError(Error):
@@ -65,11 +65,11 @@ class Bucket:
         self._client = _client(url)
         self._bucket = self._client.bucket(self.name)
         self._gives_up = False
-        # Times of the first and last failure of a row, and of the last message.
+        # Times of the first and last failure in a row, and of the last message.
         self._failing = 0.0, 0.0, -_SAYS_SECONDS
 
     def give_up(self) -> None:
-        """Repeats no request any more, not even those under way."""
+        """Stops retrying requests, including those under way."""
         self._gives_up = True
 
     def list(self) -> dict[str, Stored]:
@@ -164,7 +164,7 @@ class Bucket:
         return self._bucket.blob(self._name(name))
 
     def _transfer(self, act: Callable[[], object]) -> None:
-        """Uploads or downloads; begins again if the client lost the thread."""
+        """Uploads or downloads; starts over if the client lost track."""
         from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
         for attempt in range(_ATTEMPTS):

@@ -18,7 +18,7 @@ from progdist.workdir.bucket import Bucket, Conflict, Stored
 
 _THREADS = 8
 _SAID_BYTES = 2**27  # of a copy that is announced
-_ATTEMPTS = 10  # at reading what another one is writing
+_ATTEMPTS = 10  # to read what another process is writing
 Filter = Callable[[str], bool]
 
 
@@ -49,7 +49,7 @@ class Copy:
         errors.shown_as[str(self.path)] = self.url
 
     def pull(self, only: Filter = lambda name: True) -> None:
-        """Makes the copy equal to the bucket, as far as names are selected.
+        """Makes the copy equal to the bucket, for the selected names.
 
         Checkpoints and models without a manifest are incomplete, and left out.
 
@@ -178,7 +178,7 @@ def _raise(error: OSError) -> NoReturn:
 
 
 def _remove_parts(root: Path) -> None:
-    """Removes what a killed process had downloaded in part."""
+    """Removes partial downloads of a killed process."""
     for directory, _, names in os.walk(root):
         for name in names:
             if name.startswith("."):
@@ -195,7 +195,7 @@ def _remove_empty(root: Path) -> None:
 def _check_name(url: str, name: str) -> None:
     parts = PurePosixPath(name).parts
     if "/".join(parts) != name or ".." in parts or "\0" in name or parts[0] == "/":
-        raise InputError(f"{url}: holds {name!r}, which is not a path of a file")
+        raise InputError(f"{url}: holds {name!r}, which is not a valid file path")
 
 
 def _state(path: Path, stored: Stored) -> Any:

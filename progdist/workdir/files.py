@@ -21,12 +21,12 @@ def expand(path: str | Path) -> Path:
     """Returns the path with ~ replaced by the home directory.
 
     Raises:
-      InputError: if it is empty, an address, or in no such home directory.
+      InputError: if it is empty or a URL, or there is no such home directory.
     """
     if not str(path):
         raise InputError("'': not a path")
     if re.match(r"\w+:/", str(path)):
-        raise InputError(f"{path}: must be a path on a disk")
+        raise InputError(f"{path}: must be a local path")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -70,7 +70,7 @@ def step_of(name: str) -> int:
 
 
 def is_of_model(name: str) -> bool:
-    """Whether a path may be part of a model: it is in no run's folder of models."""
+    """Whether a path lies outside a run's folders of checkpoints and models."""
     return not {CHECKPOINTS, MODELS} & {*name.split("/")}
 
 

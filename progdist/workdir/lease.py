@@ -2,7 +2,7 @@
 
 The object `lock` holds the owner's record, which the owner writes again every
 `RENEW_SECONDS`. Whoever sees it unchanged for `LEASE_SECONDS` takes it over. All writes
-name the generation that they replace, so that of two of them one fails; none deletes.
+name the generation that they replace, so of two at once one fails; nothing is deleted.
 """
 
 import contextlib
@@ -142,8 +142,8 @@ class Lease:
         """Returns once the owner has released the lease, or let it run out."""
         owner = describe(parse_owner(record))
         self._note(
-            f"{self._bucket.url}: was in use by {owner}; looking for a sign of life "
-            f"for {LEASE_SECONDS:g} seconds"
+            f"{self._bucket.url}: was in use by {owner}; waiting up to "
+            f"{LEASE_SECONDS:g} seconds to see if it is alive"
         )
         end = time.monotonic() + LEASE_SECONDS
         while time.monotonic() < end:

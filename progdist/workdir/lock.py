@@ -5,8 +5,8 @@ and touches the file every two seconds. On a file system that does not share loc
 between machines, a run on another machine sees the file change. An owner that was
 suspended may find its record replaced; it must check before it writes.
 
-The variable PROGDIST_LOCK_DIR moves the file into a local directory, named by a digest
-of the workdir's path. It then locks out this machine alone, as for Google Drive.
+The variable PROGDIST_LOCK_DIR moves the file into a local directory, under a digest of
+the workdir's path, as for Google Drive. Other machines are then not locked out.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """The copy of a workdir in a bucket, whose owner uploads what changes.
 
-Objects are written whole, of checkpoints and models the manifest last, so that without
-one they do not count. Nothing is renamed in a bucket.
+Objects are written whole and never renamed. The manifest of a checkpoint or model is
+written last; one without a manifest does not count.
 """
 
 import contextlib
@@ -94,7 +94,7 @@ class Mirror(Copy):
             self._lease.__exit__()
 
     def pull_unless_owned(self, under: str = "") -> None:
-        """Pulls names that begin so, in processes that do not own the workdir."""
+        """Pulls names that begin with `under`, unless this process is the owner."""
         if not self._thread.is_alive():
             self.pull(lambda name: name.startswith(under))
 
@@ -209,7 +209,7 @@ class Mirror(Copy):
 def open_workdir(
     text: str, note: Callable[[str], None], has_checkpoints: bool = True
 ) -> tuple[Path | Mirror, Path]:
-    """Returns a workdir, to be owned, and the path of its files, copied if need be.
+    """Returns a workdir that a run can own, and the local path of its files.
 
     The arguments are those of `Mirror`.
     """
@@ -221,7 +221,7 @@ def open_workdir(
     return mirror, mirror.path
 
 
-def owner_of(workdir: Path | Mirror) -> tuple[Lock | Mirror, Path]:
+def lock_of(workdir: Path | Mirror) -> tuple[Lock | Mirror, Path]:
     """Returns what owns a workdir once it is entered, and the path of its files."""
     if isinstance(workdir, Mirror):
         return workdir, workdir.path
