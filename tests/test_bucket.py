@@ -403,6 +403,19 @@ def test_a_second_owner_is_refused_and_a_released_lease_is_free(url):
     assert len(said) == 1
 
 
+def test_a_lease_that_is_released_while_another_waits_is_free(url, monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 60.0)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 140.0)
+    monkeypatch.setattr(lease, "_WATCH_SECONDS", 0.1)
+    first = Lease(Bucket(url), print).__enter__()
+    release = threading.Timer(0.5, first.__exit__)
+    release.start()
+    began = time.monotonic()
+    with Lease(Bucket(url), print):
+        assert time.monotonic() - began < 20
+    release.join()
+
+
 def test_of_two_that_start_at_once_one_becomes_the_owner(url):
     outcomes = []
 
