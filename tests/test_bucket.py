@@ -49,6 +49,14 @@ def own(url, note=lambda line: None, **flags):
     return Mirror(url, note, **flags)
 
 
+def suspend(here):
+    """Its threads end, as if the process slept."""
+    here._stop.set()
+    here._lease._released.set()
+    time.sleep(3 * RENEW)
+    here._lease._released.clear()
+
+
 def write(root, name, text):
     files.write_bytes(root / name, text.encode())
 
@@ -448,11 +456,7 @@ def test_the_lease_of_a_crashed_owner_is_taken_over_in_its_time(url):
 def test_an_owner_that_slept_too_long_writes_nothing_more(url, monkeypatch):
     here = own(url)
     here.__enter__()
-    here._stop.set()
-    here._lease._released.set()  # its threads sleep, as in a suspended process
-    here._lease._released.wait = lambda seconds: True
-    time.sleep(2 * RENEW)
-    here._lease._released.clear()
+    suspend(here)
     with own(url) as other:
         write(other.path, "metrics.jsonl", "theirs\n")
         other.push()
@@ -475,10 +479,7 @@ def test_a_write_that_was_under_way_when_the_lease_was_lost_is_refused(url):
         found = Bucket(url).stored("metrics.jsonl")
         # Another owner replaces the rows, then the lock.
         Bucket(url).upload("metrics.jsonl", b"theirs\n", found.generation)
-        here._lease._released.set()
-        here._stop.set()
-        time.sleep(3 * RENEW)
-        here._lease._released.clear()
+        suspend(here)
         Bucket(url).upload(layout.LOCK, b"x", Bucket(url).stored("lock").generation)
         write(here.path, "metrics.jsonl", "ours\n")
         with pytest.raises(LockError):

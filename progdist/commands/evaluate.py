@@ -46,7 +46,7 @@ from progdist.nets.types import MatmulPrecision
 from progdist.plan import MOST_STEPS
 from progdist.workdir import files, layout
 from progdist.workdir.copies import local
-from progdist.workdir.mirror import Mirror, open_workdir
+from progdist.workdir.mirror import Mirror, open_workdir, path_of
 
 # Flags of the models of a run.
 _OF_MODELS = "num_steps", "round", "sampler", "gammas", "seed", "precision"
@@ -102,7 +102,7 @@ def main(argv: list[str]) -> None:
     if values["protocol"]:
         _take_protocol(values)
     place, config = _open(values)
-    workdir = place.path if isinstance(place, Mirror) else place
+    workdir = path_of(place)
     _check_words(config, values)
     out = _check_out(workdir, values)
 
@@ -136,10 +136,10 @@ def _open(values: dict[str, Any]) -> tuple[Path | Mirror, Config]:
         check_reference(config)
         return Path(), config
     place = _open_workdir(values)
-    workdir, config = open_run(str(place.path if isinstance(place, Mirror) else place))
+    _, config = open_run(str(path_of(place)))
     config = _with_flags(config, values)
     check(config)
-    return place if isinstance(place, Mirror) else workdir, config
+    return place, config
 
 
 def _open_workdir(values: dict[str, Any]) -> Path | Mirror:
@@ -147,8 +147,8 @@ def _open_workdir(values: dict[str, Any]) -> Path | Mirror:
     from progdist.data.progress import print_line
 
     if values["images"] or values["out"]:
-        return local(values["workdir"], layout.is_of_evaluation)
-    return open_workdir(values["workdir"], print_line, has_checkpoints=False)[0]
+        return local(values["workdir"], layout.is_of_evaluation).absolute()
+    return open_workdir(values["workdir"], print_line, has_checkpoints=False)
 
 
 def _with_flags(config: Config, values: dict[str, Any]) -> Config:

@@ -17,12 +17,11 @@ Exit codes: 0 done; 2 bad input, in one line; 4 the page could not be written; 1
 stopped by signal n.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from progdist.commands.parser import Flags
-from progdist.errors import Error, UsageError, shown
+from progdist.errors import Error, UsageError, say, shown
 from progdist.workdir import files, layout
 from progdist.workdir.bucket import is_url
 from progdist.workdir.copies import local, refresh
@@ -95,4 +94,4 @@ def _check_figures(figures: Path, workdirs: Sequence[Path], watch: int | None) -
 
 
 def _note(message: str) -> None:
-    print(f"progdist: {shown(message)}", file=sys.stderr, flush=True)
+    say(f"progdist: {shown(message)}\n")

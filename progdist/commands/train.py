@@ -29,7 +29,7 @@ from progdist.config import Config, as_begun, from_json, plan_of, presets
 from progdist.config.check import check
 from progdist.errors import UsageError
 from progdist.workdir import layout
-from progdist.workdir.mirror import Mirror, open_workdir
+from progdist.workdir.mirror import Mirror, open_workdir, path_of
 
 
 def define_flags() -> Flags:
@@ -56,14 +56,15 @@ def main(argv: list[str]) -> None:
     if values["list"]:
         print(_list_of_presets())
         return
-    place, workdir, config = _open(flags, values)
+    place, config = _open(flags, values)
+    workdir = path_of(place)
     check(config)
     config = as_begun(config, workdir) or config
     if values["wandb"] is not None:
         from progdist.workdir import weights_and_biases
 
         weights_and_biases.check(values["wandb"])
-    if _is_shown_again(config, place, workdir, values):
+    if _is_shown_again(config, place, values):
         return
 
     from progdist import parallel
@@ -103,13 +104,13 @@ def _settled(config: Config, workdir: Path) -> Config:
 
 
 def _is_shown_again(
-    config: Config, place: Path | Mirror, workdir: Path, values: dict[str, Any]
+    config: Config, place: Path | Mirror, values: dict[str, Any]
 ) -> bool:
     """Shows the end of a run that is finished; whether it is.
 
     Several processes decide together, in `run`, what is left to do.
     """
-    names = "dry_run", "override", "distributed", "profile"
+    workdir, names = path_of(place), ("dry_run", "override", "distributed", "profile")
     if any(values[name] for name in names) or not (workdir / layout.STARTS).exists():
         return False
 
@@ -136,17 +137,18 @@ def _profile(text: str | None, num_updates: int) -> range:
     return range(first, first + count)
 
 
-def _open(flags: Flags, values: dict[str, Any]) -> tuple[Path | Mirror, Path, Config]:
-    """Returns the workdir, its path, and the configuration, by default its own."""
+def _open(flags: Flags, values: dict[str, Any]) -> tuple[Path | Mirror, Config]:
+    """Returns the workdir and the configuration, by default that of the workdir."""
     from progdist.data.progress import print_line
 
     flags.require(values, "workdir")
-    place, workdir = open_workdir(values["workdir"], print_line)
-    if not values["config"] and (workdir / layout.CONFIG).exists():
-        return place, workdir, from_json(workdir / layout.CONFIG)
+    place = open_workdir(values["workdir"], print_line)
+    path = path_of(place) / layout.CONFIG
+    if not values["config"] and path.exists():
+        return place, from_json(path)
     if not values["config"]:
         raise UsageError("--config is missing; progdist train --list names the presets")
-    return place, workdir, values["config"]
+    return place, values["config"]
 
 
 def _list_of_presets() -> str:

@@ -22,7 +22,7 @@ from progdist.nets.types import MatmulPrecision
 from progdist.sampling import cards
 from progdist.workdir import files, journal, layout
 from progdist.workdir.lock import Lock
-from progdist.workdir.mirror import Mirror, lock_of
+from progdist.workdir.mirror import Mirror, lock_of, path_of
 from progdist.workdir.rows import EvalRow, ImagesRow, read_typed
 
 Measuring = AbstractContextManager[Counting]
@@ -84,7 +84,7 @@ def evaluate_models(
       measuring: shows the progress of measurements; entered once all is open.
     """
     preflight.check_memory(config, jax.process_count())
-    lock, workdir = lock_of(workdir)
+    lock, workdir = lock_of(workdir), path_of(workdir)
     path = out or workdir / layout.EVALUATIONS
     with ExitStack() as stack:
         if not out:

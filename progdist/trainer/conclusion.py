@@ -75,8 +75,8 @@ def _where_next(workdir: Path, num_steps: int) -> Iterator[Text]:
     """Yields lines with the paths of the pictures, and with two commands."""
     here = Path.cwd()
     path = workdir.relative_to(here) if workdir.is_relative_to(here) else workdir
-    name = shown(str(workdir))
-    short = name if is_url(name) else str(path)
+    address = shown(str(workdir))
+    short = address if is_url(address) else str(path)
     for name in (layout.SAMPLES, layout.FIGURES, layout.REPORT):
         if (workdir / name).exists():
             link = Style(link=(workdir / name).absolute().as_uri())

@@ -14,7 +14,7 @@ from progdist.trainer.build import Pieces, build
 from progdist.trainer.phase_end import PhaseEnd
 from progdist.trainer.preemption import Interrupt
 from progdist.workdir import layout, provenance
-from progdist.workdir.mirror import Mirror, lock_of
+from progdist.workdir.mirror import Mirror, lock_of, path_of
 from progdist.workdir.weights_and_biases import WandbRun
 
 
@@ -50,7 +50,7 @@ def run(
       PeerError: on the other processes, if process 0 failed.
       Interrupted: if a signal asked it to stop; the state is saved.
     """
-    lock, workdir = lock_of(workdir)
+    lock, workdir = lock_of(workdir), path_of(workdir)
     interrupt = interrupt or Interrupt()
     provenance.code()  # of the cards; files may change while the run goes on
     open_given = functools.cache(lambda: given.open_given(config, may_import))

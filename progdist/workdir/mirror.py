@@ -208,21 +208,23 @@ class Mirror(Copy):
 
 def open_workdir(
     text: str, note: Callable[[str], None], has_checkpoints: bool = True
-) -> tuple[Path | Mirror, Path]:
-    """Returns a workdir that a run can own, and the local path of its files.
+) -> Path | Mirror:
+    """Returns a workdir that a run can own; copies the files of one in a bucket.
 
     The arguments are those of `Mirror`.
     """
     if not bucket.is_url(text):
-        path = files.expand(text).absolute()
-        return path, path
+        return files.expand(text).absolute()
     mirror = Mirror(text, note, has_checkpoints)
     mirror.pull()
-    return mirror, mirror.path
+    return mirror
 
 
-def lock_of(workdir: Path | Mirror) -> tuple[Lock | Mirror, Path]:
-    """Returns what owns a workdir once it is entered, and the path of its files."""
-    if isinstance(workdir, Mirror):
-        return workdir, workdir.path
-    return Lock(workdir), workdir
+def path_of(workdir: Path | Mirror) -> Path:
+    """Returns the local path of a workdir's files."""
+    return workdir.path if isinstance(workdir, Mirror) else workdir
+
+
+def lock_of(workdir: Path | Mirror) -> Lock | Mirror:
+    """Returns what owns a workdir once it is entered."""
+    return workdir if isinstance(workdir, Mirror) else Lock(workdir)
